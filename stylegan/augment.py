@@ -1,0 +1,98 @@
+"""Discriminator augmentation that suits brain slices, after Karras et al. 2020b (StyleGAN2-ADA), arXiv:2006.06676.
+
+Left out on purpose: 90 degree turns and inverted grey values, which no scanner makes. Each operation strikes a slice with
+probability p; as long as p stays below .8 the generator does not learn the operations themselves (section 2.1 there).
+Geometry is a bilinear gather, which can be differentiated twice on every torch (`grid_sample` cannot before 2.13).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the width, of log size, of the angle
+BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
+
+
+def augment(img: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """img [N, C, H, W] in [-1, 1] -> the same shape; each slice gets each operation with probability p. p = 0 changes nothing."""
+    if p <= 0:
+        return img
+    img = move(img, *_geometry(len(img), p, img.device, generator))
+    img = grey(img, *_greys(len(img), p, img.device, generator))
+    return cutout(img, _coin(len(img), p, img.device, generator), _uniform((len(img), 2), img.device, generator))
+
+
+def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
+    """Turn by angle [N], enlarge by scale [N] about the centre, shift [N, 2] (x, y, of the width); black comes in at the border."""
+    H, W = img.shape[2:]
+    y, x = torch.meshgrid(torch.arange(H, device=img.device), torch.arange(W, device=img.device), indexing="ij")
+    x = x[None] - (W - 1) / 2 - shift[:, 0, None, None] * W  # [N, H, W], output pixels about the centre
+    y = y[None] - (H - 1) / 2 - shift[:, 1, None, None] * W
+    cos, sin = [f(angle)[:, None, None] / scale[:, None, None] for f in (torch.cos, torch.sin)]
+    source_x = cos * x + sin * y + (W - 1) / 2  # where each output pixel comes from
+    source_y = cos * y - sin * x + (H - 1) / 2
+    return _bilinear(img + 1, source_x, source_y) - 1  # black is 0 while pixels from outside count as 0
+
+
+def grey(img: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Contrast about mid-grey, then brightness; both [N]."""
+    return img * contrast[:, None, None, None] + brightness[:, None, None, None]
+
+
+def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:
+    """Blacken a square of `CUTOUT` of the width about centre [N, 2] in (0, 1), where struck [N] is true."""
+    H, W = img.shape[2:]
+    inside_y = (torch.arange(H, device=img.device)[None] / H - centre[:, 1:]).abs() < CUTOUT / 2  # [N, H]
+    inside_x = (torch.arange(W, device=img.device)[None] / W - centre[:, :1]).abs() < CUTOUT / 2  # [N, W]
+    hole = inside_y[:, None, :, None] & inside_x[:, None, None, :] & struck[:, None, None, None]
+    return torch.where(hole, -1.0, img)
+
+
+def adapt(p: float, sign_mean: float, images: int, target: float, kimg: float, p_max: float) -> float:
+    """The next p: up when r_t = E[sign D(x)] exceeds the target, else down, at a pace of 1 per ``kimg`` (section 3 there)."""
+    step = math.copysign(images / (kimg * 1000), sign_mean - target)
+    return min(max(p + step, 0.0), p_max)
+
+
+def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Values of img [N, C, H, W] at pixel positions x, y [N, H, W]; 0 outside."""
+    N, C, H, W = img.shape
+    flat, x0, y0 = img.flatten(2), x.floor(), y.floor()
+    total = torch.zeros((), device=img.device)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            column, row = x0 + dx, y0 + dy
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            weight = weight * ((column >= 0) & (column < W) & (row >= 0) & (row < H))
+            index = (row.clamp(0, H - 1) * W + column.clamp(0, W - 1)).long()  # [N, H, W]
+            picked = flat.gather(2, index.flatten(1)[:, None].expand(-1, C, -1)).reshape(N, C, H, W)
+            total = total + picked * weight[:, None]
+    return total
+
+
+def _geometry(n: int, p: float, device, generator) -> tuple[Tensor, Tensor, Tensor]:
+    shift = _normal((n, 2), device, generator) * SHIFT * _coin(n, p, device, generator)[:, None]
+    scale = torch.exp(_normal((n,), device, generator) * SCALE * _coin(n, p, device, generator))
+    angle = _normal((n,), device, generator) * TURN * _coin(n, p, device, generator)
+    return shift, scale, angle
+
+
+def _greys(n: int, p: float, device, generator) -> tuple[Tensor, Tensor]:
+    brightness = _normal((n,), device, generator) * BRIGHTNESS * _coin(n, p, device, generator)
+    contrast = torch.exp(_normal((n,), device, generator) * CONTRAST * _coin(n, p, device, generator))
+    return brightness, contrast
+
+
+def _normal(size: tuple[int, ...], device, generator) -> Tensor:
+    return torch.randn(size, device=device, generator=generator)
+
+
+def _uniform(size: tuple[int, ...], device, generator) -> Tensor:
+    return torch.rand(size, device=device, generator=generator)
+
+
+def _coin(n: int, p: float, device, generator) -> Tensor:
+    return _uniform((n,), device, generator) < p

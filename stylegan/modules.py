@@ -1,0 +1,192 @@
+"""Components that both StyleGAN papers share. Shapes: z [N, z_dim], w [N, w_dim], ws [N, num_ws, w_dim], x [N, C, H, W]."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2
+GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
+
+
+class EqualLinear(nn.Module):
+    """Fully connected layer with equalised learning rate: weights are N(0, 1) and scaled by He's constant at run time.
+
+    Karras et al. 2018 (ProGAN, arXiv:1710.10196), section 4.1. ``lr_multiplier`` slows the layer down (StyleGAN1, appendix C).
+    [N, in_features] -> [N, out_features].
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: float = 0.0, lr_multiplier: float = 1.0, act: bool = False
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([out_features], bias / lr_multiplier))
+        self.act, self.lr_multiplier = act, lr_multiplier
+        self.scale = lr_multiplier / math.sqrt(in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.scale, self.bias * self.lr_multiplier)
+        return F.leaky_relu(x, SLOPE) * GAIN if self.act else x
+
+
+class EqualConv2d(nn.Module):
+    """Convolution with equalised learning rate, optionally after a [1, 3, 3, 1] blur with stride 2, and a leaky ReLU.
+
+    [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with ``down``. ``gain`` multiplies the result.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, down=False, bias=True, act=True, gain: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.kernel, self.down, self.act = kernel, down, act
+        # A leaky ReLU lets positive factors through, so all gains are applied to the small weights and not to the large maps.
+        self.gain = gain * GAIN if act else gain
+        self.scale = self.gain / math.sqrt(in_channels * kernel**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.scale
+        bias = None if self.bias is None else self.bias * self.gain
+        if self.down and self.kernel == 1:
+            x = F.conv2d(downsample(x), weight, bias)
+        elif self.down:
+            x = F.conv2d(blur(x, padding=2), weight, bias, stride=2)
+        else:
+            x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
+        return F.leaky_relu(x, SLOPE) if self.act else x
+
+
+# --- Resampling with the binomial filter [1, 3, 3, 1] of StyleGAN2 (appendix B), as depthwise convolutions --------------------------
+
+
+def _binomial(x: Tensor, gain: float) -> Tensor:
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype)
+    return (torch.outer(taps, taps) * (gain / 64)).expand(x.shape[1], 1, 4, 4)
+
+
+def _in_full_precision(function):
+    """Run the filter in float32 under autocast: the backward of a half-precision depthwise convolution is slow on CPUs."""
+
+    def wrapped(x: Tensor, *args, **kwargs) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x.float(), *args, **kwargs)
+
+    wrapped.__doc__ = function.__doc__
+    return wrapped
+
+
+@_in_full_precision
+def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 padding - 3, W + 2 padding - 3]."""
+    return F.conv2d(x, _binomial(x, gain), padding=padding, groups=x.shape[1])
+
+
+@_in_full_precision
+def downsample(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, H/2, W/2]."""
+    return F.conv2d(x, _binomial(x, 1), stride=2, padding=1, groups=x.shape[1])
+
+
+@_in_full_precision
+def upsample(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, 2H, 2W]; the gain of 4 makes up for the zeros between the pixels."""
+    return F.conv_transpose2d(x, _binomial(x, 4), stride=2, padding=1, groups=x.shape[1])
+
+
+# --- Small parts -----------------------------------------------------------------------------------------------------------------
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Scale each vector [N, C] to mean square 1 (ProGAN, section 4.2)."""
+    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+
+
+class MinibatchStdDev(nn.Module):
+    """One more channel that tells D how much the slices of a group differ (ProGAN, section 3, in groups as StyleGAN does).
+
+    [N, C, H, W] -> [N, C + 1, H, W]. Slice i sits in group i mod (N / group_size); each group gets one value.
+    """
+
+    def __init__(self, group_size: int):
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        N, C, H, W = x.shape
+        size = min(self.group_size, N)
+        assert N % size == 0, f"a batch of {N} does not fall into groups of {size}"
+        y = x.float().reshape(size, -1, C, H, W)  # [size, N/size, C, H, W]
+        y = (y.var(dim=0, correction=0) + 1e-8).sqrt()  # [N/size, C, H, W]
+        y = y.mean(dim=[1, 2, 3])  # [N/size]
+        y = y.repeat(size).to(x.dtype).reshape(N, 1, 1, 1)
+        return torch.cat([x, y.expand(N, 1, H, W)], dim=1)
+
+
+class NoiseInjection(nn.Module):
+    """x + strength * noise with one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
+
+    Strengths start at 0. ``fixed`` [H, W] is the noise of mode 'const'.
+    """
+
+    def __init__(self, resolution: int, channels: int = 1):
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.register_buffer("fixed", torch.randn(resolution, resolution))
+
+    def forward(self, noise: Tensor | None) -> Tensor:
+        """The scaled noise that the layer adds: [N, channels, H, W], from noise [N, 1, H, W] or, for None, the fixed one."""
+        return self.strength * (self.fixed if noise is None else noise)
+
+
+class MappingNetwork(nn.Module):
+    """z (and class c) to w: StyleGAN1, section 2; conditioning as in StyleGAN2-ADA.
+
+    The moving average of w, one per class where conditional, is the centre of truncation (StyleGAN1, appendix B).
+    With z_dim = 0 it embeds the class alone, as the projection discriminator needs.
+    """
+
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, num_layers: int, lr_multiplier: float):
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
+        self.embed = EqualLinear(c_dim, w_dim) if c_dim else None
+        widths = [z_dim + (w_dim if c_dim else 0)] + [w_dim] * num_layers
+        layers = [EqualLinear(i, o, act=True, lr_multiplier=lr_multiplier) for i, o in pairwise(widths)]
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("w_avg", torch.zeros([c_dim, w_dim] if c_dim else [w_dim]))
+
+    def forward(
+        self, z: Tensor | None, c: Tensor | None = None, truncation_psi=1.0, truncation_cutoff: int | None = None
+    ) -> Tensor:
+        """z [N, z_dim], c one-hot [N, c_dim] -> ws [N, num_ws, w_dim].
+
+        w_avg + psi * (w - w_avg) in the first ``truncation_cutoff`` layers (all for None); psi = 1 leaves w as it is.
+        """
+        parts = [pixel_norm(z)] if self.z_dim else []
+        if self.embed is not None:
+            assert c is not None and c.shape[1] == self.c_dim, f"this network needs c of shape [N, {self.c_dim}]"
+            parts.append(pixel_norm(self.embed(c)))
+        ws = self.layers(torch.cat(parts, dim=1)).unsqueeze(1).repeat(1, self.num_ws, 1)
+        if truncation_psi == 1:
+            return ws
+        centre = self.centre(c).unsqueeze(1)
+        head = centre.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        return torch.cat([head, ws[:, head.shape[1]:]], dim=1)  # fmt: skip
+
+    def centre(self, c: Tensor | None) -> Tensor:
+        """The average w that belongs to each row of c: [N, w_dim], or [1, w_dim] without classes."""
+        return self.w_avg.unsqueeze(0) if c is None or not self.c_dim else c @ self.w_avg
+
+    @torch.no_grad()
+    def update_w_avg(self, w: Tensor, c: Tensor | None, beta: float) -> None:
+        """Move the average(s) towards this batch's mean w [N, w_dim]; called once per step, by the discriminator's pass."""
+        if not self.c_dim:
+            self.w_avg.lerp_(w.float().mean(dim=0), 1 - beta)
+            return
+        counts = c.sum(dim=0).unsqueeze(1)  # [c_dim, 1]
+        means = (c.t() @ w.float()) / counts.clamp(min=1)  # [c_dim, w_dim]
+        self.w_avg.lerp_(means, (1 - beta) * (counts > 0).float())

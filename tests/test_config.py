@@ -1,0 +1,133 @@
+"""Bad values are named at the border; presets and files make valid configs."""
+
+import dataclasses
+import json
+
+import pytest
+
+from stylegan.config import CHOICES, FREE_TO_CHANGE, PRESETS, Config, make_config
+
+FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+
+BAD = [
+    ("img_resolution", 48),
+    ("img_resolution", 4),
+    ("img_resolution", 2048),
+    ("img_resolution", 0),
+    ("img_resolution", -64),
+    ("channel_base", 32),
+    ("batch_size", 6),
+    ("batch_size", 0),
+    ("mbstd_group_size", 0),
+    ("mbstd_group_size", -4),
+    ("img_channels", 0),
+    ("z_dim", 0),
+    ("w_dim", -1),
+    ("mapping_layers", 0),
+    ("channel_max", 0),
+    ("lr", 0.0),
+    ("lr", float("nan")),
+    ("d_reg_interval", 0),
+    ("g_reg_interval", 0),
+    ("pl_batch_shrink", 0),
+    ("total_kimg", 0),
+    ("tick_kimg", -1),
+    ("keep_checkpoints", 0),
+    ("r1_gamma", -0.1),
+    ("r1_gamma", float("nan")),
+    ("pl_weight", -1),
+    ("ema_kimg", -1),
+    ("c_dim", -1),
+    ("seed", -1),
+    ("adam_eps", -1e-8),
+    ("max_minutes", -1),
+    ("augment_p", 1.5),
+    ("augment_p", -0.1),
+    ("style_mixing_prob", 2),
+    ("w_avg_beta", -0.1),
+    ("beta2", 1.01),
+    ("augment", "sometimes"),
+    ("conditional", "yes"),
+    ("precision", "fp8"),
+    ("device", "tpu"),
+    ("batch_size", "16"),
+    ("batch_size", 16.0),
+    ("batch_size", True),
+    ("mirror", 1),
+    ("lr", "fast"),
+    ("lr", True),
+    ("preset", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_is_named(name, value):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        Config(**{name: value})
+
+
+def test_choices_are_listed_in_the_message():
+    for name, allowed in CHOICES.items():
+        with pytest.raises(ValueError, match=", ".join(allowed)):
+            Config(**{name: "something else"})
+        for value in allowed:
+            assert getattr(Config(**{name: value}), name) == value
+
+
+def test_unknown_field():
+    with pytest.raises(ValueError, match=r"r1_gama.*r1_gamma"):
+        Config.from_dict({"r1_gama": 1.0})
+    with pytest.raises(ValueError, match="r1_gama"):
+        make_config("quick", r1_gama=1.0)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match=r"'fast'.*quick"):
+        make_config("fast")
+
+
+def test_whole_numbers_are_taken_for_lengths():
+    config = Config(total_kimg=40, r1_gamma=1)
+    assert (config.total_kimg, config.r1_gamma) == (40.0, 1.0)
+    assert isinstance(config.total_kimg, float) and isinstance(config.r1_gamma, float)
+
+
+def test_small_batches_are_one_group():
+    assert Config(batch_size=2, mbstd_group_size=4).batch_size == 2
+    assert Config(batch_size=12, mbstd_group_size=4).batch_size == 12
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().lr = 1.0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_make_configs_that_survive_a_file(preset):
+    config = make_config(preset, seed=5)
+    assert config.preset == preset and config.seed == 5
+    assert all(getattr(config, name) == value for name, value in PRESETS[preset].items())
+    again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert {name: type(value) for name, value in again.to_dict().items()} == FIELDS
+
+
+def test_presets_the_course_needs_are_there():
+    assert {"smoke", "quick", "oasis64", "oasis128", "oasis256"} <= set(PRESETS)
+
+
+def test_what_a_resumed_run_may_change_are_fields_that_no_network_depends_on():
+    assert set(FIELDS) >= FREE_TO_CHANGE
+    assert not FREE_TO_CHANGE & {"seed", "batch_size", "lr", "img_resolution", "channel_base", "r1_gamma", "ema_kimg"}
+
+
+def test_resolutions_and_channels():
+    config = Config(img_resolution=64, channel_base=1024, channel_max=128)
+    assert config.resolutions == (4, 8, 16, 32, 64)
+    assert [config.channels(r) for r in config.resolutions] == [128, 128, 64, 32, 16]
+    assert {r: Config(img_resolution=r, channel_base=1024).num_ws for r in (8, 64, 512, 1024)} == {
+        8: 4,
+        64: 10,
+        512: 16,
+        1024: 18,
+    }

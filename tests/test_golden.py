@@ -1,0 +1,186 @@
+"""Our networks against numbers from two PyTorch implementations of StyleGAN2, with our weights carried into theirs.
+
+golden/README.md says how the numbers were made. Agreement is asked to 1e-4 of the largest number in each array.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan.config import Config
+from stylegan.losses import logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
+from stylegan.modules import blur, downsample, upsample
+from stylegan.networks import build_networks
+from stylegan.stylegan2 import ModulatedConv2d
+
+FOLDER = Path(__file__).parent / "golden"
+NETWORKS = ("official", "official_conditional", "rosinality")
+
+
+class Golden:
+    """One file of numbers, and our networks with the weights that stand in it."""
+
+    def __init__(self, name: str):
+        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+            self.numbers = {key: file[key] for key in file.files}
+        self.G, self.D = build_networks(Config.from_dict(json.loads(str(self.numbers["config"]))))
+        self.G.load_state_dict(self.weights("G/"))
+        self.D.load_state_dict(self.weights("D/"))
+        self.z, self.real = self["z"], self["real"]
+        self.c = self["c"] if "c" in self.numbers else None
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.numbers[key]).float()
+
+    def weights(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(prefix): self[key] for key in self.numbers if key.startswith(prefix)}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def golden(request) -> Golden:
+    return Golden(request.param)
+
+
+def agrees(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
+    assert ours.shape == theirs.shape
+    error = (ours.detach() - theirs).abs().max().item() / max(theirs.abs().max().item(), 1e-12)
+    assert error < tolerance, f"differs by {error:.2e} of the largest number"
+
+
+def gradients_agree(net: torch.nn.Module, golden: Golden, tag: str) -> None:
+    """The norm of the gradient of each parameter, in their and our network."""
+    norms = {name: 0.0 if p.grad is None else p.grad.norm().item() for name, p in net.named_parameters()}
+    names = golden.numbers[f"{tag}/names"].tolist()
+    assert sorted(names) == sorted(norms)
+    agrees(torch.tensor([norms[name] for name in names]), golden[f"{tag}/norms"])
+    net.zero_grad()
+
+
+# --- Networks -----------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_mapping(golden):
+    agrees(golden.G.mapping(golden.z, golden.c)[:, 0], golden["w"])
+
+
+@torch.no_grad()
+def test_generator(golden):
+    n = len(golden["img"])
+    img = golden.G(golden.z[:n], None if golden.c is None else golden.c[:n], noise_mode="const")
+    assert golden["img"].std() > 0.1  # a picture, not a grey field
+    agrees(img, golden["img"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["official", "official_conditional"])
+def test_generator_without_noise(name):
+    golden = Golden(name)
+    c = None if golden.c is None else golden.c[:1]
+    agrees(golden.G(golden.z[:1], c, noise_mode="none"), golden["img_none"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["official", "rosinality"])
+def test_truncated_picture(name):
+    golden = Golden(name)
+    n = len(golden["img_truncated"])
+    agrees(golden.G(golden.z[:n], truncation_psi=0.5), golden["img_truncated"])
+
+
+@torch.no_grad()
+def test_truncation_up_to_a_layer_and_mixed_styles():
+    golden = Golden("official")
+    ws = golden.G.mapping(golden.z[:2], truncation_psi=0.5, truncation_cutoff=3)
+    agrees(ws, golden["ws_truncated"])
+    ws = golden.G.mapping(golden.z[:2])
+    mixed = torch.cat([ws[:1, :3], ws[1:, 3:]], dim=1)
+    agrees(golden.G.synthesis(mixed, noise_mode="const"), golden["img_mixed"])
+
+
+def test_moving_average_of_w():
+    golden = Golden("official")
+    golden.G.mapping.update_w_avg(golden["w"], None, beta=0.995)
+    moved = golden["w_avg_after"] - golden.weights("G/")["mapping.w_avg"]
+    agrees(golden.G.mapping.w_avg - golden.weights("G/")["mapping.w_avg"], moved, 1e-3)  # of a small difference
+
+
+@torch.no_grad()
+def test_discriminator(golden):
+    """8 slices in groups of 4."""
+    agrees(golden.D(golden.real, golden.c), golden["logits"])
+    assert golden["logits"].std() > 1e-3
+
+
+# --- Losses -------------------------------------------------------------------------------------------------------------------
+
+
+def test_r1(golden):
+    real = golden.real.clone().requires_grad_(True)
+    penalty = r1_penalty(golden.D(real, golden.c), real)
+    agrees(penalty, golden["r1"].mean())
+    penalty.backward()  # gamma = 2 in theirs, so that gamma / 2 = 1
+    agrees(golden.D.blocks[0].conv1.weight.grad, golden["r1_grad"])
+    gradients_agree(golden.D, golden, "r1")
+
+
+def test_path_length(golden):
+    """Value, moving average and gradient; in both codes the gradient runs through the average as well."""
+    n = len(golden["pl_noise"])
+    ws = golden.G.mapping(golden.z[:n], None if golden.c is None else golden.c[:n])
+    img = golden.G.synthesis(ws, noise_mode="const")
+    noise = golden["pl_noise"]
+    lengths = path_lengths(img, ws, noise)
+    penalty, pl_mean = path_length_penalty(lengths, golden["pl_mean_before"], 0.01)
+    agrees(pl_mean, golden["pl_mean_after"], 1e-6)
+    agrees(penalty, golden["pl_penalty"].mean())
+    assert not pl_mean.requires_grad
+    penalty.backward()
+    agrees(golden.G.synthesis.blocks[1].conv0.conv.weight.grad, golden["pl_grad"])
+    gradients_agree(golden.G, golden, "pl")
+
+
+@pytest.mark.parametrize("name", ["official", "official_conditional"])
+def test_adversarial_losses(name):
+    """Value and gradient of both players' losses; fakes come from all eight z with the fixed noise."""
+    golden = Golden(name)
+    fake = golden.G(golden.z, golden.c)
+    loss = logistic_d(golden.D(golden.real, golden.c), golden.D(fake.detach(), golden.c))
+    agrees(loss, golden["loss_d"])
+    loss.backward()
+    gradients_agree(golden.D, golden, "d")
+    loss = logistic_g(golden.D(fake, golden.c))
+    agrees(loss, golden["loss_g"])
+    loss.backward()
+    gradients_agree(golden.G, golden, "g")
+
+
+# --- Operators ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peer", ["official", "rosinality"])
+def test_resampling(peer):
+    with np.load(FOLDER / f"{peer}_operators.npz") as file:
+        numbers = {key: torch.from_numpy(file[key]) for key in ("x", "up", "down", "blur", "blur4")}
+    x = numbers["x"]
+    agrees(upsample(x), numbers["up"], 1e-6)
+    agrees(downsample(x), numbers["down"], 1e-6)
+    agrees(blur(x, padding=2), numbers["blur"], 1e-6)
+    agrees(blur(x, padding=1, gain=4), numbers["blur4"], 1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("peer", ["official", "rosinality"])
+@pytest.mark.parametrize("kind", ["plain", "upsampling", "torgb"])
+def test_modulated_convolution(peer, kind):
+    with np.load(FOLDER / f"{peer}_operators.npz") as file:
+        numbers = {key.removeprefix(f"{kind}/"): torch.from_numpy(file[key]) for key in file.files}
+    out, inner, kernel, _ = numbers["weight"].shape
+    conv = ModulatedConv2d(inner, out, kernel, numbers["w"].shape[1], up=kind == "upsampling", demodulate=kind != "torgb")
+    conv.load_state_dict({name: numbers[name] for name in conv.state_dict()})
+    y, demodulation = conv(numbers["x"], numbers["w"])
+    assert (demodulation is None) == (kind == "torgb")
+    agrees(y if demodulation is None else y * demodulation, numbers["y"])

@@ -1,0 +1,255 @@
+"""Generator and discriminator as wholes: shapes and sizes of every preset, styles, noise, truncation, classes, gradients."""
+
+import pytest
+import torch
+
+from stylegan.config import PRESETS, Config, make_config
+from stylegan.losses import path_lengths, r1_penalty
+from stylegan.networks import Discriminator, Generator, build_networks, count_parameters
+
+# preset -> (trainable numbers in G, in D, pixels); a new preset needs a row
+SIZES = {
+    "smoke": (11_456, 13_385, 16),
+    "quick": (796_958, 878_961, 64),
+    "oasis64": (796_958, 878_961, 64),
+    "oasis128": (4_556_337, 4_757_217, 128),
+    "oasis256": (5_934_132, 6_002_913, 256),
+}
+
+
+def tiny(**changes: object) -> Config:
+    fields = {
+        "img_resolution": 16,
+        "channel_base": 64,
+        "channel_max": 16,
+        "z_dim": 8,
+        "w_dim": 8,
+        "mapping_layers": 2,
+        "batch_size": 4,
+    }
+    return Config.from_dict({**fields, **changes})
+
+
+def noisy(G: Generator) -> Generator:
+    """With noise strengths away from their start at 0, so that noise shows."""
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if name.endswith("noise.strength"):
+                parameter.fill_(0.3)
+    return G
+
+
+def one_hot(classes: list[int], c_dim: int = 3) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(classes), c_dim).float()
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# --- Shapes and sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_sizes_is_complete():
+    assert set(SIZES) == set(PRESETS)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("preset", SIZES)
+def test_presets_have_the_sizes_of_the_table(preset):
+    G, D = build_networks(make_config(preset))
+    img = G(torch.randn(1, G.z_dim))
+    assert img.shape == (1, 1, SIZES[preset][2], SIZES[preset][2])
+    assert D(img).shape == (1, 1)
+    assert (count_parameters(G), count_parameters(D)) == SIZES[preset][:2]
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick"])
+def test_small_presets_make_pictures(preset):
+    G, D = build_networks(make_config(preset))
+    with torch.no_grad():
+        img = G(torch.randn(4, G.z_dim))
+        assert torch.isfinite(img).all() and 0.05 < img.std() < 20
+        assert torch.isfinite(D(img)).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256, 512])
+def test_resolutions(resolution):
+    config = tiny(img_resolution=resolution, channel_base=1024, channel_max=8)
+    G, D = build_networks(config)
+    img = G(torch.randn(2, 8))
+    assert img.shape == (2, 1, resolution, resolution)
+    assert D(img).shape == (2, 1)
+    assert G.num_ws == G.synthesis.num_ws == 2 * (resolution.bit_length() - 1) - 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_channels(channels):
+    G, D = build_networks(tiny(img_channels=channels))
+    img = G(torch.randn(2, 8))
+    assert img.shape == (2, channels, 16, 16) and D(img).shape == (2, 1)
+
+
+def test_parameters_are_counted_by_hand():
+    """16 px, widths 16, 8, 4: the affine layers, weights, biases and noise strengths of each convolution, written out."""
+
+    def conv(i: int, o: int) -> int:
+        return (8 * i + i) + 9 * i * o + o + 1
+
+    def torgb(i: int) -> int:
+        return (8 * i + i) + i + 1
+
+    G, D = Generator(tiny()), Discriminator(tiny())
+    synthesis = 16 * 16 + conv(16, 16) + torgb(16) + conv(16, 8) + conv(8, 8) + torgb(8) + conv(8, 4) + conv(4, 4) + torgb(4)
+    assert count_parameters(G) == 2 * (8 * 8 + 8) + synthesis
+    blocks = (9 * 4 * 4 + 4) + (9 * 4 * 8 + 8) + 4 * 8 + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + 8 * 16
+    assert count_parameters(D) == (4 + 4) + blocks + (9 * 17 * 16 + 16) + (16 * 16 * 16 + 16) + (16 + 1)
+
+
+# --- Styles, truncation, noise ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_every_style_reaches_the_picture():
+    G = Generator(tiny())
+    ws = G.mapping(torch.randn(1, 8))
+    img = G.synthesis(ws, noise_mode="const")
+    for k in range(G.num_ws):
+        other = ws.clone()
+        other[:, k] += 1
+        assert (G.synthesis(other, noise_mode="const") - img).abs().max() > 1e-4, f"style {k}"
+
+
+@torch.no_grad()
+def test_truncation_to_zero_is_the_average_picture():
+    G = noisy(Generator(tiny()))
+    G.mapping.w_avg.normal_()
+    z = torch.randn(3, 8)
+    average = G.synthesis(G.mapping.w_avg.expand(1, G.num_ws, 8), noise_mode="const")
+    torch.testing.assert_close(G(z, truncation_psi=0.0), average.expand(3, 1, 16, 16))
+    assert torch.equal(G(z, truncation_psi=1.0), G.synthesis(G.mapping(z), noise_mode="const"))
+    assert (G(z, truncation_psi=0.5) - G(z)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_noise_modes():
+    G = noisy(Generator(tiny()))
+    ws = G.mapping(torch.randn(2, 8))
+    for mode in ("const", "none"):
+        assert torch.equal(G.synthesis(ws, noise_mode=mode), G.synthesis(ws, noise_mode=mode))
+    a, b = G.synthesis(ws, noise_mode="random"), G.synthesis(ws, noise_mode="random")
+    assert (a - b).abs().max() > 1e-3
+    assert (G.synthesis(ws, noise_mode="const") - G.synthesis(ws, noise_mode="none")).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"'fixed'.*random, const, none"):
+        G.synthesis(ws, noise_mode="fixed")
+
+
+@torch.no_grad()
+def test_given_noise_reproduces_a_picture():
+    G = noisy(Generator(tiny()))
+    ws = G.mapping(torch.randn(2, 8))
+    draw = [G.synthesis.draw_noise(2, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert [tuple(noise.shape) for noise in draw[0]] == [(2, 1, s, s) for s in (4, 8, 8, 16, 16)]
+    first, same, other = (G.synthesis(ws, noise=noise) for noise in draw)
+    assert torch.equal(first, same)
+    assert (first - other).abs().max() > 1e-3
+    alone = G.synthesis(ws[1:], noise=[noise[1:] for noise in draw[0]])
+    torch.testing.assert_close(alone, first[1:], rtol=1e-4, atol=1e-5)  # a picture does not depend on its neighbours
+
+
+@torch.no_grad()
+def test_fresh_networks_ignore_noise():
+    G = Generator(tiny())
+    ws = G.mapping(torch.randn(2, 8))
+    torch.testing.assert_close(G.synthesis(ws, noise_mode="random"), G.synthesis(ws, noise_mode="none"))
+
+
+# --- Classes ------------------------------------------------------------------------------------------------------------------
+
+
+def conditional(**changes: object) -> tuple[Generator, Discriminator]:
+    return build_networks(tiny(conditional="class", c_dim=3, **changes))
+
+
+@torch.no_grad()
+def test_classes_change_pictures_and_logits():
+    G, D = conditional()
+    z, img = torch.randn(4, 8), torch.randn(4, 1, 16, 16)
+    assert (G(z, one_hot([0] * 4)) - G(z, one_hot([1] * 4))).abs().max() > 1e-3
+    assert ((D(img, one_hot([0] * 4)) - D(img, one_hot([1] * 4))).abs() > 1e-6).all()
+
+
+@torch.no_grad()
+def test_discriminator_projects_on_the_class_embedding():
+    """logit = <features(img), embedding(c)> / sqrt(dim): features do not see c, and the embedding enters linearly."""
+    _, D = conditional()
+    img, c = torch.randn(4, 1, 16, 16), one_hot([0, 1, 2, 0])
+    features = D.epilogue(D.blocks(D.from_rgb(img)))
+    embedding = D.mapping(None, c)[:, 0]
+    expected = (features * embedding).sum(dim=1, keepdim=True) / features.shape[1] ** 0.5
+    torch.testing.assert_close(D(img, c), expected, rtol=1e-4, atol=1e-5)
+    D.mapping.forward = lambda z, c: 2 * embedding[:, None]
+    torch.testing.assert_close(D(img, c), 2 * expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_truncation_pulls_each_class_to_its_own_average():
+    G, _ = conditional()
+    G.mapping.w_avg.normal_()
+    imgs = G(torch.randn(3, 8), one_hot([0, 1, 0]), truncation_psi=0.0)
+    torch.testing.assert_close(imgs[0], imgs[2], rtol=1e-4, atol=1e-5)
+    assert (imgs[0] - imgs[1]).abs().max() > 1e-3
+
+
+# --- Gradients ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_gradients_reach_every_parameter(c_dim):
+    G, D = conditional() if c_dim else build_networks(tiny())
+    c = one_hot([0, 1, 2, 0]) if c_dim else None
+    logits = D(G(torch.randn(4, 8), c), c)
+    torch.nn.functional.softplus(-logits).mean().backward()
+    for tag, net in (("G", G), ("D", D)):
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{tag}.{name}"
+
+
+def test_regularisers_reach_the_weights():
+    """Second derivatives pass through all layers: R1 into every weight of D, path length into every weight of G."""
+    G, D = build_networks(tiny())
+    real = torch.randn(4, 1, 16, 16, requires_grad=True)
+    r1_penalty(D(real), real).backward()
+    ws = G.mapping(torch.randn(4, 8))
+    img = G.synthesis(ws, noise_mode="const")
+    path_lengths(img, ws, torch.randn_like(img)).square().mean().backward()
+    for tag, net in (("G", G), ("D", D)):
+        for name, parameter in net.named_parameters():
+            if name.endswith("weight"):
+                assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{tag}.{name}"
+
+
+@torch.no_grad()
+def test_memory_format_does_not_change_a_picture():
+    G, D = build_networks(tiny())
+    z, img = torch.randn(2, 8), torch.randn(4, 1, 16, 16)
+    picture, logits = G(z), D(img)
+    torch.testing.assert_close(G.to(memory_format=torch.contiguous_format)(z), picture, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(D.to(memory_format=torch.contiguous_format)(img), logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_stays_close():
+    """bf16 autocast keeps three digits: pictures and logits stay near those of full precision, in float32."""
+    G, D = build_networks(tiny(img_resolution=32))
+    z = torch.randn(4, 8)
+    img = G(z)
+    logits = D(img)
+    with torch.autocast("cpu", torch.bfloat16):
+        half_img, half_logits = G(z), D(img)
+    assert half_img.dtype == torch.float32
+    assert (half_img - img).abs().max() < 0.03 * img.abs().max()
+    assert (half_logits.float() - logits).abs().max() < 0.03 * logits.abs().max()
