@@ -90,7 +90,9 @@ class Discriminator(nn.Module):
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         x = self.from_rgb(img.contiguous(memory_format=torch.channels_last))
-        x = self.epilogue(self.blocks(x))  # [N, 1] or [N, embed_dim]
+        x = self.blocks(x)
+        with torch.autocast(x.device.type, enabled=False):  # the logits decide over p and are compared: full precision
+            x = self.epilogue(x.float())  # [N, 1] or [N, embed_dim]
         if self.mapping is None:
             return x
         embedding = self.mapping(None, c)[:, 0]  # [N, embed_dim]
@@ -100,6 +102,17 @@ class Discriminator(nn.Module):
 def build_networks(config: Config) -> tuple[Generator, Discriminator]:
     """Freshly initialised G and D of this config, in the memory format that is fastest on CPUs and tensor cores."""
     return tuple(net(config).to(memory_format=torch.channels_last) for net in (Generator, Discriminator))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """'auto' takes CUDA, then MPS, then the CPU. Raises ValueError where the named device is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in present.items() if there)
+    if not present.get(name.split(":")[0], False):
+        there = ", ".join(kind for kind, is_there in present.items() if is_there)
+        raise ValueError(f"There is no device {name!r} here; choose one of auto, {there}.")
+    return torch.device(name)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -1,0 +1,242 @@
+"""The command line: `python -m stylegan COMMAND`. Each command is one public function of the package."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from stylegan.config import CHOICES, PRESETS, Config, make_config
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"stylegan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m stylegan", description="StyleGAN2 for brain MRI slices.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _slices_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--subjects", type=Path, metavar="CSV", help="table of people, joined by id")
+    parser.add_argument("--levels", metavar="A-B", help="range of axial levels to take from volumes")
+
+
+# --- data, fetch ------------------------------------------------------------------------------------------------------------------
+
+
+def _add_data(commands) -> None:
+    parser = _command(
+        commands, "data", _data, "Say what a folder of slices holds: layout, subjects, classes, splits, what was left out."
+    )
+    parser.add_argument("dir", nargs="?", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--csv", type=Path, metavar="OUT", help="also write one line per slice")
+    _slices_options(parser)
+
+
+def _data(args: argparse.Namespace) -> None:
+    from stylegan.dataset import load_slices, render_report, report_data, write_csv
+
+    slices = load_slices(args.dir, args.resolution, subjects_csv=args.subjects, levels=args.levels)
+    report = report_data(slices)
+    print(json.dumps(report, indent=2) if args.json else render_report(report))
+    if args.csv:
+        write_csv(slices, args.csv)
+
+
+def _add_fetch(commands) -> None:
+    parser = _command(commands, "fetch", _fetch, "Download one file, check its sha256 and unpack it safely.")
+    parser.add_argument("url")
+    parser.add_argument("--sha256", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from stylegan.fetch import fetch
+
+    print(fetch(args.url, args.sha256, args.out))
+
+
+# --- train ------------------------------------------------------------------------------------------------------------------------
+
+
+def _add_train(commands) -> None:
+    parser = _command(commands, "train", _train, "Train in a run folder, or go on where it stopped.")
+    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    _slices_options(parser)
+    group = parser.add_argument_group("fields of the config, in place of the preset's")
+    for field in dataclasses.fields(Config):
+        if field.name not in ("preset", "c_dim"):
+            _add_field(group, field)
+
+
+def _add_field(group, field: dataclasses.Field) -> None:
+    flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+    else:
+        group.add_argument(
+            flag,
+            type=kind,
+            default=None,
+            choices=CHOICES.get(field.name),
+            metavar=None if field.name in CHOICES else kind.__name__,
+        )
+
+
+def _train(args: argparse.Namespace) -> None:
+    from stylegan.runs import train_run
+
+    fields = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Config) if f.name != "preset"}
+    config = make_config(args.preset, **{k: v for k, v in fields.items() if v is not None})
+    train_run(config, args.data, args.run_dir, subjects_csv=args.subjects, levels=args.levels)
+
+
+def _add_presets(commands) -> None:
+    parser = _command(commands, "presets", _presets, "List the presets.")
+    parser.add_argument("--json", action="store_true")
+
+
+def _presets(args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps({name: make_config(name).to_dict() for name in PRESETS}, indent=2))
+        return
+    for name, row in PRESETS.items():
+        print(f"{name:10}", "  ".join(f"{k}={v:g}" for k, v in row.items()))
+
+
+# --- sample, evaluate -------------------------------------------------------------------------------------------------------------
+
+
+def _add_sample(commands) -> None:
+    parser = _command(
+        commands, "sample", _sample, "Write generated slices, each from its seed alone, and pictures of the latent space."
+    )
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--seeds", default="0-63", help="such as 0-63 or 1,5,7-9")
+    parser.add_argument("--truncation-psi", type=float, default=0.7)
+    parser.add_argument("--truncation-cutoff", type=int, help="truncate only so many layers")
+    parser.add_argument("--noise-mode", default="const", choices=("const", "random", "none"))
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="of a generator trained with --conditional class")
+    parser.add_argument("--extras", nargs="*", default=[], metavar="PICTURE", help="truncation mixing interpolation noise classes")
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from stylegan.predict import parse_seeds
+    from stylegan.samples import sample
+
+    written = sample(
+        args.path,
+        args.out,
+        seeds=parse_seeds(args.seeds),
+        truncation_psi=args.truncation_psi,
+        truncation_cutoff=args.truncation_cutoff,
+        noise_mode=args.noise_mode,
+        class_name=args.class_name,
+        device=args.device,
+        extras=args.extras,
+    )
+    print(f"Wrote {len(written)} files to {args.out}; all of them say that they are synthetic.")
+
+
+def _add_evaluate(commands) -> None:
+    text = "Score a generator on people it has never seen, beside the floor of real slices."
+    parser = _command(commands, "evaluate", _evaluate, text)
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="all: val and test (default)")
+    parser.add_argument("--train-data", type=Path, help="the slices it was trained on, where they are another folder")
+    parser.add_argument("--num", type=int, default=1000, help="slices of each kind at most (default 1000)")
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--json", action="store_true")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from stylegan.metrics import evaluate
+
+    scores = evaluate(args.path, args.data, split=args.split, train_data=args.train_data, num=args.num, device=args.device)
+    print(json.dumps(scores, indent=2) if args.json else _render_scores(scores))
+
+
+def _render_scores(scores: dict) -> str:
+    lines = [f"{scores['feature_space']}, n = {scores['n']}, {scores['seconds']:g} s; 95 % intervals by subject"]
+    for name, split in scores["splits"].items():
+        for score in ("kid", "fd"):
+            fake, real = ("{value:9.1f} [{low:.1f}, {high:.1f}]".format(**split[key]) for key in (score, f"{score}_floor"))
+            lines.append(f"{name:5} {score.upper():4} {fake}   real against real {real}")
+    return "\n".join(lines + [f"Note: {warning}" for warning in scores["warnings"]])
+
+
+# --- report, bench ----------------------------------------------------------------------------------------------------------------
+
+
+def _add_report(commands) -> None:
+    parser = _command(commands, "report", _report, "Run the notebooks in order and export them to HTML.")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--run-dir", type=Path, help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name")
+    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
+    parser.add_argument("--out", type=Path, default=Path("report"))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from stylegan.report import report
+
+    page = report(data=args.data, run_dir=args.run_dir, preset=args.preset, out=args.out)
+    print(f"The report is {page}.")
+
+
+def _add_bench(commands) -> None:
+    parser = _command(commands, "bench", _bench, "Time full training steps and sampling on this machine.")
+    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
+    parser.add_argument("--precision", choices=CHOICES["precision"])
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--json", action="store_true")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from stylegan.bench import bench
+    from stylegan.dataset import load_slices
+
+    changes = {"precision": args.precision} if args.precision else {}
+    config = make_config(args.preset, device=args.device, **changes)
+    found = bench(config, load_slices(None, config.img_resolution))
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    phases = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in found["phases"].items())
+    print(f"{found['preset']} on {found['device']} ({found['threads']} threads, {found['precision']}, torch {found['torch']})")
+    print(
+        f"training {found['img_s']:.1f} img/s, sampling {found['sample_img_s']:.1f} img/s, peak {found['peak_memory_mb']:.0f} MiB"
+    )
+    print(f"per step of {found['batch_size']}: {phases}")
+
+
+COMMANDS = (_add_data, _add_fetch, _add_train, _add_presets, _add_sample, _add_evaluate, _add_report, _add_bench)
+
+if __name__ == "__main__":
+    sys.exit(main())

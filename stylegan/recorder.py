@@ -1,0 +1,204 @@
+"""What is recorded while training: ticks, samples, scores and checkpoints, as the callback of the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from stylegan.cache import replacing
+from stylegan.checkpoint import save_generator, save_state
+from stylegan.dataset import SliceDataset
+from stylegan.features import features
+from stylegan.metrics import kid_against
+from stylegan.predict import generate, to_uint8
+from stylegan.train import TrainingState, one_hot
+
+GRID_SEEDS = range(24)  # the fixed z of the sample grids
+MONITORED = 128  # slices for D's mean logits at each tick
+KID_SEED = 1_000_000  # fakes for the score while training; far from the seeds that people look at
+
+
+class Recorder:
+    """Called after every step: ticks, samples, scores, checkpoints, the progress bar, and the wish to stop."""
+
+    def __init__(self, state: TrainingState, data: SliceDataset, run_dir: Path):
+        self.state, self.data, self.run_dir = state, data, run_dir
+        self.train_slices = data.split("train")
+        self.val_slices = data.split("val") if (data.splits == "val").any() else None
+        self.started = self.saved = self.stepped = time.monotonic()
+        self.stop_signal: int | None = None
+        self.line: dict = {}
+        (run_dir / "samples").mkdir(exist_ok=True)
+        if self.val_slices is None:
+            print(
+                "There are no validation subjects: no held-out logits and no KID while training, and the last generator is kept."
+            )
+
+    def __enter__(self) -> Recorder:
+        config, state = self.state.config, self.state
+        self.bar = tqdm(total=int(config.total_kimg * 1000), initial=state.cur_nimg, unit="img", unit_scale=True,
+                        disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+        self.handlers = {}
+        with contextlib.suppress(ValueError):  # only the main thread may listen
+            self.handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        if state.cur_nimg == 0:
+            self._draw()
+        self.stepped = time.monotonic()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def on_step(self, state: TrainingState) -> bool:
+        """True when the run shall stop here."""
+        now = time.monotonic()
+        state.seconds += now - self.stepped
+        self.bar.update(state.config.batch_size)
+        last = state.cur_nimg >= state.config.total_kimg * 1000
+        if last or self._crosses_tick():
+            self._tick()
+        stop = self.stop_signal is not None or self._out_of_time(now)
+        if last or stop or now - self.saved > state.config.checkpoint_minutes * 60:
+            self._save()
+        self.stepped = time.monotonic()
+        return stop
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stop_signal = number
+
+    def _crosses_tick(self) -> bool:
+        tick = self.state.config.tick_kimg * 1000
+        return math.floor(self.state.cur_nimg / tick) > math.floor((self.state.cur_nimg - self.state.config.batch_size) / tick)
+
+    def _out_of_time(self, now: float) -> bool:
+        limit = self.state.config.max_minutes
+        return bool(limit) and now - self.started > limit * 60
+
+    def _tick(self) -> None:
+        state = self.state
+        means = state.means()
+        self._refuse_nonfinite(means)
+        number = math.ceil(state.cur_nimg / (state.config.tick_kimg * 1000))
+        last = state.cur_nimg >= state.config.total_kimg * 1000
+        due = bool(state.config.kid_ticks) and (last or number % state.config.kid_ticks == 0)
+        kid = self._score() if due and self.val_slices is not None else None
+        counts = {"kimg": state.cur_nimg / 1000, "cur_nimg": state.cur_nimg, "step": state.step, "augment_p": state.augment_p}
+        speed = {
+            "seconds": state.seconds,
+            "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
+            "peak_memory_mb": peak_memory_mb(state.device),
+        }
+        self.line = {
+            **counts,
+            **means,
+            **self._logits(),
+            "pl_mean": state.pl_mean.item(),
+            **speed,
+            "kid_val": kid,
+            "best_kid": state.best_kid,
+        }
+        with open(self.run_dir / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(self.line) + "\n")
+        self._draw()
+        self._say(means, kid)
+        state.sums = {}
+
+    def _refuse_nonfinite(self, means: dict[str, float]) -> None:
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"Training broke down before {self.state.cur_nimg / 1000:g} kimg: {', '.join(bad)} not finite. The last good checkpoint is kept in "
+                f"{self.run_dir}; try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir."
+            )
+
+    def _score(self) -> float:
+        """KID x 1000 of G_ema against all validation slices. The rule: the generator with the lowest value so far is the best."""
+        state, n = self.state, self.state.config.kid_samples
+        if not hasattr(self, "real_features"):
+            self.real_features = features(self.val_slices.images, device=state.device)
+        classes = np.resize(self.val_slices.labels, n) if state.config.c_dim else None
+        kid = 1000 * kid_against(self.real_features, generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes))
+        if state.best_kid is None or kid < state.best_kid:
+            state.best_kid = kid
+            self._save_generator("generator.safetensors")
+        return kid
+
+    @torch.no_grad()
+    def _logits(self) -> dict[str, float | None]:
+        """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""
+        state, config = self.state, self.state.config
+        n = MONITORED - MONITORED % config.mbstd_group_size
+        rng = np.random.default_rng(0)
+        sets = {"logits_real": self.train_slices, "logits_heldout": self.val_slices}
+        rows = {
+            name: rng.choice(len(s), min(n, len(s)) // config.mbstd_group_size * config.mbstd_group_size, replace=False)
+            for name, s in sets.items()
+            if s is not None
+        }
+        found = {
+            name: self._mean_logit(sets[name].tensor(r), sets[name].labels[r]) if len(r) else None for name, r in rows.items()
+        }
+        labels = np.resize(self.train_slices.labels, n)
+        fakes = generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=labels if config.c_dim else None)
+        return {**found, "logits_fake": self._mean_logit(fakes, labels)}
+
+    def _mean_logit(self, img: torch.Tensor, labels: np.ndarray) -> float:
+        state = self.state
+        img = img.expand(-1, state.config.img_channels, -1, -1).to(state.device)
+        return state.D(img, one_hot(labels, state.config.c_dim, state.device)).mean().item()
+
+    def _draw(self) -> None:
+        classes = np.arange(len(GRID_SEEDS)) % self.state.config.c_dim if self.state.config.c_dim else None
+        images = torch.from_numpy(to_uint8(generate(self.state.G_ema, GRID_SEEDS, class_index=classes)))
+        images = images[:, None] if images.ndim == 3 else images.movedim(3, 1)
+        grid = make_grid(images, nrow=8, padding=0).movedim(0, 2).numpy()
+        with replacing(self.run_dir / "samples" / f"fakes{self.state.cur_nimg:09d}.png") as temporary:
+            Image.fromarray(grid).save(temporary, format="PNG")
+
+    def _say(self, means: dict[str, float], kid: float | None) -> None:
+        state = self.state
+        score = "" if kid is None else f"  KID {kid:.1f}{' (best)' if kid == state.best_kid else ''}"
+        losses = f"D {means['loss_D']:.3f}  G {means['loss_G']:.3f}  p {state.augment_p:.2f}"
+        text = f"{state.cur_nimg / 1000:8.1f} kimg  {losses}  {state.cur_nimg / state.seconds:.0f} img/s{score}"
+        if self.bar.disable:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+
+    def _save(self) -> None:
+        self._refuse_nonfinite(self.state.means())
+        save_state(self.state, self.run_dir)
+        self._save_generator("generator_last.safetensors")
+        if self.state.best_kid is None:
+            self._save_generator("generator.safetensors")
+        self.saved = time.monotonic()
+
+    def _save_generator(self, name: str) -> None:
+        known = json.loads((self.run_dir / "config.json").read_text())
+        info = {**known, "train_subjects": sorted(set(self.train_slices.subjects.tolist())), "cur_nimg": self.state.cur_nimg}
+        save_generator(self.run_dir / name, self.state.G_ema, info)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far, in MiB: of the card for CUDA, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

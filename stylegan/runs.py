@@ -1,0 +1,185 @@
+"""The run folder: what a training run writes, how it resumes, and the rule that keeps its best generator.
+
+config.json  metrics.jsonl  checkpoints/  samples/  generator.safetensors (best)  generator_last.safetensors  environment.txt
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import filelock
+import torch
+
+from stylegan.cache import read_json, replacing, write_json
+from stylegan.checkpoint import checkpoints, load_checkpoint
+from stylegan.config import FREE_TO_CHANGE, Config
+from stylegan.dataset import SliceDataset, load_slices
+from stylegan.recorder import Recorder
+from stylegan.train import TrainingState, new_state, train
+
+
+def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, subjects_csv=None, levels=None) -> dict:
+    """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
+
+    ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv`` and ``levels`` as in `load_slices`. Only the
+    training subjects are trained on. Raises ValueError when another process writes to the folder or it was made with another
+    config or other slices, FloatingPointError when a loss is no longer finite (the last good checkpoint stays), and
+    KeyboardInterrupt, after saving, when it was told to stop.
+    """
+    run_dir = Path(run_dir)
+    slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
+    for warning in slices.warnings:
+        print(f"Note: {warning}")
+    config = with_classes(config, slices)
+    with writing(run_dir):
+        settle(run_dir, config, slices, data)
+        state = new_state(config)
+        resume(state, run_dir)
+        with Recorder(state, slices, run_dir) as recorder:
+            train(state, slices.split("train"), recorder.on_step)
+    if state.cur_nimg < config.total_kimg * 1000:
+        print(
+            f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again to go on."
+        )
+    if recorder.stop_signal is not None:
+        raise KeyboardInterrupt
+    return (read_metrics(run_dir) or [{}])[-1]
+
+
+def with_classes(config: Config, data: SliceDataset) -> Config:
+    """The config with the number of classes that the networks shall know; says which labels were seen and whether they are used."""
+    seen = ", ".join(data.classes) or "none"
+    if config.conditional == "none":
+        print(f"Labels in the data: {seen}; not used (--conditional class uses them).")
+        return replace(config, c_dim=0)
+    unlabelled = int((data.labels < 0).sum())
+    if len(data.classes) < 2 or unlabelled:
+        raise ValueError(
+            f"--conditional class needs at least two classes and a label for every slice; {data.title} has the classes {seen} "
+            f"and {unlabelled} slices without a label. Train without --conditional or name a table with --subjects."
+        )
+    print(f"Labels in the data: {seen}; G and D are told the class of each slice.")
+    return replace(config, c_dim=len(data.classes))
+
+
+# --- The folder -------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Be the one writer of a run folder; the operating system frees the lock of a process that dies."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(run_dir / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"Another process is training in {run_dir}; wait for it, stop it, or take another --run-dir."
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); choose another --run-dir."
+        ) from error
+    with lock:
+        yield
+
+
+def settle(run_dir: Path, config: Config, data: SliceDataset, source: str | Path | None) -> None:
+    """Write config.json and environment.txt, or check that the folder was made by the same experiment."""
+    about = {"path": None if source is None else str(source), "title": data.title, "layout": data.layout, "key": data.key}
+    known = read_json(run_dir / "config.json")
+    strange = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
+    if strange:
+        raise ValueError(
+            f"{run_dir} is not a run folder (no readable config.json beside {strange[0]}); choose an empty or new --run-dir."
+        )
+    if known is not None:
+        _refuse_other(run_dir, known, config, about)
+    write_json(run_dir / "config.json", {"config": asdict(config), "data": about, "classes": list(data.classes)})
+    with replacing(run_dir / "environment.txt") as temporary:
+        temporary.write_text(environment())
+
+
+def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> None:
+    old, new = known.get("config", {}), asdict(config)
+    changed = [f"{k} ({old.get(k)} there, {new[k]} asked)" for k in new if k not in FREE_TO_CHANGE and old.get(k) != new[k]]
+    if known.get("data", {}).get("key") != about["key"]:
+        changed.append(f"data ({known.get('data', {}).get('title')} there, {about['title']} asked, or its files changed)")
+    if changed:
+        raise ValueError(
+            f"{run_dir} was made with another config: {', '.join(changed)}; take a new --run-dir or the old settings."
+        )
+
+
+def environment() -> str:
+    """Versions, machine and command, one per line."""
+    packages = (
+        "stylegan",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-learn",
+        "umap-learn",
+        "safetensors",
+        "nilearn",
+        "matplotlib",
+    )
+    lines = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{card}"
+    return "\n".join([f"python {platform.python_version()}", *lines, machine, "command: " + " ".join(sys.argv)]) + "\n"
+
+
+def read_metrics(run_dir: str | Path) -> list[dict]:
+    """The lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} holds no metrics.jsonl; train there first (python -m stylegan train --run-dir {path.parent})."
+        )
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- Going on --------------------------------------------------------------------------------------------------------------------
+
+
+def resume(state: TrainingState, run_dir: Path) -> None:
+    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it."""
+    files = checkpoints(run_dir)
+    while files and not _loads(state, files[-1]):
+        files.pop()
+        if not files:
+            raise ValueError(f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again.")
+    if files:
+        print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
+    _cut_metrics(run_dir, state.cur_nimg)
+
+
+def _loads(state: TrainingState, path: Path) -> bool:
+    try:
+        load_checkpoint(state, path)
+        return True
+    except ValueError as error:
+        print(f"{error} Going back to the checkpoint before it.")
+        return False
+
+
+def _cut_metrics(run_dir: Path, cur_nimg: int) -> None:
+    """Drop the lines of ticks that the checkpoint has not reached; they will be run and written again."""
+    path = run_dir / "metrics.jsonl"
+    if path.is_file():
+        lines = [
+            line
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["cur_nimg"] <= cur_nimg
+        ]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(lines))

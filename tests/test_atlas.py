@@ -1,0 +1,156 @@
+"""The simulated population: the same for the same seed, no folds, and a ground truth that holds."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nilearn import datasets
+from PIL import Image
+
+from stylegan import atlas
+
+
+@pytest.fixture(scope="module")
+def small() -> atlas.Simulation:
+    return atlas.simulate(num_subjects=16, num_levels=4, resolution=32, seed=0)
+
+
+def test_shapes_and_names(small):
+    assert small.images.shape == (64, 32, 32) and small.images.dtype == np.uint8
+    assert small.subjects[[0, 3, 4, -1]].tolist() == ["SIM_0001", "SIM_0001", "SIM_0002", "SIM_0016"]
+    assert small.levels[:6].tolist() == [0, 1, 2, 3, 0, 1]
+    assert np.bincount(small.labels).tolist() == [32, 32]
+    assert all(len(values) == 64 and np.isfinite(values).all() for values in small.columns.values())
+
+
+def test_same_seed_same_pictures_other_seed_other_pictures(small):
+    again, other = (atlas.simulate(2, 4, 32, seed=seed).images for seed in (0, 1))
+    assert np.array_equal(again, small.images[:8])  # neither the run nor the size of the population matters
+    assert not np.array_equal(other, again)
+
+
+def test_the_number_of_threads_is_left_as_found_and_makes_no_difference(small):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert np.array_equal(atlas.simulate(1, 4, 32).images, small.images[:4])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [(0, 4, 32), (2, 0, 32), (2, 4, 8), (2, 4, 1024)])
+def test_impossible_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="Cannot simulate"):
+        atlas.simulate(*size)
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 256])
+def test_resolutions_show_the_same_head(resolution):
+    picture = atlas.simulate(1, 1, resolution).images.astype(np.float32)
+    coarse = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(picture)[None], 16).numpy()
+    reference = atlas.simulate(1, 1, 32).images.reshape(16, 2, 16, 2).mean((1, 3))
+    assert np.abs(coarse - reference).max() < 16
+
+
+def _jacobian(subject: atlas.Subject, step: float = 2.0) -> np.ndarray:
+    x, y = np.arange(-80, 81, step), np.arange(-115, 81, step)
+    z = np.arange(atlas.LEVELS_MM[0] - 10, atlas.LEVELS_MM[1] + 11, step)
+    source = atlas.pull_back(subject, x, y, z).double().numpy()
+    gradients = np.stack([np.stack(np.gradient(source[..., i], step, step, step)[::-1], -1) for i in range(3)], -2)
+    return np.linalg.det(gradients)
+
+
+def test_no_head_is_torn_or_folded():
+    for k in range(12):
+        subject = atlas.draw_subject(np.random.default_rng([0, k]), label=k % 2)
+        determinant = _jacobian(subject)
+        assert determinant.min() > 0, f"subject {k} is folded: {determinant.min()}"
+        assert determinant.max() < 4
+
+
+def test_the_fold_test_can_fail():
+    subject = atlas.draw_subject(np.random.default_rng(0), label=0)
+    torn = atlas.Subject(**{**vars(subject), "controls": tuple(8 * grid for grid in subject.controls)})
+    assert _jacobian(torn).min() < 0
+
+
+def test_ventricles_grow_with_the_enlargement():
+    subject = atlas.draw_subject(np.random.default_rng(3), label=1)
+    areas = []
+    for enlargement in (0.0, 1.5, 3.0, 4.5, 6.0):
+        wider = atlas.Subject(**{**vars(subject), "ventricle": enlargement})
+        areas.append(atlas._render(wider, 8, 32, np.random.default_rng(0))[1].mean())
+    assert np.all(np.diff(areas) > 0.5), areas
+
+
+def test_the_wall_moves_by_about_the_enlargement():
+    template = atlas._template()
+    ventricle = template.volume[3].numpy() > 0.5
+    x = np.arange(-60.0, 61.0)
+    z = np.array([20.0])
+    subject = atlas.draw_subject(np.random.default_rng(0), label=0)
+    still = {"affine": np.eye(3), "shift": np.zeros(3), "controls": tuple(0 * grid for grid in subject.controls)}
+    widths = []
+    for enlargement in (0.0, 3.0):
+        points = atlas.pull_back(atlas.Subject(**{**vars(subject), **still, "ventricle": enlargement}), x, np.array([5.0]), z)
+        inside = atlas._sample(torch.from_numpy(ventricle[None].astype(np.float32)), template.origin, 1.0, points)[0] > 0.5
+        widths.append(int(inside.sum()))
+    assert 3 <= widths[1] - widths[0] <= 12  # two outer walls, 3 mm each on average over all walls
+
+
+def test_groups_overlap_but_differ():
+    draws = {
+        name: np.array([atlas.draw_subject(np.random.default_rng([0, i, k]), i).ventricle for k in range(200)])
+        for i, name in enumerate(atlas.CLASSES)
+    }
+    control, atrophy = draws["control"], draws["atrophy"]
+    assert atrophy.mean() - control.mean() > 1.5
+    assert control.max() > atrophy.min()
+    assert min(control.min(), atrophy.min()) >= 0 and max(control.max(), atrophy.max()) <= atlas.MAX_ENLARGEMENT
+
+
+def test_the_measured_area_follows_the_known_enlargement():
+    population = atlas.simulate(24, 6, 32, seed=5)
+    area = population.columns["ventricle_area"].reshape(24, 6).mean(1)
+    known = population.columns["ventricle"].reshape(24, 6)[:, 0]
+    assert np.corrcoef(area, known)[0, 1] > 0.9
+    assert area[1::2].mean() > area[::2].mean()
+
+
+def test_subjects_differ_visibly(small):
+    heads = small.images.reshape(16, -1).astype(float)
+    correlation = np.corrcoef(heads)[np.triu_indices(16, 1)]
+    assert correlation.max() < 0.985 and correlation.min() > 0.6
+
+
+def test_heads_fill_the_picture_and_stay_inside(small):
+    silhouette = small.images.max(0) > 12
+    assert silhouette.any(1).sum() >= 29  # of 32 rows
+    assert small.images[:, :, [0, -1]].max() < 12 and small.images[:, [0, -1]].max() < 100  # at most a brushing forehead
+    assert np.median(small.images[:, 0, 0]) == 0
+
+
+def _square(picture: np.ndarray, resolution: int) -> np.ndarray:
+    """The square around the head, resized: an independent way to what template_picture does."""
+    rows, columns = (np.flatnonzero(picture.max(axis) > 0.05 * picture.max()) for axis in (1, 0))
+    cut = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
+    margins = [((max(cut.shape) - n) // 2, (max(cut.shape) - n + 1) // 2) for n in cut.shape]
+    return np.array(Image.fromarray(np.pad(cut, margins)).resize((resolution, resolution), Image.Resampling.LANCZOS))
+
+
+def test_template_picture_is_the_template_front_up():
+    image = nib.as_closest_canonical(datasets.load_mni152_template(resolution=1))
+    level = [round(z - image.affine[2, 3]) for z in atlas.LEVELS_MM]
+    mean = image.get_fdata()[:, :, level[0] : level[1] + 1].mean(2)  # [x to the right, y to the front]
+    expected = _square(mean.T[::-1], 64)  # rows from the front to the back
+    picture = atlas.template_picture(64)
+    assert picture.shape == (64, 64) and picture.dtype == np.float32 and picture.min() >= 0 and picture.max() == 1
+    assert np.corrcoef(picture.ravel(), expected.ravel())[0, 1] > 0.995
+    assert np.corrcoef(picture[::-1].ravel(), expected.ravel())[0, 1] < 0.97
+
+
+def test_simulated_heads_match_the_template_only_upright(small):
+    mean = _square(small.images.mean(0), 32)
+    scores = [np.corrcoef(np.rot90(mean, k).ravel(), atlas.template_picture(32).ravel())[0, 1] for k in range(4)]
+    assert scores[0] > 0.95 and scores[0] > max(scores[1:]) + 0.02

@@ -1,0 +1,177 @@
+"""The steps of training: what each changes, and that the state is all there is to know."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan.config import make_config
+from stylegan.train import (
+    draw_batch,
+    fake_ws,
+    frozen,
+    new_state,
+    order,
+    path_length_step,
+    r1_step,
+    train,
+    training_step,
+    update_augment,
+    update_ema,
+)
+
+
+def smoke(**fields):
+    return make_config("smoke", device="cpu", **fields)
+
+
+def weights(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def changed(net, before):
+    return [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])]
+
+
+def test_order_shows_every_slice_once_per_epoch_and_does_not_depend_on_the_batch():
+    first = order(10, seed=3, start=0, count=10)
+    assert sorted(first) == list(range(10))
+    pieces = np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)])
+    np.testing.assert_array_equal(pieces, order(10, 3, 0, 20))
+    assert not np.array_equal(first, order(10, 3, 10, 10))
+    assert not np.array_equal(first, order(10, 4, 0, 10))
+
+
+def test_mirror_shows_each_slice_both_ways(slices):
+    config = smoke(batch_size=8)
+    seen = torch.cat([draw_batch(slices, config, start, torch.device("cpu"))[0] for start in range(0, 2 * len(slices), 8)])
+    real = slices.tensor()
+    rows = {row.numpy().tobytes() for row in seen}
+    assert {row.numpy().tobytes() for row in real} <= rows
+    assert {row.numpy().tobytes() for row in real.flip(3).contiguous()} <= rows
+
+
+def test_one_step_trains_both_networks_and_their_average(slices):
+    state = new_state(smoke(pl_weight=2.0))
+    before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
+    training_step(state, slices)
+    assert {k for k, _ in state.D.named_parameters()} == set(changed(state.D, before["D"]))
+    trained = {k for k, _ in state.G.named_parameters()} | {"mapping.w_avg"}
+    assert trained == set(changed(state.G, before["G"])) == set(changed(state.G_ema, before["G_ema"]))
+    assert state.cur_nimg == 8 and state.step == 1 and state.pl_mean > 0
+    assert {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G"} == set(state.means())
+
+
+def test_r1_step_alone_changes_the_discriminator_and_nothing_else(slices):
+    state = new_state(smoke(r1_gamma=1.0))
+    real, c = draw_batch(slices, state.config, 0, state.device)
+    before = weights(state.D), weights(state.G)
+    r1_step(state, real, c, state.rng())
+    assert changed(state.D, before[0]) and not changed(state.G, before[1])
+
+
+def test_path_length_step_uses_the_smaller_batch_and_moves_only_the_generator(slices):
+    state = new_state(smoke(pl_weight=2.0, pl_batch_shrink=4))
+    before = weights(state.D), weights(state.G)
+    path_length_step(state, None, state.rng())
+    assert changed(state.G, before[1]) and not changed(state.D, before[0])
+    assert state.means()["path_length"] > 0
+
+
+def test_ema_forgets_half_in_its_half_life_and_copies_buffers():
+    config = smoke(ema_kimg=0.8, ema_rampup=0.0)
+    state = new_state(config)
+    with torch.no_grad():
+        for p in state.G_ema.parameters():
+            p.zero_()
+        for p in state.G.parameters():
+            p.fill_(1.0)
+    state.G.mapping.w_avg.fill_(7.0)
+    for _ in range(100):  # 100 batches of 8 slices are the half-life of 0.8 kimg
+        update_ema(state)
+    assert all(torch.allclose(p, torch.full_like(p, 0.5), atol=1e-4) for p in state.G_ema.parameters())
+    assert (state.G_ema.mapping.w_avg == 7).all()
+
+
+def test_ema_ramp_follows_closely_at_the_start():
+    state = new_state(smoke(ema_kimg=10.0, ema_rampup=0.05))
+    state.cur_nimg = 160  # half-life 8 slices, one batch
+    with torch.no_grad():
+        for p in state.G_ema.parameters():
+            p.zero_()
+        for p in state.G.parameters():
+            p.fill_(1.0)
+    update_ema(state)
+    assert all(torch.allclose(p, torch.full_like(p, 0.5)) for p in state.G_ema.parameters())
+
+
+def test_augment_p_rises_when_the_discriminator_is_too_sure():
+    state = new_state(smoke(ada_interval=4, ada_kimg=1.0))
+    state.step, state.signs = 4, torch.tensor([30.0, 32.0])
+    update_augment(state)
+    assert state.augment_p == pytest.approx(8 * 4 / 1000)
+    assert state.signs.tolist() == [0, 0]
+    state.step, state.signs = 8, torch.tensor([0.0, 32.0])
+    update_augment(state)
+    assert state.augment_p == 0
+
+
+def test_style_mixing_gives_a_share_of_samples_two_latents():
+    state = new_state(smoke(style_mixing_prob=0.5))
+    ws = fake_ws(state, 400, None, state.rng())
+    mixed = (ws != ws[:, :1]).any(dim=2).any(dim=1)
+    assert mixed.float().mean().item() == pytest.approx(0.5, abs=0.08)
+    switches = (ws[:, 1:] != ws[:, :-1]).any(dim=2).sum(dim=1)
+    assert switches.max() == 1  # one crossover: coarse layers from one z, fine layers from the other
+    unmixed = new_state(smoke(style_mixing_prob=0.0))
+    ws = fake_ws(unmixed, 50, None, unmixed.rng())
+    assert torch.equal(ws, ws[:, :1].expand_as(ws))
+
+
+def test_frozen_takes_no_gradients_and_gives_them_back():
+    state = new_state(smoke())
+    with pytest.raises(RuntimeError), frozen(state.D):
+        assert not any(p.requires_grad for p in state.D.parameters())
+        raise RuntimeError
+    assert all(p.requires_grad for p in state.D.parameters())
+
+
+def test_same_seed_same_run_other_seed_other_run(slices):
+    def run(seed):
+        state = new_state(smoke(seed=seed, total_kimg=0.024))
+        train(state, slices, lambda _: False)
+        return state.G_ema.state_dict()
+
+    one, two, other = run(1), run(1), run(2)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not any(torch.equal(one[k], other[k]) for k in one if k.endswith("weight"))
+
+
+def test_the_loop_stops_when_asked(slices):
+    state = new_state(smoke(total_kimg=10.0))
+    train(state, slices, lambda s: s.step == 3)
+    assert state.step == 3
+
+
+def test_discriminator_learns_to_tell_noise_from_slices(slices):
+    state = new_state(smoke(total_kimg=0.4))
+    train(state, slices, lambda _: False)
+    with torch.no_grad():
+        real, fake = slices.tensor(np.arange(8)), torch.randn(8, 1, 16, 16).clamp(-1, 1)
+        assert state.D(real).mean() > state.D(fake).mean()
+
+
+def test_a_conditional_run_tells_both_networks_the_class(slices):
+    config = replace(smoke(conditional="class"), c_dim=len(slices.classes))
+    state = new_state(config)
+    training_step(state, slices)
+    assert state.G.mapping.w_avg.shape == (len(slices.classes), config.w_dim)
+    assert any(k.startswith("mapping.embed") for k, p in state.D.named_parameters() if p.grad is not None)
+
+
+def test_bf16_steps_stay_finite(slices):
+    state = new_state(smoke(precision="bf16", pl_weight=1.0))
+    for _ in range(3):
+        training_step(state, slices)
+    assert all(np.isfinite(v) for v in state.means().values())

@@ -1,0 +1,230 @@
+"""Volumes on disk to slices: every orientation and byte order gives the same head, and bad files are named in one sentence."""
+
+import gzip
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from stylegan import volumes
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    """A lopsided phantom, int16 [40, 50, 44] towards right, front and top: a brain with spots at its right, front and top."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 50, 44)), indexing="ij")
+    brain = 500.0 * ((x / 0.7) ** 2 + (y / 0.9) ** 2 + (z / 0.8) ** 2 < 1)
+    brain[28:31, 24:27, 20:24] = 900
+    brain[19:21, 42:45, 20:24] = 700
+    brain[19:21, 24:26, 34:37] = 800
+    return brain.astype(np.int16)
+
+
+def _save_as(head: np.ndarray, codes: str, path, spacing=(1.0, 1.0, 1.0)) -> None:
+    """Write the same anatomy in another voxel order, with the affine that says so."""
+    affine = np.diag([*spacing, 1.0])
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    data = nib.orientations.apply_orientation(head, turn)
+    nib.save(nib.Nifti1Image(data, affine @ inv_ornt_aff(turn, head.shape)), path)
+
+
+def _save_analyze(data: np.ndarray, path, orient: int = 0) -> None:
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(data.shape)
+    header.set_zooms((1.0,) * data.ndim)
+    header["orient"] = bytes([orient])
+    path.write_bytes(header.binaryblock)
+    path.with_suffix(".img").write_bytes(data.astype(">i2").tobytes(order="F"))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "ASL", "PIR", "SRA"])
+def test_every_voxel_order_gives_the_same_head(head, tmp_path, codes):
+    _save_as(head, codes, tmp_path / "head.nii.gz")
+    volume = volumes.read_volume(tmp_path / "head.nii.gz")
+    assert volume.dtype == np.float32 and np.array_equal(volume, head)
+    assert volumes.volume_sides(tmp_path / "head.nii.gz") == ("A", "P", "L", "R")
+
+
+def test_front_is_up_and_right_is_right(head):
+    slices = volumes.axial_slices(head, levels=(20, 23))
+    assert slices.shape == (4, 50, 40)
+    row, column = np.argwhere(slices[0] == 700).mean(0)
+    assert row < 10 and 18 < column < 22  # the spot at the front
+    assert np.argwhere(slices[0] == 900).mean(0)[1] > 25  # the spot at the right
+    climbing = volumes.axial_slices(head, levels=(0, 43))
+    assert np.argwhere(climbing == 800).mean(0)[0] > 30  # the spot at the top comes late
+
+
+def test_analyze_big_endian_four_dimensional(head, tmp_path):
+    """What OASIS-1 ships. Stored from right to left, as LAS says; read back towards the right, the sides unmarked."""
+    _save_analyze(head[::-1, :, :, None], tmp_path / "head.hdr")
+    assert np.array_equal(volumes.read_volume(tmp_path / "head.hdr"), head)
+    assert volumes.volume_sides(tmp_path / "head.hdr") == ("A", "P", "", "")
+
+
+@pytest.mark.parametrize(("orient", "codes"), volumes.MAYO_ORIENT.items())
+def test_analyze_orient_byte_is_followed(head, tmp_path, orient, codes):
+    stored = nib.orientations.apply_orientation(head, ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes)))
+    _save_analyze(stored, tmp_path / "head.hdr", orient)
+    assert np.array_equal(volumes.read_volume(tmp_path / "head.hdr"), head)
+
+
+def test_t88_shape_is_trusted_more_than_the_byte(tmp_path):
+    data = np.zeros(volumes.T88_SHAPE, np.int16)
+    data[80:90, 150:160, 100:110] = 100  # in front, above the middle
+    _save_analyze(data, tmp_path / "t88.hdr", orient=2)
+    where = np.argwhere(volumes.read_volume(tmp_path / "t88.hdr")).mean(0)
+    assert where[1] > 104 and where[2] > 88
+
+
+def test_nifti_without_orientation_has_no_sides(head, tmp_path):
+    image = nib.Nifti1Image(head, None)
+    nib.save(image, tmp_path / "head.nii")
+    assert volumes.volume_sides(tmp_path / "head.nii") == ("A", "P", "", "")
+
+
+def test_pixels_are_square(tmp_path):
+    """A ball scanned with 1 x 1 x 2 mm voxels, in three voxel orders, is a ball again."""
+    x, y, z = np.meshgrid(np.arange(60) - 30, np.arange(60) - 30, 2 * (np.arange(30) - 15), indexing="ij")
+    ball = (x**2 + y**2 + z**2 < 20**2).astype(np.int16) * 100
+    for codes in ("RAS", "SRA", "PIR"):
+        _save_as(ball, codes, tmp_path / f"{codes}.nii", spacing=(1.0, 1.0, 2.0))
+        volume = volumes.read_volume(tmp_path / f"{codes}.nii") > 50
+        extents = [np.ptp(np.flatnonzero(volume.any(tuple({0, 1, 2} - {axis})))) for axis in range(3)]
+        assert volume.shape == (60, 60, 60) and max(extents) - min(extents) <= 2, extents
+
+
+def test_flat_voxels_are_said(head, tmp_path):
+    _save_as(head, "RAS", tmp_path / "thick.nii", spacing=(1.0, 1.0, 5.0))
+    with pytest.warns(UserWarning, match="5 mm thick"):
+        volumes.read_volume(tmp_path / "thick.nii")
+
+
+def _broken(kind: str, head: np.ndarray, path) -> None:
+    """Write one kind of bad volume."""
+    made = {
+        "frames": lambda: np.stack([head] * 3, -1),
+        "constant": lambda: np.full_like(head, 7),
+        "not finite": lambda: np.full(head.shape, np.nan, np.float32),
+        "flat": lambda: head[:, :, :2],
+        "complex": lambda: head.astype(np.complex64),
+    }
+    data = made.get(kind, lambda: head)()
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+    content = path.read_bytes()
+    if kind == "cut gzip":
+        path.write_bytes(content[: len(content) // 2])
+    if kind == "cut voxels":
+        path.write_bytes(gzip.compress(gzip.decompress(content)[:5000]))
+    if kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    if kind == "empty":
+        path.write_bytes(b"")
+    if kind == "huge":
+        raw = bytearray(gzip.decompress(content))
+        raw[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+        path.write_bytes(gzip.compress(bytes(raw)))
+
+
+KINDS = ["frames", "constant", "not finite", "flat", "complex", "cut gzip", "cut voxels", "text", "empty", "huge"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_volumes_are_named(head, tmp_path, kind):
+    path = tmp_path / "subject 7.nii.gz"
+    _broken(kind, head, path)
+    with pytest.raises(ValueError, match=r"subject 7\.nii\.gz") as error:
+        volumes.read_volume(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_missing_volume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nobody\.nii"):
+        volumes.read_volume(tmp_path / "nobody.nii")
+
+
+def test_voxels_that_are_not_finite_become_zero_and_are_counted(head, tmp_path):
+    data = head.astype(np.float32)
+    data[20, 20, 20:23] = np.nan, np.inf, -np.inf
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "holes.nii")
+    with pytest.warns(UserWarning, match="3 voxels"):
+        volume = volumes.read_volume(tmp_path / "holes.nii")
+    assert np.all(volume[20, 20, 20:23] == 0) and np.isfinite(volume).all()
+
+
+def _template() -> tuple[np.ndarray, float]:
+    from nilearn import datasets
+
+    image = datasets.load_mni152_template(resolution=1)
+    return image.get_fdata(dtype=np.float32), image.affine[2, 3]
+
+
+def test_default_levels_lie_around_the_ventricles():
+    template, bottom = _template()
+    for volume in (template, template[:, :, 40:], template * 800):  # a cut cerebellum and a gain change nothing
+        first = volumes._ventricle_levels(volume, 32)[0] + bottom + (template.shape[2] - volume.shape[2])
+        assert abs(first - -2) <= 1
+    assert np.array_equal(np.diff(volumes._ventricle_levels(template, 32)), np.ones(31))
+    doubled = np.repeat(template, 2, 2).repeat(2, 1)
+    assert np.array_equal(np.diff(volumes._ventricle_levels(doubled, 32)), np.full(31, 2))
+
+
+def test_levels_that_are_not_there(head):
+    with pytest.raises(ValueError, match="0 to 43"):
+        volumes.axial_slices(head, levels=(20, 44))
+    with pytest.raises(ValueError, match="44 levels, 64 are wanted"):
+        volumes.axial_slices(head, count=64)
+
+
+def test_grey_scale_survives_hot_voxels(head):
+    slices = volumes.axial_slices(head, levels=(10, 33))
+    plain = volumes.to_uint8(slices)
+    hot = slices.copy()
+    hot[12, 25, 20] = 1e5
+    assert plain.dtype == np.uint8 and plain[:, 0, 0].max() == 0
+    assert np.abs(volumes.to_uint8(hot).astype(int) - plain)[hot < 1e5].max() <= 2
+    assert np.array_equal(volumes.to_uint8(slices * 3), plain)  # the scanner's gain does not matter
+    with pytest.raises(ValueError, match="constant"):
+        volumes.to_uint8(np.zeros((4, 8, 8)))
+
+
+def test_find_volumes_oasis(tmp_path):
+    for number, repeats in ((1, 4), (2, 3)):
+        scan = tmp_path / f"OAS1_000{number}_MR1"
+        name = f"OAS1_000{number}_MR1_mpr_n{repeats}_anon"
+        for folder, stem in (
+            ("RAW", f"OAS1_000{number}_MR1_mpr-1_anon"),
+            ("PROCESSED/MPRAGE/SUBJ_111", f"{name}_sbj_111"),
+            ("PROCESSED/MPRAGE/T88_111", f"{name}_111_t88_gfc"),
+            ("PROCESSED/MPRAGE/T88_111", f"{name}_111_t88_masked_gfc"),
+            ("FSL_SEG", f"{name}_111_t88_masked_gfc_fseg"),
+        ):
+            (scan / folder).mkdir(parents=True, exist_ok=True)
+            for ending in (".hdr", ".img"):
+                (scan / folder / (stem + ending)).touch()
+    found = volumes.find_volumes(tmp_path)
+    assert [volume.subject for volume in found] == ["OAS1_0001_MR1", "OAS1_0002_MR1"]
+    assert all(volume.path.name.endswith("_111_t88_masked_gfc.hdr") for volume in found)
+
+
+def test_find_volumes_bids_and_others(tmp_path):
+    bids = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz",
+            "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_desc-brain_mask.nii.gz"]  # fmt: skip
+    plain = ["ann.nii", "bob.nii.gz", "bob_seg.nii.gz", "carl/t1.nii", "dora/t1.nii", "lonely.hdr", "._ann.nii"]
+    for name in itertools.chain((f"bids/{name}" for name in bids), (f"plain/{name}" for name in plain)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [volume.subject for volume in volumes.find_volumes(tmp_path / "bids")] == ["sub-01", "sub-02"]
+    assert [volume.subject for volume in volumes.find_volumes(tmp_path / "plain")] == ["ann", "bob", "carl", "dora"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        volumes.find_volumes(tmp_path / "nowhere")
+
+
+def test_orientation_agrees_with_nibabel(head, tmp_path):
+    _save_as(head, "PIR", tmp_path / "head.nii")
+    image = nib.load(tmp_path / "head.nii")
+    assert np.array_equal(volumes._orientation(image), io_orientation(image.affine))
+    assert np.array_equal(nib.as_closest_canonical(image).get_fdata(), volumes.read_volume(tmp_path / "head.nii"))
