@@ -1,0 +1,278 @@
+"""Slices with all that is known of them: load a folder, a .zip or the simulated default, split by subject, report."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stylegan import subjects as who
+from stylegan import tables
+from stylegan.cache import cache_folder, replacing
+from stylegan.fetch import unpack_once
+from stylegan.layouts import natural
+from stylegan.packing import pack_folder, pack_simulated
+from stylegan.subjects import SPLITS, split_by_subject
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SPLITS", "SliceDataset", "load_slices", "render_report", "report_data", "split_by_subject", "write_csv"]
+
+CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented"}
+
+
+@dataclass(frozen=True)
+class SliceDataset:
+    """N slices of R x R pixels and their labels; every array has one entry per slice."""
+
+    images: np.ndarray  # uint8 [N, R, R], grey, front of the head up; memory-mapped where it comes from the cache
+    labels: np.ndarray  # int64 [N], index into classes, -1 where unknown
+    classes: tuple[str, ...]
+    subjects: np.ndarray  # str [N]; where people are hidden, the narrowest group known to belong together
+    levels: np.ndarray  # int64 [N], -1 where unknown
+    splits: np.ndarray  # str [N]: 'train' | 'val' | 'test'
+    columns: dict[str, np.ndarray]  # float [N] (NaN unknown) or str [N] ('' unknown)
+    layout: str
+    title: str
+    key: str  # same key = same pictures in the same order
+    subjects_known: bool = True
+    sides: tuple[str, str, str, str] = ("", "", "", "")  # marks at top, bottom, left, right; '' where unknown
+    warnings: tuple[str, ...] = ()
+    paths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype="<U1"))  # str [N] files; empty for simulated slices
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason: files
+    published_split_leaks: int | None = 0  # subjects in two folders of the folder's own split; None where nobody can tell
+    size: str = ""  # of the files, 'width x height'
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, where: np.ndarray | Sequence[int]) -> SliceDataset:
+        """The slices of a bool mask or of indices, in that order."""
+        rows = np.arange(len(self))[np.asarray(where)]
+        rows = rows.reshape(-1)
+        arrays = {name: getattr(self, name)[rows] for name in ("images", "labels", "subjects", "levels", "splits")}
+        key = hashlib.sha256(self.key.encode() + rows.tobytes()).hexdigest()
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(self, **arrays, columns=columns, key=key, paths=self.paths[rows] if len(self.paths) else self.paths)
+
+    def split(self, name: str) -> SliceDataset:
+        """The slices of 'train', 'val' or 'test'; 'all' is the whole set. ValueError where there is no such slice."""
+        if name == "all":
+            return self
+        where = self.splits == name
+        if not where.any():
+            counts = ", ".join(f"{split} {np.sum(self.splits == split)}" for split in SPLITS)
+            raise ValueError(
+                f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices, 'all' takes every one."
+            )
+        return self.select(where)
+
+    def tensor(self, where: object = slice(None)) -> torch.Tensor:
+        """float32 [n, 1, R, R] in [-1, 1] of the chosen slices."""
+        import torch  # loading pictures and reporting on them needs no torch, and it takes seconds to import
+
+        images = torch.from_numpy(np.array(self.images[where], ndmin=3))
+        return images[:, None].float().div_(127.5).sub_(1)
+
+    def describe(self) -> dict:
+        """What the set holds, as JSON values; ``subjects`` is None where the layout hides who is who."""
+        return {
+            "layout": self.layout,
+            "title": self.title,
+            "size": self.size,
+            **self._count(np.ones(len(self), bool)),
+            "classes": {name: self._count(self.labels == i) for i, name in enumerate(self.classes)},
+            "splits": {
+                split: self._count(self.splits == split)
+                | {
+                    "classes": {
+                        name: self._count((self.splits == split) & (self.labels == i)) for i, name in enumerate(self.classes)
+                    }
+                }
+                for split in SPLITS
+            },
+            "left_out": {reason: len(names) for reason, names in self.left_out.items()},
+            "left_out_files": {reason: list(names[:20]) for reason, names in self.left_out.items()},
+            "published_split_leaks": self.published_split_leaks,
+            "warnings": list(self.warnings),
+        }
+
+    def _count(self, where: np.ndarray) -> dict:
+        people = {who.person(str(subject)) for subject in np.unique(self.subjects[where])}
+        return {"slices": int(where.sum()), "subjects": len(people) if self.subjects_known else None}
+
+
+# ------------------------------------------------------------------------------------------------------------------ loading
+
+
+def load_slices(
+    data: str | Path | None = None,
+    resolution: int = 64,
+    *,
+    subjects_csv: str | Path | None = None,
+    levels: str | tuple[int, int] | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> SliceDataset:
+    """Slices of a folder or .zip in any layout of data/README.md, or the simulated ones without ``data``.
+
+    ``resolution``: pixels per side, 8 to 1024. ``levels``: 'A-B' or (A, B), both included. ``seed`` draws the splits.
+    ``subjects_csv``: table joined by id; without it one is looked for in the folder and beside it. The first start packs the
+    slices into the cache, later ones map it. Raises FileNotFoundError or ValueError with a sentence for the user.
+    """
+    if not 8 <= resolution <= 1024:
+        raise ValueError(f"resolution is {resolution}; take 8 to 1024 pixels.")
+    chosen = parse_levels(levels)
+    cache = cache_folder(cache_dir)
+    if data is None:
+        return _choose_levels(_simulated(resolution, seed, cache), chosen)
+    root = unpack_once(Path(data), cache) if Path(data).suffix.lower() == ".zip" else Path(data)
+    images, index = pack_folder(root, resolution, chosen, cache)
+    table, warnings = _find_table(Path(data), root, subjects_csv, index["subjects"])
+    return _label(images, index, table, warnings, seed)
+
+
+def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> SliceDataset:
+    where = np.ones(len(dataset), bool) if chosen is None else (dataset.levels >= chosen[0]) & (dataset.levels <= chosen[1])
+    if not where.any():
+        raise ValueError(
+            f"No slice has a level from {chosen[0]} to {chosen[1]}; there are {dataset.levels.min()} to {dataset.levels.max()}."
+        )
+    return dataset if where.all() else dataset.select(where)
+
+
+def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
+    """(A, B) from 'A-B', 'A' or a pair of numbers."""
+    if levels is None:
+        return None
+    parts = str(levels).split("-") if isinstance(levels, str | int) else list(levels)
+    try:
+        low, high = int(parts[0]), int(parts[-1])
+    except (ValueError, IndexError):
+        low, high = 0, -1
+    if len(parts) > 2 or not 0 <= low <= high:
+        raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
+    return low, high
+
+
+def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:
+    images, index = pack_simulated(resolution, cache)
+    labels = np.array(index["labels"], dtype=np.int64)
+    splits, warnings = split_by_subject(index["subjects"], labels, seed, index["classes"])
+    columns = {name: np.array(values, dtype=float) for name, values in index["columns"].items()}
+    return SliceDataset(
+        images=images, labels=labels, classes=tuple(index["classes"]), subjects=np.array(index["subjects"]), splits=splits,
+        levels=np.array(index["levels"], dtype=np.int64), columns=columns, layout="simulated", title=index["title"],
+        key=index["key"], sides=tuple(index["sides"]), warnings=tuple(warnings), size=f"{resolution} x {resolution}",
+    )  # fmt: skip
+
+
+def _find_table(
+    data: Path, root: Path, subjects_csv: str | Path | None, ids: list[str]
+) -> tuple[tables.Table | None, list[str]]:
+    """The given table, else one in the folder or beside it (beside the .zip for an archive), and why a found one is not used.
+
+    Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
+    """
+    path = subjects_csv or tables.find_table(root) or tables.find_table(data.resolve().parent)
+    if not path:
+        return None, []
+    try:
+        table = tables.read_table(path)
+        if max(table.find(ids).values()) < 0:
+            raise ValueError(f"None of the ids in {path} is one of this set, such as {ids[0]!r}.")
+    except ValueError as error:
+        if subjects_csv:
+            raise
+        return None, [f"A table was found but is not used. {error}"]
+    return table, list(table.warnings)
+
+
+def _label(images: np.ndarray, index: dict, table: tables.Table | None, said: list[str], seed: int) -> SliceDataset:
+    """Join the table, decide classes and splits."""
+    groups, folders, warnings = index["subjects"], index["folders"], [*index["warnings"], *said]
+    people, hidden, columns = groups, index["hidden"], {}
+    if table is not None:
+        columns, said = tables.join(groups, table)
+        warnings += said
+        if hidden and table.people:
+            people, complete, said = tables.restore_people(groups, table)
+            warnings += said
+            hidden = "" if complete else hidden
+    labels, classes = _classes(index["labels"], columns)
+    leaks = who.count_leaks(people, folders)
+    publishable = not hidden and not leaks and all(folders) and "train" in folders and len(set(folders)) > 1
+    splits, said = (
+        who.complete_split(people, labels, folders, seed, classes)
+        if publishable
+        else split_by_subject(people, labels, seed, classes)
+    )
+    warnings += [*said, *([hidden] if hidden else [])]
+    if leaks:
+        warnings.append(f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject.")
+    return SliceDataset(
+        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=columns,
+        levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
+        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(warnings), paths=np.array(index["files"]),
+        left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
+        published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
+    )  # fmt: skip
+
+
+def _classes(names: list[str], columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names from the folders, or from the table's CDR (0, 0.5, 1, 2) where folders tell no class."""
+    cdr = next((values for name, values in columns.items() if name.upper() == "CDR" and values.dtype.kind == "f"), None)
+    if not any(names) and cdr is not None:
+        names = [CDR_CLASSES.get(float(value), "") for value in cdr]
+    order = {name: i for i, name in enumerate(("NC", *who.FOUR_CLASSES, "AD"))}  # from healthy to ill
+    classes = tuple(sorted(set(names) - {""}, key=lambda name: (order.get(name, len(order)), natural(name))))
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    return np.array([number[name] for name in names], dtype=np.int64), classes
+
+
+# --------------------------------------------------------------------------------------------------------------- the report
+
+
+def report_data(data: SliceDataset | str | Path | None = None, resolution: int = 64, **options: object) -> dict:
+    """What was recognised in a folder or archive, or in a loaded set, as JSON values. Options as in ``load_slices``."""
+    return (data if isinstance(data, SliceDataset) else load_slices(data, resolution, **options)).describe()
+
+
+def write_csv(dataset: SliceDataset, out: str | Path) -> None:
+    """One line per slice: path, class, subject, level, split; what is not known stays empty."""
+    labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels]
+    levels = [level if level >= 0 else "" for level in dataset.levels.tolist()]
+    paths = dataset.paths if len(dataset.paths) else [""] * len(dataset)
+    with (
+        replacing(Path(out)) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(("path", "class", "subject", "level", "split"))
+        writer.writerows(zip(paths, labels, dataset.subjects, levels, dataset.splits, strict=True))
+
+
+def render_report(report: dict) -> str:
+    """The report of ``report_data`` as plain text for a terminal."""
+
+    def count(entry: dict) -> str:
+        people = "?" if entry["subjects"] is None else entry["subjects"]
+        return f"{entry['slices']} ({people})"
+
+    rows = [["", "all", *SPLITS], ["slices (subjects)", count(report), *(count(report["splits"][split]) for split in SPLITS)]]
+    for name, entry in report["classes"].items():
+        rows.append([f"  {name}", count(entry), *(count(report["splits"][split]["classes"][name]) for split in SPLITS)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [f"{report['title']}: layout {report['layout']}, files of {report['size']} pixels", ""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for reason, number in report["left_out"].items():
+        names = ", ".join(report["left_out_files"][reason][:3])
+        lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
+    text = "\n".join([*lines, *(f"warning: {warning}" for warning in report["warnings"])])
+    return text.encode("utf-8", "replace").decode()  # file names need not be valid text

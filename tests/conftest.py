@@ -1,0 +1,41 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the fixtures' builders are plain modules beside the tests
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """A tiny simulated SliceDataset: 12 subjects x 4 levels of 32 px, both groups in each split."""
+    return _tiny(32)
+
+
+@pytest.fixture(scope="session")
+def slices():
+    """The same people at 16 px, the size of the preset `smoke`."""
+    return _tiny(16)
+
+
+def _tiny(resolution):
+    from stylegan import atlas
+    from stylegan.dataset import SliceDataset, split_by_subject
+
+    found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
+    splits, _ = split_by_subject(found.subjects, found.labels)
+    return SliceDataset(
+        images=found.images, labels=found.labels, classes=found.classes, subjects=found.subjects, levels=np.asarray(found.levels),
+        splits=splits, columns=found.columns, layout="simulated", title=found.title, key="simulated-for-tests", sides=found.sides,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the caches of the checkout."""
+    monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path_factory.getbasetemp() / "data"))

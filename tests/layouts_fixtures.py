@@ -1,0 +1,197 @@
+"""Small folders of made-up slices in every layout that users have, with what is true of each file, and the bad files of the wild."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+LEVELS = range(32)
+FOUR_CLASS_PREFIX = {
+    "NonDemented": "nonDem",
+    "VeryMildDemented": "verymildDem",
+    "MildDemented": "mildDem",
+    "ModerateDemented": "moderateDem",
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the loader must find out about one file."""
+
+    subject: str
+    level: int
+    label: str = ""
+    folder: str = ""
+
+
+def head(who: str, level: int, width: int = 40, height: int = 40, turned: int = 0) -> np.ndarray:
+    """A head-like oval uint8 [H, W], narrow at the front, with two dark ventricles; no two (who, level) are equal."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{who}/{level}".encode()).digest()[:8], "big"))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    widest = 0.62 + 0.14 * y  # the front (y = -1) is narrower than the back
+    picture = np.where((x / widest) ** 2 + (y / 0.9) ** 2 < 1, 150.0 + 8 * rng.standard_normal((height, width)), 0.0)
+    for side in (-1, 1):
+        picture[((x - side * 0.14) / 0.08) ** 2 + ((y + 0.1) / 0.3) ** 2 < 1] *= 0.3
+    return np.rot90(picture.clip(0, 255).astype(np.uint8), turned)
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, quality=95)
+
+
+def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict[str, Truth]:
+    """<root>/<class>/<subject>_slice_<K>.png with so many subjects per class, and subjects.csv beside the root."""
+    truth, lines = {}, ["subject,CDR,age,nWBV"]
+    for i, (label, count) in enumerate(subjects.items()):
+        for s in range(count):
+            who = f"OAS1_{100 * i + s + 1:04d}_MR1"
+            lines.append(f"{who},{i / 2},{60 + s},0.{700 + s}")
+            for level in range(levels):
+                truth[f"{label}/{who}_slice_{level:02d}.png"] = Truth(who, level, label)
+    for name, item in truth.items():
+        save(root / name, head(item.subject, item.level))
+    (root.parent / "subjects.csv").write_text("\n".join(lines))
+    return truth
+
+
+def uq_oasis(root: Path, cases: dict[str, int] | None = None, levels: int = 3) -> dict[str, Truth]:
+    """The course's OASIS folder; cases per published split, each with label maps beside it."""
+    truth, number = {}, 0
+    for split, count in (cases or {"train": 8, "validate": 2, "test": 2}).items():
+        for _ in range(count):
+            number += 1
+            for level in range(levels):
+                who = f"OAS1_{number:04d}_MR1"
+                name = f"keras_png_slices_{split}/case_{number:03d}_slice_{level}.nii.png"
+                truth[name] = Truth(who, level, folder={"validate": "val"}.get(split, split))
+                save(root / name, head(who, level))
+                save(root / f"keras_png_slices_seg_{split}/seg_{number:03d}_slice_{level}.nii.png", label_map(number, level))
+    return truth
+
+
+def uq_adni(root: Path, images: int = 16, slices: int = 3) -> tuple[dict[str, Truth], Path]:
+    """The course's ADNI folder with made-up heads, and the table of image ids that tells the people: two images each."""
+    truth, lines = {}, ["Image Data ID,Subject,Age"]
+    for i in range(images):
+        image, person, folder = f"{218391 + 13 * i}", f"{i // 2:03d}_S_{1000 + i // 2}", "test" if i % 8 == 7 else "train"
+        lines.append(f"I{image},{person},{70 + i // 2}")
+        for k in range(slices):
+            label = ("AD", "NC")[(i // 2) % 2]
+            name = f"{folder}/{label}/{image}_{78 + k}.jpeg"
+            truth[name] = Truth(person, 78 + k, label, folder)
+            save(root / name, head(image, k, width=44, height=40))
+    table = root.parent / "people.csv"
+    table.write_text("\n".join(lines))
+    return truth, table
+
+
+def four_class_names(counts: dict[str, int], cut: dict[str, int], first_level: int = 26) -> dict[str, Truth]:
+    """Names of the four-class upload, written as its author must have: each class was one list of pictures, "L (s).jpg" per level L
+    and subject s, sorted as text within a level. The last fifth went to test under these names; the rest was numbered from 0.
+
+    ``cut``: how many subjects of each class have their ``first_level`` slice in test.
+    """
+    truth = {}
+    for label, count in counts.items():
+        listed = sorted(f"26 ({s}).jpg" if s > 1 else "26.jpg" for s in range(1, count + 1))
+        order = [int(name[4:-5]) if "(" in name else 1 for name in listed]
+        tested = set(np.random.default_rng(count).permutation(count)[: cut[label]] + 1)
+        number = 0
+        for level in range(1, 33):
+            for s in order:
+                who = f"{label}-{s:03d}"
+                if level > first_level or (level == first_level and s in tested):
+                    name = f"test/{label}/{level}.jpg" if s == 1 else f"test/{label}/{level} ({s}).jpg"
+                    truth[name] = Truth(who, level - 1, label, "test")
+                else:
+                    truth[f"train/{label}/{FOUR_CLASS_PREFIX[label]}{number}.jpg"] = Truth(who, level - 1, label, "train")
+                    number += 1
+    return truth
+
+
+def four_class(root: Path) -> dict[str, Truth]:
+    """A small four-class upload: 11 + 4 + 3 + 2 subjects."""
+    counts = {"NonDemented": 11, "VeryMildDemented": 4, "MildDemented": 3, "ModerateDemented": 2}
+    truth = four_class_names(counts, {"NonDemented": 4, "VeryMildDemented": 2, "MildDemented": 1, "ModerateDemented": 0})
+    for name, item in truth.items():
+        save(root / name, head(item.subject, item.level, width=36, height=42, turned=2))
+    return truth
+
+
+def plain_images(root: Path, count: int = 9) -> dict[str, Truth]:
+    """A folder of pictures that tells nothing."""
+    truth = {f"scan {i}.png": Truth(f"scan {i}.png", -1) for i in range(count)}
+    for i, name in enumerate(truth):
+        save(root / name, head("unknown", i))
+    return truth
+
+
+def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
+    """A head [X, Y, Z] towards right, front, top."""
+    across, along, up = shape
+    planes = [head(who, level, across, along)[::-1].T * float(level > 3) for level in range(up)]
+    return np.stack(planes, axis=2).astype(np.int16)
+
+
+def oasis_volumes(root: Path, subjects: int = 4) -> list[str]:
+    """Raw OASIS-1 folders with 4-D big-endian Analyze volumes of int16, their table and the pictures that come with them."""
+    lines = ["ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay"]
+    for i in range(subjects):
+        who = f"OAS1_{i + 1:04d}_MR1"
+        folder = root / who / "PROCESSED/MPRAGE/T88_111"
+        folder.mkdir(parents=True)
+        header = nib.AnalyzeHeader(endianness=">")
+        header.set_data_dtype(np.int16)
+        image = nib.AnalyzeImage(volume(who)[::-1, :, :, None], np.diag([-1.0, 1, 1, 1]), header)
+        image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_masked_gfc.hdr")
+        image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_gfc.hdr")
+        save(folder / f"{who}_mpr_n4_anon_111_t88_gfc_tra_90.gif", head(who, 90))
+        lines.append(f"{who},F,R,{30 + i},,,,{['', '0', '0.5', '1'][i % 4]},1344,0.743,1.306,N/A")
+    (root / "oasis_cross-sectional.csv").write_text("\n".join(lines))
+    return lines
+
+
+def nifti(root: Path, subjects: int = 4) -> None:
+    """A BIDS folder."""
+    for i in range(subjects):
+        path = root / f"sub-{i + 1:02d}/anat/sub-{i + 1:02d}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        image = nib.Nifti1Image(volume(f"sub-{i}"), np.eye(4))
+        image.set_sform(np.eye(4), code=1)
+        image.to_filename(path)
+
+
+def label_map(number: int, level: int) -> np.ndarray:
+    """Background, fluid, grey and white matter as 0, 85, 170, 255."""
+    picture = head(str(number), level)
+    return np.select([picture == 0, picture < 100, picture < 150], [0, 85, 170], 255).astype(np.uint8)
+
+
+def add_bad_files(folder: Path, stem: str = "OAS1_0999_MR1_slice_") -> dict[str, int]:
+    """Mix the bad files seen in the wild into a folder, under names that fit it; how many must be left out for which reason."""
+    good = folder / f"{stem}90.png"
+    save(good, head("bad", 0, 64, 64))
+    data = good.read_bytes()
+    good.unlink()
+    (folder / f"{stem}50.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    (folder / f"{stem}51.png").write_bytes(data[: len(data) // 2])
+    (folder / f"{stem}52.png").write_bytes(b"")
+    (folder / f"{stem}53.png").write_text("<html>404 not found</html>")
+    save(folder / f"{stem}54.png", label_map(1, 1))
+    save(folder / f"{stem}55.png", np.zeros((40, 40), np.uint8))
+    save(folder / f"{stem}56.png", np.array([[200]], np.uint8))
+    jpeg = folder / f"{stem}57.jpg"
+    save(jpeg, head("bad", 1, 64, 64))
+    jpeg.write_bytes(jpeg.read_bytes()[:600])
+    (folder / "notes.txt").write_text("scanned on Monday")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    return {
+        "Git LFS pointer": 1, "unreadable": 2, "empty file": 1, "not an image": 2, "label map": 1, "blank picture": 2,
+        "hidden or system file": 1,
+    }  # fmt: skip

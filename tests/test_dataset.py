@@ -1,0 +1,238 @@
+"""Loading every layout: labels, splits by subject, what is left out, the report; and the data set itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import layouts_fixtures as fixtures
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stylegan import subjects as who
+from stylegan.dataset import SPLITS, load_slices, parse_levels, render_report, report_data, split_by_subject, write_csv
+from stylegan.subjects import count_leaks, person
+
+CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
+LAYOUTS = ("uq-oasis", "uq-adni", "four-class", "class-folders", "images", "oasis1-volumes", "nifti")
+
+
+def build(layout: str, root: Path) -> Path:
+    """A folder in that layout."""
+    builders = {
+        "uq-oasis": fixtures.uq_oasis, "uq-adni": fixtures.uq_adni, "four-class": fixtures.four_class,
+        "class-folders": lambda root: fixtures.class_folders(root, CLASSES), "images": fixtures.plain_images,
+        "oasis1-volumes": fixtures.oasis_volumes, "nifti": fixtures.nifti,
+    }  # fmt: skip
+    builders[layout](root / "data")
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {layout: build(layout, tmp_path_factory.mktemp(layout)) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def class_folders(folders):
+    return folders["class-folders"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- every layout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_loads_without_a_subject_in_two_splits(folders, layout):
+    data = load_slices(folders[layout], 16)
+    assert data.layout == layout and data.images.shape == (len(data), 16, 16) and data.images.dtype == np.uint8
+    assert len(data) == len(data.labels) == len(data.subjects) == len(data.levels) == len(data.splits) == len(data.paths)
+    assert set(data.splits) <= set(SPLITS) and (data.splits == "train").any()
+    assert count_leaks(data.subjects, data.splits) == 0
+    assert all((folders[layout] / path).is_file() for path in data.paths)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_report_of_every_layout(folders, layout):
+    report = json.loads(json.dumps(report_data(folders[layout], 16)))
+    assert {"layout", "slices", "subjects", "classes", "splits", "left_out", "published_split_leaks"} <= report.keys()
+    assert report["layout"] == layout
+    assert sum(report["splits"][split]["slices"] for split in SPLITS) == report["slices"]
+    if layout in ("uq-adni", "images"):
+        assert report["subjects"] is None and any("held-out scores may be too good" in text for text in report["warnings"])
+    else:
+        assert sum(report["splits"][split]["subjects"] for split in SPLITS) == report["subjects"]
+    assert report["title"] in render_report(report)
+
+
+def test_uq_oasis_keeps_its_published_split_and_joins_by_number(folders, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("ID;CDR;Age\nOAS1_0001_MR1;0,5;70\nOAS1_0002;0;71\nOAS1_0012_MR1;1;72\n")
+    data = load_slices(folders["uq-oasis"], 16, subjects_csv=table)
+    truth = {path: "val" if "validate" in path else "test" if "_test/" in path else "train" for path in data.paths}
+    assert list(data.splits) == [truth[path] for path in data.paths] and data.published_split_leaks == 0
+    assert data.classes == ("NonDemented", "VeryMildDemented", "MildDemented")  # from CDR
+    labels = {str(s): data.classes[c] if c >= 0 else "" for s, c in zip(data.subjects, data.labels, strict=True)}
+    assert [labels[f"OAS1_{n:04d}_MR1"] for n in (1, 2, 3, 12)] == ["VeryMildDemented", "NonDemented", "", "MildDemented"]
+    assert np.nanmax(data.columns["Age"]) == 72 and any("no row for 9 of 12" in text for text in data.warnings)
+
+
+def test_uq_adni_people_are_restored_by_a_table(tmp_path):
+    truth, table = fixtures.uq_adni(tmp_path / "AD_NC")
+    hidden = load_slices(tmp_path / "AD_NC", 16)
+    assert not hidden.subjects_known and hidden.published_split_leaks is None
+    known = load_slices(tmp_path / "AD_NC", 16, subjects_csv=table)
+    assert known.subjects_known and not any("hides who is who" in text for text in known.warnings)
+    assert {path: subject for path, subject in zip(known.paths, known.subjects, strict=True)} == {
+        path: item.subject for path, item in truth.items()
+    }
+    assert known.published_split_leaks == 2  # images 7 and 15 are in test, their people's other images in train
+    assert count_leaks(known.subjects, known.splits) == 0 and set(known.classes) == {"AD", "NC"}
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    assert not load_slices(tmp_path / "AD_NC", 16, subjects_csv=table).subjects_known  # one image without a person
+
+
+def test_four_class_split_leaks_and_is_replaced(folders):
+    data = load_slices(folders["four-class"], 16)
+    assert len(data) == 20 * 32 and data.published_split_leaks == 20
+    assert any("shows 20 subjects on both sides" in text for text in data.warnings)
+    assert any("ModerateDemented has only 2 subjects" in text for text in data.warnings)
+    assert set(data.splits[data.labels == data.classes.index("ModerateDemented")]) == {"train"}
+    assert sorted(set(data.levels)) == list(range(32))
+
+
+def test_volumes_carry_table_classes_and_sides(folders):
+    oasis = load_slices(folders["oasis1-volumes"], 16)
+    assert (
+        oasis.classes == ("NonDemented", "VeryMildDemented", "MildDemented") and (oasis.labels == -1).sum() == 32
+    )  # the young
+    assert oasis.sides == ("A", "P", "", "")  # Analyze does not tell left from right
+    chosen = load_slices(folders["nifti"], 16, levels="10-14")
+    assert len(chosen) == 4 * 5 and chosen.sides == ("A", "P", "L", "R")
+    assert sorted(set(chosen.levels)) == [10, 11, 12, 13, 14]
+
+
+def test_bad_files_are_counted_by_reason_and_nothing_else_is_lost(tmp_path):
+    truth = fixtures.class_folders(tmp_path / "slices", CLASSES)
+    expected = fixtures.add_bad_files(tmp_path / "slices/MildDemented")
+    first = tmp_path / "slices" / next(iter(truth))
+    shutil.copy(first, first.with_name("OAS1_0999_MR1_slice_01.png"))
+    Image.open(first).convert("RGB").save(first.with_name("OAS1_0998_MR1_slice_01.bmp"))
+    report = report_data(tmp_path / "slices", 16)
+    assert report["left_out"] == expected | {"duplicate": 2} and report["slices"] == len(truth)
+    assert "left out: 2 x duplicate (" in render_report(report)
+
+
+@pytest.mark.parametrize("only", ["label maps", "pointers"])
+def test_nothing_but_bad_files_is_one_sentence(tmp_path, only):
+    for i in range(3):
+        if only == "label maps":
+            fixtures.save(tmp_path / f"A/x{i}_slice_1.png", fixtures.label_map(i, 0))
+        else:
+            (tmp_path / f"x{i}_slice_1.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"No slice was found in .* \(3 (label map|Git LFS pointer)\)"):
+        load_slices(tmp_path, 16)
+
+
+def test_a_zip_is_the_same_as_its_folder(class_folders, tmp_path):
+    archive = tmp_path / "slices.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in class_folders.rglob("*.png"):
+            opened.write(path, f"slices/{path.relative_to(class_folders)}")
+    shutil.copy(class_folders.parent / "subjects.csv", tmp_path)
+    packed, folder = load_slices(archive, 16), load_slices(class_folders, 16)
+    assert packed.key == folder.key and np.array_equal(packed.columns["age"], folder.columns["age"])
+    assert list(packed.subjects) == list(folder.subjects) and load_slices(archive, 16).key == packed.key
+
+
+# ---------------------------------------------------------------------------------------------------------------------- splits
+
+
+def test_split_is_stratified_by_subject(class_folders):
+    data = load_slices(class_folders, 16)
+    counts = {split: np.unique(data.subjects[(data.splits == split) & (data.labels == 0)]).size for split in SPLITS}
+    assert counts == {"train": 14, "val": 3, "test": 3}  # of 20
+    for label in range(3):  # classes with 3 subjects or more are in every split
+        assert set(data.splits[data.labels == label]) == set(SPLITS)
+    moderate = data.splits[data.labels == data.classes.index("ModerateDemented")]
+    assert set(moderate) == {"train"} and any("only 2 subjects" in text for text in data.warnings)
+
+
+def test_split_depends_on_ids_and_seed_not_on_order():
+    subjects = np.repeat([f"s{i}" for i in range(30)], 3)
+    labels = np.repeat(np.arange(30) % 2, 3)
+    splits, _ = split_by_subject(subjects, labels, seed=1)
+    order = np.random.default_rng(0).permutation(90)
+    shuffled, _ = split_by_subject(subjects[order], labels[order], seed=1)
+    assert np.array_equal(shuffled, splits[order])
+    assert not np.array_equal(split_by_subject(subjects, labels, seed=2)[0], splits)
+    more, _ = split_by_subject([*subjects, "s99"], [*labels, 1], seed=1)
+    moved = sum(len(set(a)) for a in zip(splits, more[:-1], strict=True)) - 90
+    assert moved <= 6  # a new subject does not turn the split upside down
+
+
+def test_two_scans_of_one_person_stay_together():
+    subjects = [f"OAS1_{i:04d}_MR{scan}" for i in range(20) for scan in (1, 2)]
+    splits, _ = split_by_subject(subjects, [0] * 40)
+    assert count_leaks(subjects, splits) == 0 and person(subjects[1]) == "OAS1_0000"
+    assert all(splits[i] == splits[i + 1] for i in range(0, 40, 2))
+
+
+def test_published_train_and_test_get_a_val_out_of_train():
+    subjects = np.array([f"s{i}" for i in range(40)])
+    folders = np.array(["test" if i % 4 == 0 else "train" for i in range(40)])
+    splits, _ = who.complete_split(subjects, np.arange(40) % 2, folders, seed=0)
+    assert np.array_equal(splits == "test", folders == "test")
+    assert 4 <= (splits == "val").sum() <= 8
+
+
+def test_asking_for_an_empty_split_names_the_others(class_folders):
+    data = load_slices(class_folders, 16)
+    assert len(data.split("all")) == len(data) and set(data.split("val").splits) == {"val"}
+    with pytest.raises(ValueError, match=r"no slice in split 'valid'.*train \d+, val \d+, test \d+"):
+        data.split("valid")
+
+
+# ----------------------------------------------------------------------------------------------------------- the data set itself
+
+
+def test_tensor_select_and_csv(class_folders, tmp_path):
+    data = load_slices(class_folders, 16)
+    batch = data.tensor([3, 1])
+    assert batch.shape == (2, 1, 16, 16) and batch.dtype == torch.float32
+    np.testing.assert_allclose(batch[0, 0].numpy(), np.asarray(data.images[3]) / 127.5 - 1, atol=1e-6)
+    assert data.tensor(5).shape == (1, 1, 16, 16) and data.tensor(data.labels == 1).shape[0] == (data.labels == 1).sum()
+    write_csv(data, tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "class", "subject", "level", "split"] and len(rows) == len(data)
+    for row in rows:
+        label, name = row["path"].split("/")
+        assert row["class"] == label and name == f"{row['subject']}_slice_{int(row['level']):02d}.png"
+
+
+def test_levels_and_resolution_are_checked(class_folders):
+    assert parse_levels("3-7") == parse_levels((3, 7)) == (3, 7) and parse_levels("5") == (5, 5)
+    for wrong in ("7-3", "a-b", "1-2-3", "-4"):
+        with pytest.raises(ValueError, match="write A-B"):
+            load_slices(class_folders, 16, levels=wrong)
+    with pytest.raises(ValueError, match="take 8 to 1024"):
+        load_slices(class_folders, 4)
+
+
+def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setattr("stylegan.packing.SIMULATED_SUBJECTS", 6)
+    monkeypatch.setattr("stylegan.packing.SIMULATED_LEVELS", 3)
+    first = load_slices(None, 16, cache_dir=tmp_path)
+    assert first.layout == "simulated" and "simulated" in first.title and len(first) == 18 and first.subjects_known
+    assert first.classes == ("control", "atrophy") and np.isfinite(first.columns["ventricle"]).all()
+    assert all(set(first.splits[first.labels == label]) == set(SPLITS) for label in (0, 1))
+    monkeypatch.setattr("stylegan.atlas.simulate", lambda *_: pytest.fail("simulated twice"))
+    assert load_slices(None, 16, cache_dir=tmp_path, seed=1).key == first.key
+    assert len(load_slices(None, 16, cache_dir=tmp_path, levels="1-2")) == 12
+    with pytest.raises(ValueError, match="No slice has a level from 3 to 9; there are 0 to 2"):
+        load_slices(None, 16, cache_dir=tmp_path, levels="3-9")

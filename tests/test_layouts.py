@@ -1,0 +1,181 @@
+"""Every layout is recognised by its names alone, and nothing that is fine is lost."""
+
+from __future__ import annotations
+
+import layouts_fixtures as fixtures
+import pytest
+
+from stylegan.layouts import list_files, recognise
+from stylegan.naming import FOUR_CLASS
+from stylegan.subjects import FOUR_CLASSES, recover_four_class
+
+CLASSES = {"NonDemented": 4, "MildDemented": 3}
+
+
+def check(catalogue, truth):
+    """The catalogue says of each file what is true of it."""
+    found = {item.file: fixtures.Truth(item.subject, item.level, item.label, item.folder) for item in catalogue.slices}
+    assert found == truth
+
+
+@pytest.mark.parametrize("prefix", ["", "keras_png_slices_data", "keras_png_slices_data/keras_png_slices_data"])
+def test_uq_oasis_also_nested(tmp_path, prefix):
+    truth = fixtures.uq_oasis(tmp_path / prefix)
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "uq-oasis" and not catalogue.hidden
+    check(catalogue, {f"{prefix}/{name}".lstrip("/"): item for name, item in truth.items()})
+    assert len(catalogue.left_out["label map"]) == len(truth)  # one seg_* beside each case_*, none of them used
+
+
+def test_uq_oasis_one_folder_of_it(tmp_path):
+    fixtures.uq_oasis(tmp_path)
+    catalogue = recognise(tmp_path / "keras_png_slices_test")
+    assert catalogue.layout == "uq-oasis" and len(catalogue.slices) == 6
+    with pytest.raises(ValueError, match=r"No slice was found.*6 label map"):
+        recognise(tmp_path / "keras_png_slices_seg_test")
+
+
+def test_uq_adni_hides_who_is_who(tmp_path):
+    truth, _ = fixtures.uq_adni(tmp_path / "AD_NC")
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "uq-adni" and "hides who is who" in catalogue.hidden
+    assert {item.file.removeprefix("AD_NC/"): (item.level, item.label, item.folder) for item in catalogue.slices} == {
+        name: (item.level, item.label, item.folder) for name, item in truth.items()
+    }
+    assert len({item.subject for item in catalogue.slices}) == 16  # image ids
+
+
+def test_four_class_subjects_are_recovered(tmp_path):
+    truth = fixtures.four_class(tmp_path)
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "four-class" and not catalogue.hidden
+    check(catalogue, truth)
+
+
+def test_four_class_rule_on_the_whole_upload():
+    """The published upload's numbers: 5,121 train and 1,279 test files of 100 + 70 + 28 + 2 subjects."""
+    cut = {"NonDemented": 40, "VeryMildDemented": 28, "MildDemented": 11, "ModerateDemented": 0}
+    truth = fixtures.four_class_names(FOUR_CLASSES, cut)
+    assert sum(item.folder == "train" for item in truth.values()) == 5121
+    assert sum(item.folder == "test" for item in truth.values()) == 1279
+    for label in FOUR_CLASSES:
+        names = {name: FOUR_CLASS.search(name) for name, item in truth.items() if item.label == label}
+        trained = {int(m["number"]): truth[name] for name, m in names.items() if m["number"]}
+        tested = {(int(m["level"]), int(m["subject"] or 1)) for m in names.values() if m["level"]}
+        found = recover_four_class(label, set(trained), tested)
+        assert {k: (level - 1, f"{label}-{s:03d}") for k, (level, s) in found.items()} == {
+            k: (item.level, item.subject) for k, item in trained.items()
+        }
+
+
+def test_four_class_with_missing_files_places_what_it_can():
+    cut = {"NonDemented": 40, "VeryMildDemented": 28, "MildDemented": 11, "ModerateDemented": 0}
+    truth = {name: item for name, item in fixtures.four_class_names(FOUR_CLASSES, cut).items() if item.label == "MildDemented"}
+    trained = {int(m["number"]): truth[n] for n in truth if (m := FOUR_CLASS.search(n))["number"]}
+    del trained[716], trained[3]
+    tested = {(int(m["level"]), int(m["subject"] or 1)) for n in truth if (m := FOUR_CLASS.search(n))["level"]}
+    found = recover_four_class("MildDemented", set(trained), tested)
+    full = {k: item for k, item in trained.items() if k < 25 * 28}
+    assert {k: (level - 1, f"MildDemented-{s:03d}") for k, (level, s) in found.items()} == {
+        k: (item.level, item.subject) for k, item in full.items()
+    }  # the cut level is not guessed
+    assert recover_four_class("MildDemented", set(), set()) == {}
+
+
+@pytest.mark.parametrize("mark", ["", "train/", "Training/"])
+def test_class_folders(tmp_path, mark):
+    truth = fixtures.class_folders(tmp_path / "slices" / mark, CLASSES)
+    catalogue = recognise(tmp_path / "slices")
+    assert catalogue.layout == "class-folders" and catalogue.title == 'class folders "slices"'
+    folder = "train" if mark else ""
+    check(catalogue, {mark + name: fixtures.Truth(t.subject, t.level, t.label, folder) for name, t in truth.items()})
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    truth = fixtures.class_folders(tmp_path / "slices", {"test": 2, "control": 2})
+    check(recognise(tmp_path / "slices"), truth)
+
+
+def test_backslashes_spaces_quotes_and_unicode_in_names(tmp_path):
+    names = ["AD/a b_slice_1.png", "AD/q\"uo'te_slice_2.png", "NC/größe_слой_slice_3.png", "NC\\win_slice_4.png"]
+    for i, name in enumerate(names):
+        fixtures.save(tmp_path / name, fixtures.head("x", i))
+    catalogue = recognise(tmp_path)
+    assert [(item.subject, item.level, item.label) for item in sorted(catalogue.slices, key=lambda item: item.level)] == [
+        ("a b", 1, "AD"), ("q\"uo'te", 2, "AD"), ("größe_слой", 3, "NC"), ("win", 4, "NC"),
+    ]  # fmt: skip
+
+
+def test_plain_images_tell_nothing(tmp_path):
+    truth = fixtures.plain_images(tmp_path)
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "images" and "do not tell" in catalogue.hidden
+    check(catalogue, truth)
+
+
+def test_images_with_ids_in_their_names(tmp_path):
+    for name in ("a/sub-01_T1_12.png", "a/sub-02_T1_12.png", "b/OAS1_0003_MR1-7.png"):
+        fixtures.save(tmp_path / name, fixtures.head(name, 0))
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "images" and not catalogue.hidden
+    assert [(item.subject, item.level, item.label) for item in catalogue.slices] == [
+        ("sub-01", 12, "a"), ("sub-02", 12, "a"), ("OAS1_0003_MR1", 7, "b"),
+    ]  # fmt: skip
+
+
+def test_a_folder_per_person_keeps_people_together(tmp_path):
+    for person in range(12):
+        for k in range(2):
+            fixtures.save(tmp_path / f"patient {person}/{k}.png", fixtures.head(f"p{person}", k))
+    catalogue = recognise(tmp_path)
+    assert {item.subject for item in catalogue.slices} == {f"patient {person}" for person in range(12)}
+    assert "by folder" in catalogue.hidden and {item.label for item in catalogue.slices} == {""}
+
+
+def test_oasis_volumes(tmp_path):
+    fixtures.oasis_volumes(tmp_path)
+    catalogue = recognise(tmp_path)
+    assert catalogue.layout == "oasis1-volumes" and len(catalogue.slices) == 4 * 32
+    assert {item.subject for item in catalogue.slices} == {f"OAS1_{i:04d}_MR1" for i in range(1, 5)}
+    assert all("masked" in item.file for item in catalogue.slices)
+    assert {reason: len(names) for reason, names in catalogue.left_out.items()} == {
+        "another volume of the same subject": 4, "not a volume": 4,
+    }  # fmt: skip
+
+
+def test_nifti_and_levels(tmp_path):
+    fixtures.nifti(tmp_path)
+    catalogue = recognise(tmp_path, levels=(10, 14))
+    assert catalogue.layout == "nifti" and {item.level for item in catalogue.slices} == {10, 11, 12, 13, 14}
+    assert {item.subject for item in catalogue.slices} == {"sub-01", "sub-02", "sub-03", "sub-04"}
+
+
+def test_levels_choose_and_say_so(tmp_path):
+    fixtures.class_folders(tmp_path / "slices", CLASSES, levels=5)
+    catalogue = recognise(tmp_path / "slices", levels=(1, 2))
+    assert {item.level for item in catalogue.slices} == {1, 2}
+    assert len(catalogue.left_out["outside levels 1-2"]) == 3 * 7
+
+
+def test_names_that_do_not_fit_are_counted(tmp_path):
+    fixtures.class_folders(tmp_path / "slices", CLASSES)
+    fixtures.save(tmp_path / "slices/logo.png", fixtures.head("logo", 0))
+    assert recognise(tmp_path / "slices").left_out == {"name does not fit the layout": ("logo.png",)}
+
+
+def test_no_folder_empty_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        recognise(tmp_path / "missing")
+    with pytest.raises(ValueError, match="the folder is empty"):
+        recognise(tmp_path)
+
+
+def test_a_loop_of_links_ends_and_linked_folders_are_followed(tmp_path):
+    fixtures.class_folders(tmp_path / "elsewhere", CLASSES)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/slices").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere/self")
+    files, failed = list_files(tmp_path / "data")
+    assert len(files) == 21 and failed == ["slices/self"]
+    assert len(recognise(tmp_path / "data").slices) == 21

@@ -1,0 +1,166 @@
+"""Framing, orientation and the cache: what comes out of the packing, and what the second start costs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import layouts_fixtures as fixtures
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylegan.dataset import load_slices
+
+OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"
+needs_oasis = pytest.mark.skipif(
+    not OASIS.is_dir(), reason="the OASIS-1 slices are not on this machine (../shared/oasis1/slices)"
+)
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("classes") / "slices"
+    fixtures.class_folders(root, {"NonDemented": 5, "MildDemented": 3})
+    return root
+
+
+def test_the_square_has_no_margin_and_nothing_is_stretched(tmp_path):
+    for i in range(8):
+        picture = np.zeros((60, 90), np.uint8)
+        picture[10:50, 30:60] = fixtures.head("box", i, 30, 40).clip(40)  # 30 wide, 40 high: the square is 40
+        fixtures.save(tmp_path / f"a_slice_{i}.png", picture)
+    data = load_slices(tmp_path, 40)
+    assert (np.asarray(data.images).max(axis=(0, 2)) > 30).all()  # every row holds foreground
+    columns = np.flatnonzero(np.asarray(data.images).max(axis=(0, 1)) > 30)
+    assert (columns[0], columns[-1]) == (5, 34)
+
+
+def test_a_stray_picture_and_hot_pixels_do_not_enlarge_the_box(tmp_path):
+    for i in range(500):
+        picture = np.zeros((40, 40), np.uint8)
+        picture[10:30, 10:30] = np.random.default_rng(i).integers(60, 200, (20, 20))
+        picture[i % 10, i % 7] = 255
+        fixtures.save(tmp_path / f"a_slice_{i}.png", picture)
+    fixtures.save(tmp_path / "a_slice_500.png", np.random.default_rng(0).integers(60, 200, (40, 40), dtype=np.uint8))
+    images = np.asarray(load_slices(tmp_path, 20).images)
+    assert images[:500].min() > 30  # the block fills the frame
+
+
+def test_sizes_of_one_aspect_share_a_frame_and_a_square_may_leave_the_picture(tmp_path):
+    for i in range(6):
+        picture = Image.fromarray(fixtures.head("size", i, 60, 60)).crop((15, 0, 45, 60))  # narrower than the head is high
+        picture.resize((60, 120), Image.Resampling.BILINEAR).save(tmp_path / f"big_slice_{i}.png")
+        picture.save(tmp_path / f"small_slice_{i}.png")
+    data = load_slices(tmp_path, 32)
+    big, small = (np.asarray(data.images[data.subjects == name], float) for name in ("big", "small"))
+    assert np.abs(big - small).mean() < 6
+    assert not big[:, :, :4].any() and not big[:, :, -4:].any()  # black beside the picture
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "I", "F", "1"])
+def test_every_kind_of_picture_becomes_the_same_grey(tmp_path, kind):
+    for i in range(6):
+        picture = fixtures.head("kind", i, 64, 64)
+        image = Image.fromarray(picture)
+        fixtures.save(tmp_path / f"grey/x_slice_{i}.png", picture)
+        path = tmp_path / f"other/x_slice_{i}.tif"
+        path.parent.mkdir(exist_ok=True)
+        deep = picture.astype(np.uint16) * 257
+        made = {"I;16": deep, "I": deep.astype(np.int32), "F": picture.astype(np.float32) / 255}.get(kind)
+        (Image.fromarray(made) if made is not None else image.convert(kind)).save(path)
+    grey, other = (np.asarray(load_slices(tmp_path / name, 64).images, float) for name in ("grey", "other"))
+    assert grey.shape == other.shape
+    if kind not in ("1", "F"):  # the one is dithered, the other has no white of its own
+        assert np.abs(grey - other).max() <= (4 if kind == "P" else 2)
+    assert np.corrcoef(grey.ravel(), other.ravel())[0, 1] > (0.6 if kind == "1" else 0.999)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_the_front_comes_up_however_the_files_lie(tmp_path, turns, simulated):
+    for i, image in enumerate(simulated.images[::3]):
+        fixtures.save(tmp_path / f"x_slice_{i}.png", np.rot90(image, turns))
+    data = load_slices(tmp_path, 32)
+    assert data.sides == ("A", "P", "", "")
+    upright = np.asarray(data.images).mean(0)
+    template = simulated.images[::3].mean(0)
+    scores = [np.corrcoef(np.rot90(upright, k).ravel(), template.ravel())[0, 1] for k in range(4)]
+    assert np.argmax(scores) == 0
+
+
+def test_pictures_of_something_else_are_left_as_they_lie(tmp_path):
+    for i in range(8):
+        fixtures.save(tmp_path / f"x_slice_{i}.png", np.random.default_rng(i).integers(0, 255, (40, 40), dtype=np.uint8))
+    data = load_slices(tmp_path, 32)
+    assert data.sides == ("", "", "", "") and any("could not be told" in text for text in data.warnings)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_the_second_start_maps_the_cache_and_opens_no_picture(tmp_path, monkeypatch):
+    for i in range(2000):
+        path = tmp_path / f"slices/{'AB'[i % 2]}/s{i // 20}_slice_{i % 20}.png"
+        fixtures.save(path, np.random.default_rng(i).integers(20, 255, (12, 12), dtype=np.uint8))
+    first = load_slices(tmp_path / "slices", 16)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("a picture was opened"))
+    start = time.perf_counter()
+    second = load_slices(tmp_path / "slices", 16)
+    assert time.perf_counter() - start < 1.0
+    assert isinstance(second.images, np.memmap) and second.key == first.key
+    assert np.array_equal(second.images, first.images) and np.array_equal(second.splits, first.splits)
+
+
+def test_a_changed_folder_is_read_again_and_a_damaged_cache_rebuilt(tmp_path):
+    fixtures.class_folders(tmp_path / "slices", {"A": 3})
+    first = load_slices(tmp_path / "slices", 16, cache_dir=tmp_path / "c")
+    packed = tmp_path / f"c/cache/{first.key}.npy"
+    expected = np.array(first.images)
+    packed.write_bytes(packed.read_bytes()[:200])
+    assert np.array_equal(load_slices(tmp_path / "slices", 16, cache_dir=tmp_path / "c").images, expected)
+    (tmp_path / "slices/A/OAS1_0001_MR1_slice_00.png").unlink()
+    changed = load_slices(tmp_path / "slices", 16, cache_dir=tmp_path / "c")
+    assert len(changed) == len(first) - 1 and changed.key != first.key
+    assert not [path for path in (tmp_path / "c/cache").iterdir() if path.suffix == ".tmp"]
+
+
+def test_the_key_tells_the_pictures_apart(class_folders):
+    data = load_slices(class_folders, 16)
+    assert data.key != load_slices(class_folders, 32).key
+    assert data.key == load_slices(class_folders, 16, seed=5).key  # a split changes no picture
+    some = data.select(data.labels == 0)
+    assert some.key != data.key and some.key == data.select(np.flatnonzero(data.labels == 0)).key
+
+
+def test_a_folder_that_cannot_be_written_falls_back(class_folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    data = load_slices(class_folders, 16, cache_dir=tmp_path / "file")  # no folder can be made below a file
+    assert len(data) == len(load_slices(class_folders, 16))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the disk's room is claimed beforehand only on POSIX")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(class_folders, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ValueError, match="No space left on device; free some space or set STYLEGAN_DATA"):
+        load_slices(class_folders, 16, cache_dir=tmp_path)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- real slices
+
+
+@needs_oasis
+def test_oasis_slices():
+    data = load_slices(OASIS, 64)
+    assert data.layout == "class-folders" and len(data) == 5120 and np.unique(data.subjects).size == 160
+    assert data.classes == ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented")
+    assert data.sides == ("A", "P", "", "") and not data.left_out
+    assert np.isnan(data.columns["age"]).sum() == 26 * 32  # the subjects that could not be matched
+    upright = np.asarray(data.images[0])
+    with Image.open(OASIS / data.paths[0]) as image:
+        square = image.crop((0, 16, 176, 192)).rotate(180).resize((64, 64), Image.Resampling.LANCZOS)
+    np.testing.assert_allclose(upright.astype(float), np.asarray(square, float), atol=2)
