@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
         return MappingNetwork(0, config.c_dim, self.embed_dim, 1, config.mapping_layers, config.mapping_lr_multiplier)
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
-        x = self.from_rgb(img.contiguous(memory_format=torch.channels_last))
+        x = self.from_rgb(img).contiguous(memory_format=torch.channels_last)  # one channel has no format to hand on
         x = self.blocks(x)
         with torch.autocast(x.device.type, enabled=False):  # the logits decide over p and are compared: full precision
             x = self.epilogue(x.float())  # [N, 1] or [N, embed_dim]

@@ -70,7 +70,7 @@ class SynthesisLayer(nn.Module):
         shift = self.bias[:, None, None] * GAIN
         if not isinstance(noise, str):
             shift = shift + self.noise(noise) * GAIN
-        x = torch.addcmul(shift, x, demodulation * GAIN)  # the ReLU's gain rides on the small factors
+        x = x * (demodulation * GAIN) + shift  # the ReLU's gain rides on the small factors; x first keeps its memory format
         return F.leaky_relu(x, SLOPE, inplace=True)
 
 
