@@ -141,7 +141,9 @@ def _add_sample(commands) -> None:
     parser.add_argument("--truncation-cutoff", type=int, help="truncate only so many layers")
     parser.add_argument("--noise-mode", default="const", choices=("const", "random", "none"))
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="of a generator trained with --conditional class")
-    parser.add_argument("--extras", nargs="*", default=[], metavar="PICTURE", help="truncation mixing interpolation noise classes")
+    parser.add_argument(
+        "--extras", nargs="*", default=[], metavar="PICTURE", help="truncation mixing interpolation noise classes"
+    )
     parser.add_argument("--device", default="auto", choices=CHOICES["device"])
     parser.add_argument("--out", type=Path, required=True)
 

@@ -21,7 +21,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     ``./data``. Below it everything lies in ``cache/``. Where none of them can be written, a folder of the system's temporary
     directory takes its place: slower at the next start, never wrong.
     """
-    base = Path(cache_dir or os.environ.get("STYLEGAN_DATA") or _checkout() / "data")
+    base = Path(cache_dir or os.environ.get("STYLEGAN_DATA") or checkout() / "data")
     for folder in (base.expanduser() / "cache", Path(tempfile.gettempdir()) / f"stylegan-cache-{_user()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
 
 
-def _checkout() -> Path:
+def checkout() -> Path:
     """The nearest folder upwards whose pyproject.toml is this project's, else the working directory."""
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -61,7 +61,9 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.exists():
             os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(f"Cannot write {path}: {error.strerror or error}; free some space or set STYLEGAN_DATA.") from error
+        raise ValueError(
+            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

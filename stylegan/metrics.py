@@ -59,9 +59,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     a, b = _covariance_root(x), _covariance_root(y)
     product = a @ b.T
     small = product @ product.T if len(a) <= len(b) else product.T @ product
-    with threadpool_limits(
-        1
-    ):  # threads of LAPACK wait for each other here: with two on a busy machine it took forty times as long
+    with threadpool_limits(1):  # LAPACK's threads wait for each other: two on a busy machine took forty times as long
         overlap = np.sqrt(np.linalg.eigvalsh(small).clip(0)).sum()
     shift = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
     return float(max(shift + np.square(a).sum() + np.square(b).sum() - 2 * overlap, 0))

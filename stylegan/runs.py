@@ -157,7 +157,9 @@ def resume(state: TrainingState, run_dir: Path) -> None:
     while files and not _loads(state, files[-1]):
         files.pop()
         if not files:
-            raise ValueError(f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again.")
+            raise ValueError(
+                f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again."
+            )
     if files:
         print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
     _cut_metrics(run_dir, state.cur_nimg)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny networks: a second thread costs more than it brings, far more on a busy machine
 
 import numpy as np
 import pytest

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 LEVELS = (
     ("config", "modules", "losses", "augment", "plots", "charts", "atlas", "volumes", "fetch", "pictures", "cache"),
     ("subjects", "naming", "tables", "layouts", "packing", "dataset", "stylegan2"),
-    ("networks",),
-    ("checkpoint", "predict", "samples", "features", "metrics", "embedding"),
+    ("networks", "diagram"),
+    ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "findings"),
     ("train",),
-    ("recorder", "runs", "bench", "report", "__main__"),
+    ("recorder", "runs", "bench", "notebook", "execute", "export", "report", "__main__"),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")

@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(class_folders, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ValueError, match="No space left on device; free some space or set STYLEGAN_DATA"):
+    with pytest.raises(ValueError, match="No space left on device; free some space or choose another folder"):
         load_slices(class_folders, 16, cache_dir=tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -1,0 +1,91 @@
+"""Running one notebook in a kernel of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+
+class NotebookError(ValueError):
+    """A notebook stopped; the message names notebook and cell."""
+
+
+def set_parameters(notebook: NotebookNode, values: dict) -> None:
+    """Replace values in the cell tagged ``parameters``, line by line; a name that stands in no line there is left out."""
+
+    def replaced(line: str) -> str:
+        parts = re.match(r"(\w+) = .*?(  #.*)?$", line)
+        return f"{parts[1]} = {values[parts[1]]!r}{parts[2] or ''}" if parts and parts[1] in values else line
+
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(map(replaced, cell.source.splitlines()))
+
+
+def execute(notebook: NotebookNode, path: Path) -> None:
+    """Run all cells in place, in a kernel of this very Python and in the notebook's own folder.
+
+    What cells print appears here as well, for training takes minutes. Raises NotebookError where a cell stops and
+    KeyboardInterrupt, after the kernel was told to stop and save, when the user wants to stop.
+    """
+    specs = KernelSpecManager(kernel_dirs=[])  # only the kernel of sys.executable, whatever else is installed as python3
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, shutdown_wait_time=20)
+    settings = {"timeout": None, "coalesce_streams": True, "record_timing": False, "store_widget_state": False}
+    client = _Client(
+        notebook,
+        km=manager,
+        extra_arguments=["--log-level=CRITICAL"],
+        resources={"metadata": {"path": str(path.parent)}},
+        **settings,
+    )
+    try:
+        client.execute(env=_environment(), cleanup_kc=True)
+    except CellExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
+        raise NotebookError(
+            f"{path.name}, code cell {_stopped_at(notebook)}, stopped with {error.ename}: {error.evalue}"
+        ) from None
+    except DeadKernelError:
+        if manager.shutting_down:  # a signal came, and nbclient stopped the kernel
+            raise KeyboardInterrupt from None
+        cause = "its kernel died, mostly for want of memory; close other programs or take a smaller preset."
+        raise NotebookError(f"{path.name}, code cell {_stopped_at(notebook)}: {cause}") from None
+    notebook.metadata.pop("widgets", None)  # without their state GitHub refuses to show the notebook
+
+
+class _Client(NotebookClient):
+    """nbclient's runner, passing on what a cell prints while it runs."""
+
+    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stdout" and "progress" in cell.metadata.get("tags", []):
+            sys.stdout.write(msg["content"]["text"])
+            sys.stdout.flush()
+        return super().process_message(msg, cell, cell_index)
+
+    async def _async_cleanup_kernel(self) -> None:
+        """Once is enough: after a signal nbclient would clean up what is gone already, and fail."""
+        if self.km is not None:
+            await super()._async_cleanup_kernel()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, without a plotting backend that belongs to another program, with the package to import."""
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    places = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH")]
+    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), **quiet}
+
+
+def _stopped_at(notebook: NotebookNode) -> int:
+    """Number of the last code cell that was started, from 1."""
+    started = [cell.execution_count is not None or bool(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    return max((i for i, yes in enumerate(started, 1) if yes), default=1)

@@ -1,0 +1,163 @@
+"""What the notebooks conclude, as functions of numbers, so that no sentence of the report outlives the run it was true for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestNeighbors
+
+from stylegan.cache import replacing
+from stylegan.dataset import SliceDataset
+from stylegan.embedding import Mixing, neighbour_mixing
+
+# Up to how many times the floor: what that means for the eye.
+VERDICTS = (
+    (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
+    (4.0, "The set is near the real ones and still told apart from them."),
+    (10.0, "The slices are recognisable as heads and clearly not from the same population."),
+    (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
+)
+
+
+# --- Slices ---------------------------------------------------------------------------------------------------------------
+
+
+def similarity(slices: SliceDataset, steps: Sequence[int] = (1, 2, 4, 8), most: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean correlation of pixels between slices that are so many levels apart in one subject, and between two subjects.
+
+    Keys: '1 level apart', ..., and 'other subject, same level'. A kind of pair that the set does not hold is left out.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(slices))[:most]
+    place = {(s, k): i for i, (s, k) in enumerate(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True))}
+    people = rng.permutation(np.unique(slices.subjects))
+    neighbour = dict(zip(people.tolist(), np.roll(people, 1).tolist(), strict=True))
+
+    def mean(partner) -> float:
+        pairs = [(i, place.get(partner(slices.subjects[i].item(), int(slices.levels[i])))) for i in rows]
+        return float(np.mean([_correlation(slices.images[i], slices.images[j]) for i, j in pairs if j is not None] or [np.nan]))
+
+    kinds = {f"same person, {n} level{'s' * (n > 1)} apart": mean(lambda s, k, n=n: (s, k + n)) for n in steps}
+    kinds["other person, same level"] = mean(lambda s, k: (neighbour[s], k))
+    return {name: value for name, value in kinds.items() if not np.isnan(value)}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def leaks_of_random_split(subjects: np.ndarray, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> int:
+    """Subjects that would have slices in more than one split if slices, not subjects, were dealt at random."""
+    split = np.random.default_rng(seed).choice(len(fractions), size=len(subjects), p=fractions)
+    return sum(len(set(split[subjects == subject])) > 1 for subject in np.unique(subjects))
+
+
+# --- Scores ---------------------------------------------------------------------------------------------------------------
+
+
+def verdict(split: Mapping) -> str:
+    """The scores of one split of `evaluate` in words, measured by their floor."""
+    times = split["fd"]["value"] / split["fd_floor"]["value"]
+    words = next(text for limit, text in VERDICTS if times <= limit)
+    return (
+        f"FD is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart, **{times:.1f} times the "
+        f"floor**; KID is {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}). {words}"
+    )
+
+
+def score_rows(scores: Mapping) -> list[dict]:
+    """The result of `evaluate` as rows of a table, each score beside its floor."""
+
+    def shown(entry: Mapping) -> str:
+        return f"{entry['value']:.0f} ({entry['low']:.0f} to {entry['high']:.0f})"
+
+    return [
+        {
+            "split": f"{name} (n = {split['n']}, {split['subjects']} people)",
+            "score": title,
+            "generated (95 %)": shown(split[key]),
+            "real against real (95 %)": shown(split[f"{key}_floor"]),
+        }
+        for name, split in scores["splits"].items()
+        for key, title in (("kid", "KID × 1000"), ("fd", "FD"))
+    ]
+
+
+def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distance [n], index [n]) of the nearest of ``others`` [m, D] to each of ``vectors`` [n, D]."""
+    distance, index = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(vectors)
+    return distance[:, 0], index[:, 0]
+
+
+# --- The map --------------------------------------------------------------------------------------------------------------
+
+
+def mixing_verdict(mixing: Mixing) -> str:
+    """What the test of real against generated found."""
+    if mixing.p_value > 0.05:
+        return "This test cannot tell them apart."
+    share = mixing.value / mixing.expected
+    return f"They are **told apart**: they mix {share:.0%} as much as one population would."
+
+
+def class_mixing(vectors: np.ndarray, slices: SliceDataset, k: int, permutations: int = 199) -> list[dict]:
+    """For each class of real slices against the others the test of `neighbour_mixing`; classes of under two people are left out."""
+    people, rows = slices.subjects.astype(str), []
+    known = slices.labels >= 0
+    for index, name in enumerate(slices.classes):
+        own, rest = known & (slices.labels == index), known & (slices.labels != index)
+        if min(len(np.unique(people[own])), len(np.unique(people[rest]))) < 2:
+            continue
+        groups = {"real_groups": people[own], "fake_groups": people[rest]}
+        found = neighbour_mixing(vectors[own], vectors[rest], k, **groups, permutations=permutations)
+        shares = {"neighbours of another class": f"{found.value:.0%}", "by chance": f"{found.expected:.0%}"}
+        rows.append({"class": name, "people": len(np.unique(people[own])), **shares, "p": float(found.p_value)})
+        if len(slices.classes) == 2:
+            break  # the other class gives the same numbers
+    return rows
+
+
+def level_agreement(vectors: np.ndarray, slices: SliceDataset, k: int) -> dict[str, float]:
+    """{near, chance}: mean difference of level to the k nearest slices of other people, and to any; {} where levels are unknown."""
+    if slices.levels.max() <= 0 or len(np.unique(slices.subjects)) < 2:
+        return {}
+    apart = pairwise_distances(vectors)
+    apart[slices.subjects[:, None] == slices.subjects[None]] = np.inf
+    away = np.abs(slices.levels[:, None] - slices.levels[None]).astype(float)
+    near = np.take_along_axis(away, np.argsort(apart, axis=1)[:, :k], axis=1)
+    return {"near": float(near.mean()), "chance": float(away[np.isfinite(apart)].mean())}
+
+
+def reading(mixing: Mixing, classes: Sequence[Mapping], levels: Mapping[str, float], trust: float) -> str:
+    """Two or three sentences that put the findings of the map together."""
+    sentences = [
+        f"The map keeps neighbourhoods {'well' if trust > 0.9 else 'fairly' if trust > 0.75 else 'badly'} ({trust:.2f})."
+    ]
+    if levels:
+        gain = 1 - levels["near"] / levels["chance"]
+        sentences.append(f"Where a slice lies is {'mostly' if gain > 0.5 else 'partly'} a matter of its level in the head.")
+    apart = [row["class"] for row in classes if row["p"] < 0.05 / len(classes)]
+    if classes:
+        found = f"{', '.join(apart)} can be told from the rest" if apart else "no class can be told from the rest"
+        sentences.append(f"By class, {found}: with so many people these features {'do' if apart else 'do not'} show it.")
+    if mixing.p_value > 0.05:
+        sentences.append("Generated slices lie among the real ones.")
+    else:
+        sentences.append(f"Generated slices have {mixing.value / mixing.expected:.0%} of the real neighbours they should have.")
+    return " ".join(sentences)
+
+
+def write_coordinates(path: Path, coords: np.ndarray, real: SliceDataset) -> None:
+    """Write x, y, kind, subject, class, level: first the real slices, then as many generated ones (named by seed)."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("x", "y", "kind", "subject", "class", "level"))
+        for i, (x, y) in enumerate(coords.round(4).tolist()):
+            j = i - len(real)
+            label = real.classes[real.labels[i]] if j < 0 and real.labels[i] >= 0 else ""
+            about = ("real", real.subjects[i], label, real.levels[i]) if j < 0 else ("generated", f"seed {j}", "", "")
+            writer.writerow((x, y, *about))

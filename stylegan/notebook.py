@@ -1,0 +1,127 @@
+"""What the notebooks share: where their run is and what is missing in it, sentences with numbers, and the last section."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from stylegan.cache import checkout, read_json
+from stylegan.checkpoint import load_generator
+from stylegan.config import Config, make_config
+from stylegan.dataset import SliceDataset, load_slices
+from stylegan.networks import Generator, pick_device
+from stylegan.runs import read_metrics, train_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run with all that notebooks 03 to 05 read from it."""
+
+    folder: Path
+    config: Config
+    history: list[dict]  # lines of metrics.jsonl
+    G: Generator
+    info: dict  # as of `load_generator`
+    slices: SliceDataset
+
+
+def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
+    """``run_dir``, by default ``runs/<preset>`` of the checkout, ``runs/<preset>-<name of the data>`` for own slices."""
+    if run_dir is not None:
+        return Path(run_dir)
+    return checkout() / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
+
+
+def run_data(folder: str | Path, data: str | Path | None = None) -> Path | None:
+    """``data``, by default what the run was trained on; None: the simulated slices."""
+    recorded = (read_json(Path(folder) / "config.json") or {}).get("data", {}).get("path") if data is None else data
+    if recorded is None:
+        return None
+    beside = checkout() / recorded  # a relative path counts from where the run was started, mostly the checkout
+    return beside if not Path(recorded).exists() and beside.exists() else Path(recorded)
+
+
+def plan(folder: str | Path, preset: str, **changes: object) -> Config:
+    """The config of the run that lies there, else the preset's; of ``changes`` those that are not None are made."""
+    changes = {name: value for name, value in changes.items() if value is not None}
+    known = read_json(Path(folder) / "config.json")
+    return make_config(preset, **changes) if known is None else replace(Config.from_dict(known["config"]), **changes)
+
+
+def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -> list[dict]:
+    """Train, go on, or leave a finished run alone; returns the lines of its metrics. Errors as of `train_run`."""
+    folder = Path(folder)
+    history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+    if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
+        print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
+        return history
+    train_run(config, data, folder)
+    return read_metrics(folder)
+
+
+def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Run:
+    """The run in its folder, its best generator, and its slices. FileNotFoundError says what to run first."""
+    folder = run_folder(run_dir, preset, data)
+    if not (folder / "generator.safetensors").is_file():
+        given = "" if data is None else f" --data {data}"
+        raise FileNotFoundError(
+            f"There is no trained generator in {folder}; run notebook 02_train first, or "
+            f"python -m stylegan train --preset {preset}{given} --run-dir {folder}."
+        )
+    G, info = load_generator(folder, pick_device())
+    config = Config.from_dict(info["config"])
+    return Run(folder, config, read_metrics(folder), G, info, load_slices(run_data(folder, data), config.img_resolution))
+
+
+def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:
+    """(kimg, uint8 [t, 24, R, R]): the sample grids of at most ``count`` ticks, evenly over the run, the same z in each."""
+    files = sorted((Path(folder) / "samples").glob("fakes*.png"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no sample grids; train there first.")
+    files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
+    sheets = np.stack([np.asarray(Image.open(path).convert("L")) for path in files])  # [t, rows R, columns R]
+    rows, columns = (side // resolution for side in sheets.shape[1:])
+    tiles = sheets.reshape(len(files), rows, resolution, columns, resolution).swapaxes(2, 3)
+    return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)
+
+
+# --- Text -----------------------------------------------------------------------------------------------------------------
+
+
+def tell(text: str) -> None:
+    """Show a sentence with numbers in it as Markdown."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
+    """Show rows, or the pairs of one mapping, as a table."""
+    if isinstance(rows, Mapping):
+        rows = [{"": f"**{name}**", " ": value} for name, value in rows.items()]
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([_cell(row.get(name, "")) for name in head] for row in rows)]
+    tell("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> None:
+    """Show what it takes to get these numbers again: data, model, seed, device, versions."""
+    found = {"Data": slices.title, "Key of the data": f"`{slices.key[:16]}`"}
+    if run is not None:
+        trained = f"{run.info['cur_nimg'] / 1000:g} kimg, preset {run.config.preset}, seed {run.config.seed}"
+        found |= {"Generator": f"`{run.info['model_hash']}` ({trained})"}
+    names = ("stylegan", "torch", "numpy", "scikit-learn", "umap-learn")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    machine = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
+    table({**found, **further, "Device": machine, "Versions": f"Python {platform.python_version()}, {versions}"})

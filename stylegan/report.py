@@ -1,0 +1,135 @@
+"""The course report: copies of the notebooks run top to bottom, a page for each, and all in one ``index.html``."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stylegan.cache import checkout, read_json, replacing
+from stylegan.notebook import run_folder
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding")
+TITLE = "StyleGAN2 for brain MRI slices"
+
+
+def report(
+    data: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    preset: str = "quick",
+    out: str | Path = "report",
+    **parameters: object,
+) -> Path:
+    """Run the five notebooks and write executed copies, one page each and ``index.html`` into ``out``; returns the index.
+
+    ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as of `run_folder`; what is trained there already
+    is not trained again. ``parameters``: further values for the notebooks' parameters by name, such as ``max_minutes``; None
+    keeps the notebook's own. Needs the extra ``notebook``. Raises FileNotFoundError where there are no notebooks, and a
+    ValueError naming notebook and cell where one stops; the pages before it are kept.
+    """
+    _need_jupyter()
+    folder, out = find_notebooks(), Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    run = run_folder(run_dir, preset, data).resolve()
+    values = {"data": _seen_from(folder, data), "run_dir": _seen_from(folder, run), "preset": preset, **parameters}
+    values = {name: value for name, value in values.items() if value is not None}
+    done: dict[str, tuple[NotebookNode, float]] = {}
+    try:
+        for name in NAMES:
+            begin = time.perf_counter()
+            done[name] = _run_and_write(folder / f"{name}.ipynb", values, out), time.perf_counter() - begin
+            print(f"{name:20} {done[name][1]:6.0f} s", flush=True)
+    finally:
+        if done:
+            write_index(done, run, out / "index.html")
+    return out / "index.html"
+
+
+def find_notebooks() -> Path:
+    """The folder of the five notebooks in the checkout around the working directory."""
+    folder = checkout() / "notebooks"
+    missing = [f"{name}.ipynb" for name in NAMES if not (folder / f"{name}.ipynb").is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}; the report is made from the notebooks, so run it inside a clone of the repository."
+        )
+    return folder
+
+
+def _need_jupyter() -> None:
+    try:
+        import ipykernel  # noqa: F401
+        import latex2mathml  # noqa: F401
+        import nbclient  # noqa: F401
+        import nbconvert  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"The report needs {error.name}; install it with: pip install -e '.[notebook]'") from error
+
+
+def _seen_from(folder: Path, path: str | Path | None) -> str | None:
+    """A path as the notebooks see it: relative where it lies in the checkout, so that no page tells a home folder's name."""
+    if path is None:
+        return None
+    path = Path(path).resolve()
+    inside = path.is_relative_to(folder.parent)
+    return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
+
+
+# --- Running --------------------------------------------------------------------------------------------------------------
+
+
+def _run_and_write(path: Path, values: dict, out: Path) -> NotebookNode:
+    """Run one notebook and write its copy and its page, also where it stops half-way."""
+    import nbformat
+
+    from stylegan.execute import execute, set_parameters
+
+    notebook = nbformat.read(path, as_version=4)
+    set_parameters(notebook, values)
+    try:
+        execute(notebook, path)
+    finally:
+        nbformat.write(notebook, out / path.name)
+        _write_page(notebook, path.stem, out)
+    return notebook
+
+
+# --- Writing --------------------------------------------------------------------------------------------------------------
+
+
+def _write_page(notebook: NotebookNode, name: str, out: Path) -> None:
+    from stylegan.export import page, render
+
+    links = [("the whole report", "index.html"), *((other, f"{other}.html") for other in NAMES if other != name)]
+    fragment = render(notebook, name)
+    title = f"{fragment.headings[0].html if fragment.headings else name} · {TITLE}"
+    _write(out / f"{name}.html", page(re.sub(r"<[^>]+>", "", title), [fragment], links=links))
+
+
+def write_index(done: dict[str, tuple[NotebookNode, float]], run: Path, path: Path) -> None:
+    """All notebooks that ran as one page; the numbers in its head come from the run folder."""
+    from stylegan.export import page, render
+
+    fragments = [render(notebook, name, merged=True) for name, (notebook, _) in done.items()]
+    known = read_json(run / "config.json") or {}
+    facts = {
+        "Slices": known.get("data", {}).get("title", "none trained on yet"),
+        "Preset": f"{known['config']['preset']}, seed {known['config']['seed']}" if known else "none",
+        "Run time": ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in done.items()),
+        "Notebooks": f"{len(done)} of {len(NAMES)} ran to the end",
+    }
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{escape(str(value))}</td></tr>' for name, value in facts.items())
+    lead = "Training, pictures and scores of one run, told by five notebooks. Every number below was computed by this run."
+    head = f'<header><h1 id="top">{TITLE}</h1><p class="byline">{lead}</p><table>{rows}</table></header>'
+    _write(path, page(TITLE, fragments, head=head, links=[(name, f"{name}.html") for name in done]))
+
+
+def _write(path: Path, html: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")

@@ -1,0 +1,128 @@
+"""What the notebooks say of their numbers."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from stylegan import diagram, findings, notebook
+from stylegan.config import make_config
+from stylegan.embedding import Mixing
+from stylegan.networks import build_networks
+from stylegan.runs import train_run
+
+
+def test_neighbouring_levels_are_more_alike_than_distant_ones(simulated):
+    found = findings.similarity(simulated, steps=(1, 3))
+    assert set(found) == {"same person, 1 level apart", "same person, 3 levels apart", "other person, same level"}
+    assert 1 >= found["same person, 1 level apart"] > found["same person, 3 levels apart"] > 0
+
+
+def test_the_correlation_is_that_of_the_right_pairs(simulated):
+    same = simulated.select(np.flatnonzero(simulated.subjects == simulated.subjects[0]))
+    a, b = same.images[same.levels.argsort()][-2:]
+    pair = same.select(same.levels.argsort()[-2:])
+    step = int(np.diff(pair.levels)[0])
+    expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    assert next(iter(findings.similarity(pair, steps=(step,)).values())) == pytest.approx(expected)
+
+
+def test_a_split_by_slices_leaks_people_with_many_slices_and_none_with_one():
+    assert findings.leaks_of_random_split(np.repeat(np.arange(20), 30)) == 20
+    assert findings.leaks_of_random_split(np.arange(20)) == 0
+
+
+@pytest.mark.parametrize(("fd", "words"), [(30, "hardly be told"), (90, "near the real"), (200, "heads"), (900, "beginning")])
+def test_the_verdict_follows_the_ratio_to_the_floor(fd, words):
+    split = {"fd": {"value": fd}, "fd_floor": {"value": 30}, "kid": {"value": 5}, "kid_floor": {"value": 2}}
+    assert words in findings.verdict(split) and f"{fd / 30:.1f} times the floor" in findings.verdict(split)
+
+
+def test_nearest_finds_the_copy():
+    others = np.random.default_rng(0).normal(size=(50, 8))
+    distance, index = findings.nearest(others[[7, 3]], others)
+    assert index.tolist() == [7, 3] and distance == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_levels_that_decide_on_features_are_found_and_random_ones_are_not(simulated):
+    rng = np.random.default_rng(0)
+    by_level = simulated.levels[:, None] + rng.normal(0, 0.01, (len(simulated), 3))
+    found = findings.level_agreement(by_level, simulated, 3)
+    assert found["near"] == 0 < found["chance"]
+    found = findings.level_agreement(rng.normal(size=(len(simulated), 3)), simulated, 3)
+    assert found["near"] == pytest.approx(found["chance"], rel=0.4)
+
+
+def test_classes_that_differ_are_told_apart_and_random_features_are_not(simulated):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(len(simulated), 3))
+    apart = findings.class_mixing(noise + 100 * simulated.labels[:, None], simulated, 5)
+    alike = findings.class_mixing(noise, simulated, 5)
+    assert len(apart) == 1 and apart[0]["p"] < 0.05 < alike[0]["p"]
+    assert apart[0]["neighbours of another class"] == "0%"
+
+
+def test_the_reading_says_what_the_tests_found():
+    levels = {"near": 1.0, "chance": 8.0}
+    rows = [{"class": "AD", "p": 0.005}]
+    text = findings.reading(Mixing(0.1, 0.5, 0.005), rows, levels, 0.95)
+    assert "mostly a matter of its level" in text and "AD can be told" in text and "20% of the real neighbours" in text
+    text = findings.reading(Mixing(0.5, 0.5, 0.6), [{"class": "AD", "p": 0.6}], {}, 0.6)
+    assert "badly" in text and "no class" in text and "lie among the real ones" in text and "level" not in text
+
+
+def test_coordinates_are_written_for_real_and_generated(simulated, tmp_path):
+    real = simulated.select(range(3))
+    findings.write_coordinates(tmp_path / "x.csv", np.arange(12).reshape(6, 2) / 3, real)
+    rows = list(csv.DictReader(open(tmp_path / "x.csv")))
+    assert [row["kind"] for row in rows] == ["real"] * 3 + ["generated"] * 3
+    assert rows[0]["subject"] == real.subjects[0] and rows[3]["subject"] == "seed 0" and float(rows[5]["y"]) == 3.6667
+
+
+def test_the_diagram_names_the_shapes_of_the_real_layers():
+    figure = diagram.architecture(*build_networks(make_config("smoke")))
+    assert "4 × 4 × 16, 8 × 8 × 16, 16 × 16 × 8" in figure.alt_text and "from 16 × 16 × 8 down" in figure.alt_text
+
+
+# --- The run behind the notebooks -----------------------------------------------------------------------------------------
+
+
+def test_without_a_run_it_says_what_to_do_first(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run notebook 02_train first, or python -m stylegan train --preset smoke"):
+        notebook.open_run(tmp_path / "nothing", "smoke")
+
+
+def test_default_folders_of_runs_name_preset_and_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert notebook.run_folder() == tmp_path / "runs" / "quick"
+    assert notebook.run_folder(None, "smoke", "some/where/slices.zip") == tmp_path / "runs" / "smoke-slices"
+    assert str(notebook.run_folder("here")) == "here"
+
+
+def test_a_run_is_trained_resumed_and_then_left_alone(slices, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("stylegan.runs.load_slices", lambda *_, **__: slices)
+    monkeypatch.setattr(notebook, "load_slices", lambda *_, **__: slices)
+    short = notebook.plan(tmp_path, "smoke", total_kimg=0.1, max_minutes=None)
+    assert short.total_kimg == 0.1 and short.max_minutes == 0
+    assert notebook.train_or_load(short, None, tmp_path)[-1]["kimg"] >= 0.1
+    longer = notebook.plan(tmp_path, "quick", total_kimg=0.2)
+    assert longer.preset == "smoke"  # what lies there decides
+    history = notebook.train_or_load(longer, None, tmp_path)
+    assert "Resuming" in capsys.readouterr().out
+    monkeypatch.setattr(notebook, "train_run", lambda *_: pytest.fail("trained again"))
+    assert notebook.train_or_load(longer, None, tmp_path) == history and "finished" in capsys.readouterr().out
+    kimg, sheets = notebook.time_lapse(tmp_path, 16, count=3)
+    assert kimg[0] == 0 and kimg[-1] >= 0.2 and sheets.shape == (3, 24, 16, 16)
+    run = notebook.open_run(tmp_path)
+    assert run.config.img_resolution == 16 and run.history == history
+
+
+def test_the_slices_of_the_run_are_found_again_from_another_folder(slices, tmp_path, monkeypatch):
+    monkeypatch.setattr("stylegan.runs.load_slices", lambda *_, **__: slices)
+    train_run(make_config("smoke", total_kimg=0.05), "some/slices", tmp_path / "run")
+    (tmp_path / "some" / "slices").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert notebook.run_data(tmp_path / "run").is_dir()
+    assert str(notebook.run_data(tmp_path / "run", "other")) == "other"

@@ -1,0 +1,90 @@
+"""The notebooks as they are committed: clean, short, in order, and alike where they should be."""
+
+import ast
+import itertools
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+from stylegan.report import NAMES  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
+MOST_LINES = 10
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def lines_of_code(source):
+    return [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def test_they_are_the_five_of_the_report_in_order():
+    assert tuple(NOTEBOOKS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_valid_and_kept_without_outputs(name):
+    raw = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    nbformat.validate(raw)
+    notebook = NOTEBOOKS[name]
+    assert raw["nbformat"] == 4 and raw["nbformat_minor"] >= 5
+    assert notebook.metadata.kernelspec.name == "python3" and "widgets" not in notebook.metadata
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cell_ids_are_unique_and_speak(name):
+    ids = [cell.id for cell in NOTEBOOKS[name].cells]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(rf"{name[:2]}-[a-z-]+", id) for id in ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_cells_are_short_and_say_what_they_do(name):
+    for cell in code(NOTEBOOKS[name]):
+        assert len(lines_of_code(cell.source)) <= MOST_LINES, cell.id
+        assert cell.source.startswith("# "), cell.id  # the line that the folded cell shows
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_set_up_cell_for_all_and_one_cell_of_parameters(name):
+    set_up, parameters = code(NOTEBOOKS[name])[:2]
+    assert set_up.source == code(NOTEBOOKS[NAMES[0]])[0].source and "google.colab" in set_up.source
+    assert tagged(NOTEBOOKS[name], "parameters") == [parameters]
+    names = [target.id for node in ast.parse(parameters.source).body for target in node.targets]
+    assert {"data", "preset"} <= set(names) and ("run_dir" in names) == (name != NAMES[0])
+
+
+def test_the_repository_to_clone_is_the_one_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    set_up = code(NOTEBOOKS[NAMES[0]])[0].source
+    assert re.search(r'^REPOSITORY = "(.*?)"', set_up, re.M)[1] == project.get("urls", {}).get("Repository", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headings_go_down_step_by_step_and_links_lead_somewhere(name):
+    prose = "\n".join(cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "markdown")
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all((ROOT / "notebooks" / target).is_file() for target in re.findall(r"\]\((\w+\.ipynb)\)", prose))
+    assert "### References" in prose and "## Limits" in prose
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_this_machine_is_in_it(name):
+    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|tmp|Users|content)/", text)

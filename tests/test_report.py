@@ -1,0 +1,209 @@
+"""The report: all notebooks run from end to end at the preset `smoke`, and what the pages hold."""
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("nbclient")
+bs4 = pytest.importorskip("bs4")
+nbformat = pytest.importorskip("nbformat")
+
+from stylegan import export, report  # noqa: E402
+from stylegan.execute import NotebookError, set_parameters  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def v4():
+    return nbformat.v4
+
+
+def notebook_of(*sources):
+    cells = [v4().new_code_cell(text) if not text.startswith("#") else v4().new_markdown_cell(text) for text in sources]
+    return v4().new_notebook(cells=cells)
+
+
+# --- The whole road -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The report of a tiny set of simulated slices in class folders: (folder of the report, run folder, printed lines)."""
+    place = tmp_path_factory.mktemp("report")
+    _write_slices(place / "slices")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("STYLEGAN_DATA", str(place / "cache"))
+        patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
+        parameters = {"total_kimg": 0.2, "num": 40}
+        report.report(place / "slices", place / "run", "smoke", place / "out", **parameters)
+    return place / "out", place / "run"
+
+
+def _write_slices(folder):
+    from stylegan import atlas
+
+    found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
+    for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
+        path = folder / found.classes[label] / f"{subject}_slice_{level}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def pages(out):
+    return {
+        path.name: bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(out.glob("*.html"))
+    }
+
+
+def test_every_notebook_ran_and_has_its_page(made):
+    out, run = made
+    assert set(pages(out)) == {"index.html", *(f"{name}.html" for name in report.NAMES)}
+    for name in report.NAMES:
+        notebook = nbformat.read(out / f"{name}.ipynb", as_version=4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+        assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs), name
+        assert "execution" not in str([cell.metadata for cell in cells])
+    assert (run / "evaluation.json").is_file()
+    coordinates = (run / "embedding.csv").read_text().splitlines()
+    real = sum(line.split(",")[2] == "real" for line in coordinates)
+    assert real > 15 and len(coordinates) == 1 + 2 * real
+
+
+def test_opening_a_page_asks_the_network_for_nothing(made):
+    for name, soup in pages(made[0]).items():
+        loaded = [tag.get(key, "") for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
+        loaded += [tag["href"] for tag in soup("link")]
+        assert all(target.startswith("data:") for target in loaded), name
+        assert not soup("script") and not soup("iframe")
+        assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
+
+
+def test_every_picture_is_described(made):
+    for soup in pages(made[0]).values():
+        texts = [image.get("alt", "").strip() for image in soup("img")]
+        assert texts and all(len(text) > 15 and not text.startswith("No description") for text in texts)
+
+
+def test_ids_are_unique_links_lead_somewhere_and_headings_go_down_step_by_step(made):
+    found = pages(made[0])
+    for name, soup in found.items():
+        ids = [tag["id"] for tag in soup(id=True)]
+        assert len(set(ids)) == len(ids)
+        for link in soup("a", href=True):
+            target = link["href"]
+            if not target.startswith("http"):
+                assert target.lstrip("#") in ids if target.startswith("#") else target in found, (name, target)
+        levels = [int(tag.name[1]) for tag in soup(re.compile("^h[1-6]$"))]
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), name
+
+
+def test_formulas_are_mathml_and_code_is_folded(made):
+    soup = pages(made[0])["index.html"]
+    assert len(soup("math")) > 10 and not re.search(r"\$\$|\\frac", soup.main.get_text())
+    assert all(block.find_parent("details") for block in soup(class_="highlight"))
+    assert len(soup(class_="highlight")) > 40
+
+
+def test_the_index_holds_all_five_and_stays_small(made):
+    soup = pages(made[0])["index.html"]
+    assert len(soup("section")) == 5 and len(soup.nav("a")) > 20
+    assert (made[0] / "index.html").stat().st_size < 15e6
+
+
+def test_no_path_of_this_machine_is_on_a_page(made):
+    run, data = made[1], made[1].parent / "slices"
+    text = (made[0] / "index.html").read_text(encoding="utf-8")
+    told = text.count(str(run)) + text.count(str(data))  # in the cells of parameters, where they were given
+    assert told == 5 + 4 and str(ROOT) not in text
+
+
+# --- Parts ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A checkout with five notebooks of one line, to be filled by the test: the folder of notebooks."""
+    folder = tmp_path / "clone" / "notebooks"
+    folder.mkdir(parents=True)
+    (folder.parent / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
+    for name in report.NAMES:
+        nbformat.write(notebook_of(f"# {name}", "1 + 1"), folder / f"{name}.ipynb")
+    monkeypatch.chdir(folder.parent)
+    return folder
+
+
+def test_a_notebook_that_stops_is_named_and_the_pages_before_it_are_kept(clone):
+    nbformat.write(notebook_of("# Second", "a = 1", "raise ValueError('no such slice')", "b = 2"), clone / "02_train.ipynb")
+    with pytest.raises(ValueError, match=r"02_train.ipynb, code cell 2, stopped with ValueError: no such slice$"):
+        report.report(preset="smoke")
+    out = clone.parent / "report"
+    assert {path.name for path in out.glob("*.html")} == {"01_data_preview.html", "02_train.html", "index.html"}
+    assert "1 of 5" in (out / "index.html").read_text() and "no such slice" in (out / "02_train.html").read_text()
+
+
+def test_a_kernel_that_dies_is_said_to_have_died(clone):
+    nbformat.write(notebook_of("# First", "import os", "os.kill(os.getpid(), 9)"), clone / "01_data_preview.ipynb")
+    with pytest.raises(NotebookError, match=r"01_data_preview.ipynb, code cell 2: its kernel died"):
+        report.report(preset="smoke")
+
+
+def test_outside_a_clone_it_says_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="inside a clone of the repository"):
+        report.report()
+
+
+def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkeypatch, tmp_path):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    from stylegan.execute import execute
+
+    notebook = notebook_of("import os, sys; print(sys.executable, os.environ.get('MPLBACKEND'), os.getcwd())")
+    monkeypatch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
+    execute(notebook, clone / "x.ipynb")
+    printed = notebook.cells[0].outputs[0].text
+    assert str(Path(printed.split()[0]).parent) == str(Path(report.os.sys.executable).parent)
+    assert "another_program" not in printed and printed.split()[-1] == str(clone)
+
+
+def test_parameters_are_replaced_by_name_and_keep_their_comments():
+    notebook = notebook_of("x = 1", 'data = None  # where\npreset = "quick"  # row\nnum = 3')
+    notebook.cells[1].metadata.tags = ["parameters"]
+    set_parameters(notebook, {"data": "a # b", "num": 5, "x": 9, "unknown": 1})
+    assert notebook.cells[1].source == "data = 'a # b'  # where\npreset = \"quick\"  # row\nnum = 5"
+    assert notebook.cells[0].source == "x = 1"
+
+
+def test_a_page_turns_formulas_links_and_headings_into_html():
+    notebook = notebook_of("# A **b**\n\n## Same\n\n## Same\n\n$x^2$ and [two](02_train.ipynb)\n\n$$\\frac{1}{2}$$")
+    alone, merged = (export.render(notebook, "01_data_preview", merged=merged) for merged in (False, True))
+    assert [h.id for h in alone.headings] == ["01-a-b", "01-same", "01-same-2"]
+    assert [h.level for h in alone.headings] == [1, 2, 2] and [h.level for h in merged.headings] == [2, 3, 3]
+    assert 'href="02_train.html"' in alone.html and 'href="#notebook-02"' in merged.html
+    assert alone.html.count("<math") == 2 and 'display="block"' in alone.html and "$" not in alone.html
+
+
+def test_a_figure_without_alt_text_is_an_error():
+    notebook = notebook_of("picture")
+    picture = {"image/png": "aaaa", "text/plain": "x"}
+    notebook.cells[0].outputs = [v4().new_output("display_data", picture, metadata={"image/png": {"alt": "A head."}})]
+    assert 'alt="A head."' in export.render(notebook, "01_x").html
+    notebook.cells[0].outputs = [v4().new_output("display_data", picture)]
+    with pytest.raises(ValueError, match="no alt text"):
+        export.render(notebook, "01_x")
+
+
+def test_paths_in_the_checkout_are_told_from_the_notebooks(clone):
+    assert report._seen_from(clone, clone.parent / "runs" / "quick") == "../runs/quick"
+    assert report._seen_from(clone, None) is None
+    assert np.all([Path(report._seen_from(clone, "/")).is_absolute()])
