@@ -70,7 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: dict) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict | None:

@@ -33,17 +33,15 @@ class Recorder:
     """Called after every step: ticks, samples, scores, checkpoints, the progress bar, and the wish to stop."""
 
     def __init__(self, state: TrainingState, data: SliceDataset, run_dir: Path):
-        self.state, self.data, self.run_dir = state, data, run_dir
+        self.state, self.run_dir = state, run_dir
         self.train_slices = data.split("train")
         self.val_slices = data.split("val") if (data.splits == "val").any() else None
         self.started = self.saved = self.stepped = time.monotonic()
         self.stop_signal: int | None = None
-        self.line: dict = {}
+        self.real_features: np.ndarray | None = None  # of the validation slices, computed when the first score is due
         (run_dir / "samples").mkdir(exist_ok=True)
         if self.val_slices is None:
-            print(
-                "There are no validation subjects: no held-out logits and no KID while training, and the last generator is kept."
-            )
+            print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
 
     def __enter__(self) -> Recorder:
         config, state = self.state.config, self.state
@@ -95,23 +93,22 @@ class Recorder:
         last = state.cur_nimg >= state.config.total_kimg * 1000
         due = bool(state.config.kid_ticks) and (last or number % state.config.kid_ticks == 0)
         kid = self._score() if due and self.val_slices is not None else None
-        counts = {"kimg": state.cur_nimg / 1000, "cur_nimg": state.cur_nimg, "step": state.step, "augment_p": state.augment_p}
-        speed = {
+        line = {
+            "kimg": state.cur_nimg / 1000,
+            "cur_nimg": state.cur_nimg,
+            "step": state.step,
+            **means,
+            **self._logits(),
+            "augment_p": state.augment_p,
+            "pl_mean": state.pl_mean.item(),
+            "kid_val": kid,
+            "best_kid": state.best_kid,
             "seconds": state.seconds,
             "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
             "peak_memory_mb": peak_memory_mb(state.device),
         }
-        self.line = {
-            **counts,
-            **means,
-            **self._logits(),
-            "pl_mean": state.pl_mean.item(),
-            **speed,
-            "kid_val": kid,
-            "best_kid": state.best_kid,
-        }
         with open(self.run_dir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(self.line) + "\n")
+            file.write(json.dumps(line) + "\n")
         self._draw()
         self._say(means, kid)
         state.sums = {}
@@ -127,38 +124,39 @@ class Recorder:
     def _score(self) -> float:
         """KID x 1000 of G_ema against all validation slices. The rule: the generator with the lowest value so far is the best."""
         state, n = self.state, self.state.config.kid_samples
-        if not hasattr(self, "real_features"):
+        if self.real_features is None:
             self.real_features = features(self.val_slices.images, device=state.device)
-        classes = np.resize(self.val_slices.labels, n) if state.config.c_dim else None
+        classes = spread(self.val_slices.labels, n) if state.config.c_dim else None
         kid = 1000 * kid_against(self.real_features, generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes))
         if state.best_kid is None or kid < state.best_kid:
             state.best_kid = kid
             self._save_generator("generator.safetensors")
         return kid
 
-    @torch.no_grad()
     def _logits(self) -> dict[str, float | None]:
         """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""
-        state, config = self.state, self.state.config
-        n = MONITORED - MONITORED % config.mbstd_group_size
-        rng = np.random.default_rng(0)
-        sets = {"logits_real": self.train_slices, "logits_heldout": self.val_slices}
-        rows = {
-            name: rng.choice(len(s), min(n, len(s)) // config.mbstd_group_size * config.mbstd_group_size, replace=False)
-            for name, s in sets.items()
-            if s is not None
+        n, labels = self._whole_groups(MONITORED), self.train_slices.labels
+        classes = spread(labels, n) if self.state.config.c_dim else None
+        fakes = generate(self.state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes)
+        return {
+            "logits_real": self._mean_logit_of(self.train_slices),
+            "logits_heldout": self._mean_logit_of(self.val_slices),
+            "logits_fake": self._mean_logit(fakes, classes),
         }
-        found = {
-            name: self._mean_logit(sets[name].tensor(r), sets[name].labels[r]) if len(r) else None for name, r in rows.items()
-        }
-        labels = np.resize(self.train_slices.labels, n)
-        fakes = generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=labels if config.c_dim else None)
-        return {**found, "logits_fake": self._mean_logit(fakes, labels)}
 
-    def _mean_logit(self, img: torch.Tensor, labels: np.ndarray) -> float:
+    def _mean_logit_of(self, slices: SliceDataset | None) -> float | None:
+        n = self._whole_groups(min(MONITORED, len(slices))) if slices is not None else 0
+        rows = spread(np.arange(len(slices)), n) if n else None
+        return None if rows is None else self._mean_logit(slices.tensor(rows), slices.labels[rows])
+
+    @torch.no_grad()
+    def _mean_logit(self, img: torch.Tensor, labels: np.ndarray | None) -> float:
         state = self.state
         img = img.expand(-1, state.config.img_channels, -1, -1).to(state.device)
         return state.D(img, one_hot(labels, state.config.c_dim, state.device)).mean().item()
+
+    def _whole_groups(self, n: int) -> int:
+        return n - n % self.state.config.mbstd_group_size
 
     def _draw(self) -> None:
         classes = np.arange(len(GRID_SEEDS)) % self.state.config.c_dim if self.state.config.c_dim else None
@@ -190,6 +188,11 @@ class Recorder:
         known = json.loads((self.run_dir / "config.json").read_text())
         info = {**known, "train_subjects": sorted(set(self.train_slices.subjects.tolist())), "cur_nimg": self.state.cur_nimg}
         save_generator(self.run_dir / name, self.state.G_ema, info)
+
+
+def spread(values: np.ndarray, n: int) -> np.ndarray:
+    """n of the values, evenly over their order (slices are sorted by class and person), repeated where n is larger."""
+    return values[np.linspace(0, len(values) - 1, n).round().astype(int)]
 
 
 def peak_memory_mb(device: torch.device) -> float:

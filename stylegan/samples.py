@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stylegan import __version__, plots, predict
+from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.networks import Generator, pick_device
 
@@ -94,7 +95,8 @@ def sample(
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
     settings = {"truncation_psi": truncation_psi, "truncation_cutoff": truncation_cutoff, "noise_mode": noise_mode}
     writer = Writer(G, info, out, [int(seed) for seed in seeds], settings, class_index)
-    return [*_write_seeds(writer), *(written for name in extras for written in EXTRAS[name](writer))]
+    written = [*_write_seeds(writer), *(path for name in extras for path in EXTRAS[name](writer))]
+    return [*written, _write_manifest(writer, written)]
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:
@@ -123,6 +125,19 @@ def _write_seeds(w: Writer) -> list[Path]:
         if start == 0:
             sheet = plots.grid(pixels, caption=w.caption(shown), alt=f"Sheet of {len(shown)} synthetic slices.")
     return [*written, w.figure("grid.png", sheet, shown)]
+
+
+def _write_manifest(w: Writer, written: Sequence[Path]) -> Path:
+    """What made each picture, for those who cannot see the entries inside the files."""
+    model = {"model_hash": w.info["model_hash"], "kimg": w.info["cur_nimg"] / 1000, "data": w.info["data"].get("title", "")}
+    pictures = {}
+    for path in written:
+        with Image.open(path) as picture:
+            pictures[path.name] = {
+                k: v for k, v in picture.info.items() if k in ("seed", "seeds", "truncation_psi", "class", "noise_mode")
+            }
+    write_json(w.out / "manifest.json", {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
+    return w.out / "manifest.json"
 
 
 def _write_truncation(w: Writer) -> list[Path]:

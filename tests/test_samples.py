@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -37,9 +39,9 @@ def conditional(tmp_path):
 
 def test_one_picture_per_seed_and_a_grid(plain, tmp_path):
     written = samples.sample(plain, tmp_path / "new" / "out", seeds=[3, 12345], device="cpu")
-    assert [path.name for path in written] == ["seed0003.png", "seed12345.png", "grid.png"]
+    assert [path.name for path in written] == ["seed0003.png", "seed12345.png", "grid.png", "manifest.json"]
     G, info = samples.load_generator(plain)
-    for path, img in zip(written, predict.to_uint8(predict.generate(G, [3, 12345], truncation_psi=0.7)), strict=False):
+    for path, img in zip(written[:2], predict.to_uint8(predict.generate(G, [3, 12345], truncation_psi=0.7)), strict=True):
         picture = Image.open(path)
         assert picture.mode == "L" and np.array_equal(np.asarray(picture), img)
     text = Image.open(written[1]).text
@@ -49,11 +51,16 @@ def test_one_picture_per_seed_and_a_grid(plain, tmp_path):
 
 
 def test_the_grid_says_what_made_it(plain, tmp_path):
-    *_, path = samples.sample(plain, tmp_path / "out", seeds=range(70), truncation_psi=0.5, truncation_cutoff=4, device="cpu")
+    *_, path, manifest = samples.sample(
+        plain, tmp_path / "out", seeds=range(70), truncation_psi=0.5, truncation_cutoff=4, device="cpu"
+    )
     text = Image.open(path).text
     assert len(list(path.parent.glob("seed*.png"))) == 70
     assert text["synthetic"] == "true" and text["truncation_psi"] == "0.5" and text["truncation_cutoff"] == "4"
     assert text["seeds"] == ",".join(map(str, range(64)))  # a sheet of at most 64
+    told = json.loads(manifest.read_text())
+    assert told["synthetic"] is True and told["model_hash"] == text["model_hash"] and len(told["pictures"]) == 71
+    assert told["pictures"]["grid.png"]["seeds"] == text["seeds"] and told["pictures"]["seed0066.png"]["seed"] == "66"
 
 
 def test_more_seeds_do_not_change_a_file(plain, tmp_path):
@@ -64,9 +71,9 @@ def test_more_seeds_do_not_change_a_file(plain, tmp_path):
 
 def test_every_extra_picture(conditional, tmp_path):
     written = samples.sample(conditional, tmp_path / "out", seeds=[0, 1], extras=samples.EXTRAS, device="cpu")
-    names = [path.name for path in written[3:]]
+    names = [path.name for path in written[3:-1]]
     assert names == ["truncation.png", "mixing.png", "interpolation.gif", "interpolation.png", "noise.png", "classes.png"]
-    for path in written:
+    for path in written[:-1]:
         if path.suffix == ".png":
             assert Image.open(path).text["synthetic"] == "true", path.name
     assert Image.open(tmp_path / "out/truncation.png").text["truncation_psi"].startswith("(0.0, 0.25")
