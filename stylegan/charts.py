@@ -55,7 +55,13 @@ def scores(history: Sequence[Mapping], axes: Axes | None = None, *, floor: float
     ax.plot(kimg, kid, color=COLOURS[0], marker=MARKERS[0], markersize=4, linewidth=1.6, label="generated")
     best = kid.argmin()
     ax.annotate(
-        f"best {kid[best]:.0f}", (kimg[best], kid[best]), (0, -15), textcoords="offset points", ha="center", fontsize=9, color=INK
+        f"best {kid[best]:.0f}",
+        (kimg[best], kid[best]),
+        (0, -15),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        color=INK,
     )
     ax.margins(y=0.15)
     if floor is not None:
