@@ -18,12 +18,15 @@ from pathlib import Path
 import filelock
 import torch
 
+from stylegan import __version__
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import checkpoints, load_checkpoint
 from stylegan.config import FREE_TO_CHANGE, Config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.recorder import Recorder
 from stylegan.train import TrainingState, new_state, train
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 
 
 def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, subjects_csv=None, levels=None) -> dict:
@@ -121,21 +124,11 @@ def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> No
 
 def environment() -> str:
     """Versions, machine and command, one per line."""
-    packages = (
-        "stylegan",
-        "torch",
-        "torchvision",
-        "numpy",
-        "scikit-learn",
-        "umap-learn",
-        "safetensors",
-        "nilearn",
-        "matplotlib",
-    )
-    lines = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{card}"
-    return "\n".join([f"python {platform.python_version()}", *lines, machine, "command: " + " ".join(sys.argv)]) + "\n"
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    own = [f"stylegan {__version__}", f"python {platform.python_version()}"]
+    return "\n".join([*own, *versions, machine, f"command: {' '.join(sys.argv)}"]) + "\n"
 
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
