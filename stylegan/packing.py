@@ -37,14 +37,7 @@ def pack_folder(root: Path, resolution: int, levels: tuple[int, int] | None, cac
     hidden, left_out, warnings. Raises FileNotFoundError or ValueError where there is nothing to pack.
     """
     index_file = cache / f"{_fingerprint(root, resolution, levels)}.json"
-    index = read_json(index_file)
-    images = index and open_images(cache, index["key"], (len(index["files"]), resolution, resolution))
-    if index is None or images is None:
-        index = _pack(recognise(root, levels), resolution, cache)
-        write_json(index_file, index)
-        images = open_images(cache, index["key"], (len(index["files"]), resolution, resolution))
-        assert images is not None
-    return images, index
+    return _packed_once(index_file, resolution, lambda: _pack(recognise(root, levels), resolution, cache))
 
 
 def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
@@ -52,17 +45,24 @@ def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
 
     The index holds per slice: subjects, levels, labels, columns; and for the set: key, classes, title, sides.
     """
-    code = hashlib.sha256(Path(__file__).with_name("atlas.py").read_bytes()).hexdigest()[
-        :8
-    ]  # another simulation, another cache
-    index_file = cache / f"simulated-{SIMULATED_SUBJECTS}x{SIMULATED_LEVELS}-{resolution}px-{code}.json"
+    code = hashlib.sha256(Path(__file__).with_name("atlas.py").read_bytes()).hexdigest()  # another simulation, another cache
+    index_file = cache / f"simulated-{SIMULATED_SUBJECTS}x{SIMULATED_LEVELS}-{resolution}px-{code[:8]}.json"
     shape = (SIMULATED_SUBJECTS * SIMULATED_LEVELS, resolution, resolution)
+    return _packed_once(index_file, resolution, lambda: _simulate(resolution, cache, shape))
+
+
+def _packed_once(index_file: Path, resolution: int, pack: Callable[[], Index]) -> tuple[np.ndarray, Index]:
+    """The pictures and index that are in the cache; where one is absent or damaged, ``pack`` makes both first."""
+
+    def opened(index: Index) -> np.ndarray | None:
+        return open_images(index_file.parent, index["key"], (len(index["subjects"]), resolution, resolution))
+
     index = read_json(index_file)
-    images = index and open_images(cache, index["key"], shape)
+    images = index and opened(index)
     if index is None or images is None:
-        index = _simulate(resolution, cache, shape)
+        index = pack()
         write_json(index_file, index)
-        images = open_images(cache, index["key"], shape)
+        images = opened(index)
         assert images is not None
     return images, index
 

@@ -47,7 +47,7 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
         state = new_state(config)
         resume(state, run_dir)
         with Recorder(state, slices, run_dir) as recorder:
-            train(state, slices.split("train"), recorder.on_step)
+            train(state, recorder.train_slices, recorder.on_step)
     if state.cur_nimg < config.total_kimg * 1000:
         print(
             f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again to go on."

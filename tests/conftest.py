@@ -40,6 +40,16 @@ def _tiny(resolution):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    """Class folders of 5 NonDemented and 3 MildDemented subjects."""
+    import layouts_fixtures as fixtures
+
+    root = tmp_path_factory.mktemp("classes") / "slices"
+    fixtures.class_folders(root, {"NonDemented": 5, "MildDemented": 3})
+    return root
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     """No test reads or fills the caches of the checkout."""

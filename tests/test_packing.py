@@ -19,13 +19,6 @@ needs_oasis = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def class_folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("classes") / "slices"
-    fixtures.class_folders(root, {"NonDemented": 5, "MildDemented": 3})
-    return root
-
-
 def test_the_square_has_no_margin_and_nothing_is_stretched(tmp_path):
     for i in range(8):
         picture = np.zeros((60, 90), np.uint8)

@@ -9,13 +9,6 @@ import pytest
 from stylegan.dataset import load_slices
 
 
-@pytest.fixture(scope="module")
-def class_folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("classes") / "slices"
-    fixtures.class_folders(root, {"NonDemented": 5, "MildDemented": 3})
-    return root
-
-
 def test_columns_damage_and_doubts(tmp_path):
     fixtures.class_folders(tmp_path / "slices", {"A": 6})
     rows = ["Subject ID,Sex,nWBV,MMSE,Note", "OAS1_0001,F,0.743,29,fine", "OAS1_0002_MR1,M,823,28,", "OAS1_0003_MR1,F,0.0.71,30,x",
