@@ -107,6 +107,10 @@ class _Renderer(IPythonRenderer):
             url = f"#{_section(notebook[1])}" if self.merged else f"{notebook[1]}.html"
         return super().link(text, url, title)
 
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture from the network, such as a badge, becomes its words: a page asks the network for nothing."""
+        return text if re.match(r"https?:", url) else super().image(text, url, title)
+
     def inline_math(self, body: str) -> str:
         return mathml(body)
 

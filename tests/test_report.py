@@ -193,6 +193,12 @@ def test_a_page_turns_formulas_links_and_headings_into_html():
     assert alone.html.count("<math") == 2 and 'display="block"' in alone.html and "$" not in alone.html
 
 
+def test_a_badge_becomes_a_plain_link():
+    notebook = notebook_of("# One\n\n[![Open in Colab](https://colab.example/badge.svg)](https://colab.example/one)")
+    html = export.render(notebook, "01_x").html
+    assert '<a href="https://colab.example/one">Open in Colab</a>' in html and "<img" not in html
+
+
 def test_a_figure_without_alt_text_is_an_error():
     notebook = notebook_of("picture")
     picture = {"image/png": "aaaa", "text/plain": "x"}
