@@ -7,7 +7,7 @@ RUN    ?=
 ARGS   ?=
 BIN     = $(VENV)/bin
 
-.PHONY: setup report test test-long lint bench
+.PHONY: setup report test test-long lint bench badges
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -31,3 +31,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m stylegan bench $(ARGS)
+
+# after a new address in pyproject.toml: the badge and the set-up cell of every notebook
+badges: setup
+	$(BIN)/python -m stylegan.badges

@@ -4,7 +4,6 @@ import ast
 import itertools
 import json
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,12 +65,6 @@ def test_one_set_up_cell_for_all_and_one_cell_of_parameters(name):
     assert tagged(NOTEBOOKS[name], "parameters") == [parameters]
     names = [target.id for node in ast.parse(parameters.source).body for target in node.targets]
     assert {"data", "preset"} <= set(names) and ("run_dir" in names) == (name != NAMES[0])
-
-
-def test_the_repository_to_clone_is_the_one_of_the_project():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    set_up = code(NOTEBOOKS[NAMES[0]])[0].source
-    assert re.search(r'^REPOSITORY = "(.*?)"', set_up, re.M)[1] == project.get("urls", {}).get("Repository", "")
 
 
 @pytest.mark.parametrize("name", NAMES)

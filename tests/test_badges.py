@@ -1,0 +1,125 @@
+"""Badges and set-up cells: as committed, and what a notebook does when it is opened on Colab."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+pytest.importorskip("IPython")
+
+from stylegan import badges
+from stylegan.cache import checkout
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ADDRESS = badges.address(ROOT / "pyproject.toml")
+
+# What Colab had installed when it moved to Python 3.13 (August 2026, github.com/googlecolab/backend-info). Of these
+# nothing may need an upgrade: a notebook that replaces a package already imported there must be restarted, or breaks.
+COLAB = {
+    "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "pillow": "11.3.0", "matplotlib": "3.10.0", "scikit-learn": "1.6.1",
+    "scipy": "1.16.3", "threadpoolctl": "3.6.0", "umap-learn": "0.5.12", "safetensors": "0.8.0", "nibabel": "5.4.2",
+    "filelock": "3.32.3", "tqdm": "4.67.3", "ipython": "7.34.0", "ipykernel": "6.17.1", "nbclient": "0.10.4", "nbconvert": "7.17.1",
+}  # fmt: skip
+COLAB_PYTHON = "3.13"
+
+
+# --- As committed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_committed_notebook_is_what_make_badges_writes(path):
+    text = path.read_text(encoding="utf-8")
+    assert badges.text_of(badges.stamped(json.loads(text), path.name, ADDRESS)) == text
+    cells = json.loads(text)["cells"]
+    assert f"{ADDRESS.removeprefix('https://github.com/')}/blob/main/notebooks/{path.name})" in "".join(cells[0]["source"])
+    set_ups = [cell for cell in cells if "google.colab" in "".join(cell["source"])]
+    assert [cell["id"] for cell in set_ups] == [f"{path.stem[:2]}-set-up"]
+
+
+def test_a_new_address_replaces_the_old_one_everywhere_and_only_once(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://github.com/a-b/c.d.git"\n')
+    for path in PATHS:
+        (tmp_path / "notebooks" / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    badges.main(tmp_path)
+    once = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "notebooks").iterdir()}
+    badges.main(tmp_path)
+    for name, text in once.items():
+        assert (tmp_path / "notebooks" / name).read_text(encoding="utf-8") == text
+        assert ADDRESS not in text and text.count("colab-badge.svg") == 1 and text.count("a-b/c.d") == 2
+
+
+@pytest.mark.parametrize("urls", ["", '[project.urls]\nRepository = "https://gitlab.com/a/b"\n'])
+def test_an_address_that_colab_cannot_open_is_refused(tmp_path, urls):
+    (tmp_path / "pyproject.toml").write_text("[project]\n" + urls)
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        badges.address(tmp_path / "pyproject.toml")
+
+
+# --- On Colab -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_floor_lies_below_what_colab_has():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [Requirement(text) for text in project["dependencies"]]
+    there = [requirement for requirement in needed if requirement.name in COLAB]
+    assert {"torch", "torchvision", "numpy", "umap-learn", "nibabel"} <= {requirement.name for requirement in there}
+    assert all(requirement.specifier.contains(COLAB[requirement.name]) for requirement in there)
+    assert COLAB_PYTHON in Requirement(f"python{project['requires-python']}").specifier
+    assert not {requirement.name for requirement in needed} & {"ipython", "ipykernel", "jupyterlab", "notebook"}
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A session as Colab starts it, in an empty folder, with a public repository to clone: `run(source)` and what pip was asked."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    origin, content = tmp_path / "origin", tmp_path / "content"
+    content.mkdir()
+    for name in ("pyproject.toml", "notebooks/01_data_preview.ipynb", "models/brain.safetensors"):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text('[project]\nname = "stylegan"\n')
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["commit", "-qm", "second", "--allow-empty"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.chdir(content)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    shell = InteractiveShell(ipython_dir=str(tmp_path / "ipython"), config=Config({"HistoryManager": {"enabled": False}}))
+    asked = []
+    shell.register_magic_function(asked.append, magic_name="pip")
+    source = badges.SET_UP.format(address=origin.as_uri())
+    return types.SimpleNamespace(run=lambda: shell.run_cell(source).raise_error(), asked=asked, content=content)
+
+
+def test_on_colab_the_clone_is_installed_and_becomes_the_place_of_work(colab):
+    colab.run()
+    clone = colab.content / "course-repository"
+    assert colab.asked == ["install -q ./course-repository"]  # not -e, no upgrade
+    assert Path.cwd() == clone / "notebooks" and checkout() == clone
+    assert (checkout() / "models" / "brain.safetensors").is_file()
+    count = subprocess.run(["git", "-C", clone, "rev-list", "--count", "HEAD"], capture_output=True, text=True, check=True)
+    assert count.stdout.strip() == "1"  # of the two commits
+    colab.run()
+    assert len(colab.asked) == 1 and Path.cwd() == clone / "notebooks"
+
+
+def test_a_restarted_session_finds_its_clone(colab):
+    colab.run()
+    (colab.content / "course-repository" / "mine.txt").write_text("kept")
+    os.chdir(colab.content)
+    colab.run()
+    assert Path.cwd() == colab.content / "course-repository" / "notebooks" and (Path.cwd().parent / "mine.txt").is_file()
+
+
+def test_elsewhere_the_set_up_does_nothing(colab, monkeypatch):
+    monkeypatch.delitem(sys.modules, "google.colab")
+    colab.run()
+    assert not colab.asked and Path.cwd() == colab.content and not list(colab.content.iterdir())
