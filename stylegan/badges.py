@@ -16,7 +16,8 @@ COLAB = "https://colab.research.google.com"
 BADGE = "[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{repository}/blob/main/notebooks/{name})"
 
 # On Colab the working directory becomes the clone's, as it is everywhere else: that is how models/ and figures/ are found.
-# The package is installed as it is, beside Colab's own torch, numpy and IPython; a session that starts anew finds its clone.
+# The package is installed as it is, and what Colab has already is held where it is: without that, pip takes the newest nilearn
+# and upgrades pandas for it. A session that starts anew finds its clone.
 SET_UP = """\
 # Set-up: on Colab the repository is cloned and installed here, elsewhere `make setup` has done it
 import os
@@ -25,7 +26,8 @@ import sys
 REPOSITORY = "{address}"  # from pyproject.toml, by `make badges`
 if "google.colab" in sys.modules and not os.path.isfile("../pyproject.toml"):
     !test -d course-repository || git clone -q --depth 1 {{REPOSITORY}} course-repository
-    %pip install -q ./course-repository
+    %pip list -q --format=freeze > installed.txt
+    %pip install -q -c installed.txt ./course-repository
     os.chdir("course-repository/notebooks")"""
 
 

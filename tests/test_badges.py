@@ -102,13 +102,15 @@ def colab(tmp_path, monkeypatch):
 def test_on_colab_the_clone_is_installed_and_becomes_the_place_of_work(colab):
     colab.run()
     clone = colab.content / "course-repository"
-    assert colab.asked == ["install -q ./course-repository"]  # not -e, no upgrade
+    there, install = colab.asked
+    assert there == "list -q --format=freeze > installed.txt"
+    assert install == "install -q -c installed.txt ./course-repository"  # not -e, and nothing there is changed
     assert Path.cwd() == clone / "notebooks" and checkout() == clone
     assert (checkout() / "models" / "brain.safetensors").is_file()
     count = subprocess.run(["git", "-C", clone, "rev-list", "--count", "HEAD"], capture_output=True, text=True, check=True)
     assert count.stdout.strip() == "1"  # of the two commits
     colab.run()
-    assert len(colab.asked) == 1 and Path.cwd() == clone / "notebooks"
+    assert len(colab.asked) == 2 and Path.cwd() == clone / "notebooks"
 
 
 def test_a_restarted_session_finds_its_clone(colab):
