@@ -26,7 +26,7 @@ import sys
 REPOSITORY = "{address}"  # from pyproject.toml, by `make badges`
 if "google.colab" in sys.modules and not os.path.isfile("../pyproject.toml"):
     !test -d course-repository || git clone -q --depth 1 {{REPOSITORY}} course-repository
-    %pip list -q --format=freeze > installed.txt
+    %pip list --format=freeze > installed.txt
     %pip install -q -c installed.txt ./course-repository
     os.chdir("course-repository/notebooks")"""
 
