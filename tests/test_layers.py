@@ -16,7 +16,7 @@ LEVELS = (
     ("networks", "diagram"),
     ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "findings"),
     ("train",),
-    ("recorder", "runs", "bench", "notebook", "execute", "export", "report", "__main__"),
+    ("recorder", "runs", "bench", "badges", "notebook", "execute", "export", "report", "__main__"),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")
