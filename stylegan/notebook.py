@@ -60,6 +60,8 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
     folder = Path(folder)
     history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
+        known = read_json(folder / "config.json") or {}
+        _refuse_other_slices(folder, known.get("data", {}), load_slices(data, config.img_resolution))
         print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
         return history
     train_run(config, data, folder)
@@ -67,7 +69,10 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
 
 
 def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Run:
-    """The run in its folder, its best generator, and its slices. FileNotFoundError says what to run first."""
+    """The run in its folder, its best generator, and its slices.
+
+    FileNotFoundError says what to run first; ValueError, that a file is damaged or that the slices are not those of the run.
+    """
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
         given = "" if data is None else f" --data {data}"
@@ -75,9 +80,23 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
             f"There is no trained generator in {folder}; run notebook 02_train first, or "
             f"python -m stylegan train --preset {preset}{given} --run-dir {folder}."
         )
-    G, info = load_generator(folder, pick_device())
+    try:
+        G, info = load_generator(folder, pick_device())
+    except ValueError as error:
+        raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
     config = Config.from_dict(info["config"])
-    return Run(folder, config, read_metrics(folder), G, info, load_slices(run_data(folder, data), config.img_resolution))
+    slices = load_slices(run_data(folder, data), config.img_resolution)
+    _refuse_other_slices(folder, info["data"], slices)
+    return Run(folder, config, read_metrics(folder), G, info, slices)
+
+
+def _refuse_other_slices(folder: Path, known: Mapping, slices: SliceDataset) -> None:
+    """A run is told with the slices it was made from: with others, its people would no longer be the held-out ones."""
+    if known.get("key") != slices.key:
+        raise ValueError(
+            f"The run in {folder} was trained on {known.get('title')}, and these are {slices.title}, or its files have changed; "
+            "leave data = None, or name another run_dir."
+        )
 
 
 def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:

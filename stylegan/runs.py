@@ -132,13 +132,13 @@ def environment() -> str:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
-    """The lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
+    """The whole lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
     path = Path(run_dir) / "metrics.jsonl"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} holds no metrics.jsonl; train there first (python -m stylegan train --run-dir {path.parent})."
         )
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 # --- Going on --------------------------------------------------------------------------------------------------------------------
