@@ -82,6 +82,8 @@ def test_coordinates_are_written_for_real_and_generated(simulated, tmp_path):
 def test_the_diagram_names_the_shapes_of_the_real_layers():
     figure = diagram.architecture(*build_networks(make_config("smoke")))
     assert "4 × 4 × 16, 8 × 8 × 16, 16 × 16 × 8" in figure.alt_text and "from 16 × 16 × 8 down" in figure.alt_text
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"2 layers", "16 × 16 × 1", "a real slice", "std-dev, 3 layers: logit"} <= set(texts)
 
 
 # --- The run behind the notebooks -----------------------------------------------------------------------------------------
