@@ -128,7 +128,7 @@ def _presets(args: argparse.Namespace) -> None:
         print(f"{name:10}", "  ".join(f"{k}={v:g}" for k, v in row.items()))
 
 
-# --- sample, evaluate -------------------------------------------------------------------------------------------------------------
+# --- sample, project, evaluate ----------------------------------------------------------------------------------------------------
 
 
 def _add_sample(commands) -> None:
@@ -164,6 +164,26 @@ def _sample(args: argparse.Namespace) -> None:
         extras=args.extras,
     )
     print(f"Wrote {len(written)} files to {args.out}; all of them say that they are synthetic.")
+
+
+def _add_project(commands) -> None:
+    text = "Search the w that draws held-out slices best; write them beside their projections, and how far they stay apart."
+    parser = _command(commands, "project", _project, text)
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--slices", type=int, default=6, help="how many (default 6)")
+    parser.add_argument("--space", default="w", choices=("w", "w+"), help="one style for all layers, or one for each")
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _project(args: argparse.Namespace) -> None:
+    from stylegan.projection import project_held_out
+
+    found = project_held_out(args.path, args.out, args.data, count=args.slices, space=args.space, device=args.device)
+    for name, value in found["mean"].items():
+        print(f"{name:32} {value:6.1f} grey levels")
+    print(f"Wrote projection.png and projection.json to {args.out}; the picture shows real slices of {found['data']}.")
 
 
 def _add_evaluate(commands) -> None:
@@ -238,7 +258,7 @@ def _bench(args: argparse.Namespace) -> None:
     print(f"per step of {found['batch_size']}: {phases}")
 
 
-COMMANDS = (_add_data, _add_fetch, _add_train, _add_presets, _add_sample, _add_evaluate, _add_report, _add_bench)
+COMMANDS = (_add_data, _add_fetch, _add_train, _add_presets, _add_sample, _add_project, _add_evaluate, _add_report, _add_bench)
 
 if __name__ == "__main__":
     sys.exit(main())

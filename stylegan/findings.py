@@ -93,6 +93,23 @@ def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
     return distance[:, 0], index[:, 0]
 
 
+def reach_verdict(residuals: Mapping[str, np.ndarray]) -> str:
+    """What the residuals of `projection.reach` say about real slices that the generator cannot draw."""
+    mean = {name: float(values.mean()) for name, values in residuals.items()}
+    left, again, other, average = list(mean.values())[:4]
+    if left < other:
+        words = "nearer than anybody it was trained on: the generator can draw this head, and the map shows what it lacks"
+    elif left < average:
+        words = "nearer than the mean slice and further than another person: the generator can draw such a head, not this one"
+    else:
+        words = "no nearer than the mean slice: the generator can draw no single head"
+    blame = "so the search is not to blame" if again < left / 2 else "so much of that is the search's fault"
+    return (
+        f"The projections stay **{left:.0f} grey levels** from the real slices (root mean square of 255), {words}. A slice that "
+        f"the generator drew is found again to {again:.0f}, {blame}."
+    )
+
+
 # --- The map --------------------------------------------------------------------------------------------------------------
 
 

@@ -143,6 +143,27 @@ def compare(real: Images, fake: Images, **kwargs) -> Figure:
     return grid(np.concatenate([real, fake]), len(real), row_titles=("real", "generated"), **{"alt": alt, **kwargs})
 
 
+def difference(a: Images, b: Images, window: int = 128) -> np.ndarray:
+    """|a - b| pixel by pixel as uint8 [n, R, R]: black is equal, white is ``window`` grey levels of 255 or more apart."""
+    away = np.abs(to_uint8(a).astype(int) - to_uint8(b))
+    return (away * 255 / window).clip(0, 255).round().astype(np.uint8)
+
+
+def projections(target: Images, projected: Images, **kwargs) -> Figure:
+    """Real slices, what `projection.project` drew of them, and where the two differ; both [n, ...]."""
+    rows = [to_uint8(target), to_uint8(projected), difference(target, projected)]
+    alt = f"{len(rows[0])} real slices in the upper row, their projections in the middle, the absolute difference below."
+    titles = ("real", "projection", "difference")
+    return grid(np.concatenate(rows), len(rows[0]), row_titles=titles, **{"alt": alt, **kwargs})
+
+
+def matched(*sheets: Images) -> list[np.ndarray]:
+    """Sheets of slices of different sizes enlarged by whole numbers to that of the largest; sizes are powers of two."""
+    pixels = [to_uint8(sheet) for sheet in sheets]
+    size = max(sheet.shape[1] for sheet in pixels)
+    return [enlarge(sheet, size // sheet.shape[1]) for sheet in pixels]
+
+
 def truncation(images: torch.Tensor, psis: Sequence[float], seeds: Sequence[int], **kwargs) -> Figure:
     """images [seeds, psis, C, R, R] as of `predict.truncation_sweep`."""
     alt = f"Truncation: {len(seeds)} seeds in rows, psi from {psis[0]:g} to {psis[-1]:g} in columns."

@@ -69,7 +69,7 @@ def styles(
 def map_latents(G: Generator, z: Tensor, classes: Tensor | None, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
     """z [n, z_dim] and class indices [n] (None: unconditional) -> ws [n, num_ws, w_dim] on the CPU."""
     inputs = [z] if classes is None else [z, F.one_hot(classes, G.c_dim).float()]
-    with _sampling(G) as device:
+    with sampling(G) as device:
         chunks = []
         for rows, (z_part, *c_part) in _chunks(inputs, device):
             c = c_part[0] if c_part else None
@@ -82,7 +82,7 @@ def synthesize(G: Generator, ws: Tensor, *, noise_mode: str = "const", noise: li
 
     noise_mode 'const' | 'none', or ``noise``: one [n, 1, H, W] for each convolution, as `seed_noise` draws.
     """
-    with _sampling(G) as device:
+    with sampling(G) as device:
         chunks = []
         for rows, (w, *maps) in _chunks([ws, *(noise or [])], device):
             chunks.append(G.synthesis(w, noise_mode, maps or None)[:rows].float().cpu())
@@ -112,7 +112,7 @@ def generate(
     The same seed gives the same picture bit for bit in any company. G is left in the mode and on the device where it was found.
     Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
     """
-    with _sampling(G, device):
+    with sampling(G, device):
         ws = styles(G, seeds, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, class_index=class_index)
         if noise_mode != "random":
             return synthesize(G, ws, noise_mode=noise_mode)
@@ -254,7 +254,7 @@ def _chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[tuple[i
 
 
 @contextmanager
-def _sampling(G: Generator, device: str | torch.device | None = None) -> Iterator[torch.device]:
+def sampling(G: Generator, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Evaluation mode without gradients, on the device if one is given; leaves G as it was found."""
     modes, found = [(module, module.training) for module in G.modules()], next(G.parameters()).device
     try:

@@ -119,6 +119,23 @@ def test_a_run_is_trained_resumed_and_then_left_alone(slices, tmp_path, monkeypa
     assert run.config.img_resolution == 16 and run.history == history
 
 
+@pytest.mark.parametrize(
+    ("left", "again", "words"),
+    [
+        (20, 3, "nearer than anybody it was trained on"),
+        (33, 3, "nearer than the mean slice and further than another person"),
+        (45, 3, "no nearer than the mean slice"),
+        (20, 3, "found again to 3, so the search is not to blame"),
+        (20, 15, "so much of that is the search's fault"),
+    ],
+)
+def test_a_projection_is_judged_by_its_yardsticks(left, again, words):
+    names = ("projection", "generated slice, found again", "nearest training slice", "mean training slice", "nearest of 512")
+    residuals = {name: np.array([value, value]) for name, value in zip(names, (left, again, 30, 40, 50), strict=True)}
+    told = findings.reach_verdict(residuals)
+    assert words in told and f"**{left} grey levels**" in told
+
+
 def test_the_slices_of_the_run_are_found_again_from_another_folder(slices, tmp_path, monkeypatch):
     monkeypatch.setattr("stylegan.runs.load_slices", lambda *_, **__: slices)
     train_run(make_config("smoke", total_kimg=0.05), "some/slices", tmp_path / "run")

@@ -14,9 +14,9 @@ LEVELS = (
     ("config", "modules", "losses", "augment", "plots", "charts", "atlas", "volumes", "fetch", "pictures", "cache"),
     ("subjects", "naming", "tables", "layouts", "packing", "dataset", "stylegan2"),
     ("networks", "diagram"),
-    ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "findings"),
+    ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "directions", "projection", "findings"),
     ("train",),
-    ("recorder", "runs", "bench", "badges", "notebook", "execute", "export", "report", "__main__"),
+    ("recorder", "runs", "bench", "badges", "notebook", "reference", "widgets", "execute", "export", "report", "__main__"),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")

@@ -87,7 +87,7 @@ def test_presets_are_listed(capsys):
 
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "stylegan", "--help"], capture_output=True, text=True, check=True)
-    for command in ("data", "fetch", "train", "sample", "evaluate", "presets", "report", "bench"):
+    for command in ("data", "fetch", "train", "sample", "project", "evaluate", "presets", "report", "bench"):
         assert f" {command} " in done.stdout
 
 

@@ -101,6 +101,20 @@ def test_compare_asks_for_equal_numbers(slices):
         plots.compare(slices[:3], slices[3:5])
 
 
+def test_a_projection_shows_both_and_their_difference_in_a_fixed_window(slices):
+    other = slices.copy()
+    other[0, 0, :4] = slices[0, 0, :4].astype(int) + np.where(slices[0, 0, :4] < 128, (0, 32, 64, 127), (0, -32, -64, -128))
+    away = plots.difference(slices, other)
+    assert np.abs(away[0, 0, :4].astype(int) - (0, 64, 128, 255)).max() <= 2 and away.sum() == away[0, 0, :4].sum()
+    picture = rendered(plots.projections(slices[:2], other[:2], scale=2))
+    assert all(holds(picture, tile) for sheet in (slices[:2], other[:2], away[:2]) for tile in plots.enlarge(sheet, 2))
+
+
+def test_sheets_of_two_sizes_are_matched_by_whole_numbers(slices):
+    small, large = plots.matched(slices[:2, :8, :8], slices)
+    assert np.array_equal(small[:, ::2, ::2], slices[:2, :8, :8]) and np.array_equal(large, slices)
+
+
 def test_matrices_and_strips(slices):
     images = torch.from_numpy(slices).float()[:, None] / 127.5 - 1
     matrix = images[:6].unflatten(0, (2, 3))
