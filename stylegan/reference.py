@@ -1,0 +1,60 @@
+"""The generator that comes with the project, trained for longer than a report can wait, and its card of scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stylegan.cache import checkout, read_json
+from stylegan.checkpoint import load_generator
+from stylegan.findings import score_rows
+from stylegan.networks import Generator, pick_device
+
+NAME = "oasis1-stylegan2-64"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A shipped generator and what its card says; nothing of it was computed by the run that shows it."""
+
+    G: Generator
+    info: dict  # as of `load_generator`
+    card: dict  # scores (as of `evaluate`), kimg, hours, train_subjects, data, model_hash
+
+    @property
+    def about(self) -> str:
+        """One sentence: what it saw, for how long."""
+        card = self.card
+        return (
+            f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['data']} "
+            f"({card['train_subjects']} subjects) in {card['hours']:.1f} hours."
+        )
+
+    def scores(self) -> list[dict]:
+        """The rows of `findings.score_rows`, each marked as not of this run."""
+        return [{**row, "computed": "before, shipped with the model"} for row in score_rows(self.card["scores"])]
+
+
+def reference(name: str = NAME) -> Reference | None:
+    """The generator ``models/<name>.safetensors`` of the checkout and its card, None where it is not there (`absence` says why).
+
+    Raises ValueError where the card is missing, damaged or of another generator: scores would stand under the wrong pictures.
+    """
+    path = checkout() / "models" / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    G, info = load_generator(path, pick_device())
+    card = read_json(path.with_suffix(".json"))
+    if card is None or card.get("model_hash") != info["model_hash"]:
+        told = "cannot be read" if card is None else f"is of model {card.get('model_hash')}"
+        raise ValueError(
+            f"The card beside {path.name} {told}, and the generator is {info['model_hash']}; fetch both files anew."
+        )
+    return Reference(G, info, card)
+
+
+def absence(name: str = NAME) -> str:
+    """Why there is no reference generator, and what to do."""
+    folder = checkout() / "models"
+    if folder.is_dir():
+        return f"This checkout holds no `models/{name}.safetensors`; pull it anew to see the shipped generator here."
+    return "The shipped generator lies in `models/` of the repository, and this is no checkout of it: clone it to see it here."

@@ -1,0 +1,66 @@
+"""The shipped generator is found in a checkout, and its card belongs to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from stylegan import reference
+from stylegan.checkpoint import load_generator, save_generator
+from stylegan.config import make_config
+from stylegan.networks import Generator
+
+
+def entry(value):
+    return {"value": value, "low": value - 1, "high": value + 1}
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A checkout with a stand-in for the shipped generator: its folder of models."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
+    folder = tmp_path / "models"
+    folder.mkdir()
+    config = make_config("smoke")
+    torch.manual_seed(0)
+    info = {"config": config.to_dict(), "classes": [], "train_subjects": ["a"], "data": {}, "cur_nimg": 5000}
+    save_generator(folder / f"{reference.NAME}.safetensors", Generator(config), info, half=True)
+    split = {"n": 40, "subjects": 4, "kid": entry(50), "kid_floor": entry(8), "fd": entry(60), "fd_floor": entry(30)}
+    card = {
+        "model_hash": load_generator(folder / f"{reference.NAME}.safetensors")[1]["model_hash"],
+        "kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"splits": {"test": split}},
+    }  # fmt: skip
+    (folder / f"{reference.NAME}.json").write_text(json.dumps(card))
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return folder
+
+
+def test_it_is_found_from_the_notebooks_with_its_scores(clone):
+    found = reference.reference()
+    assert "5,000 kimg of OASIS-1 (114 subjects) in 3.2 hours" in found.about and found.info["model_hash"] in found.about
+    rows = found.scores()
+    assert [row["score"] for row in rows] == ["KID × 1000", "FD"] and all("shipped" in row["computed"] for row in rows)
+    assert found.G.synthesis.blocks[-1].resolution == 16
+
+
+def test_scores_of_another_generator_are_refused(clone):
+    path = clone / f"{reference.NAME}.json"
+    path.write_text(path.read_text().replace('"model_hash": "', '"model_hash": "0'))
+    with pytest.raises(ValueError, match="is of model 0"):
+        reference.reference()
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        reference.reference()
+
+
+def test_where_it_is_not_there_a_sentence_says_why(clone, tmp_path, monkeypatch):
+    (clone / f"{reference.NAME}.safetensors").unlink()
+    assert reference.reference() is None and "holds no `models/" in reference.absence()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "pyproject.toml").unlink()
+    monkeypatch.chdir(elsewhere)
+    assert reference.reference() is None and "no checkout" in reference.absence()
