@@ -25,7 +25,8 @@ FAINT = "#DDDDDD"
 PANELS = {
     "Losses": {"loss_G": "generator", "loss_D": "discriminator"},
     "Mean logits of D": {"logits_real": "training", "logits_heldout": "held-out", "logits_fake": "generated"},
-    "Penalties": {"r1": "R1", "pl": "path length"},
+    "R1 penalty": {"r1": "R1"},
+    "Path length": {"path_length": "mean length"},
     "Gradient norms": {"grad_norm_G": "generator", "grad_norm_D": "discriminator"},
     "Probability of augmentation": {"augment_p": "p"},
     "KID on validation subjects (×1000)": {"kid_val": "generated"},
@@ -40,7 +41,7 @@ def losses(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> ma
     axes = _panels(len(panels)) if axes is None else axes
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         _curves(ax, history, lines, title)
-        if title in ("Penalties", "Gradient norms"):
+        if title in ("R1 penalty", "Gradient norms"):
             _log_scale(ax)
     end = history[-1]["kimg"]
     return describe(axes[0].figure, f"Training over {end:g} kimg: {', '.join(panels)}.")

@@ -12,7 +12,7 @@ from stylegan import charts
 
 HISTORY = [
     {
-        "kimg": kimg, "loss_G": 1.0 + kimg, "loss_D": 2.0, "r1": 0.1, "pl": None, "logits_real": 0.5, "logits_fake": -0.5,
+        "kimg": kimg, "loss_G": 1.0 + kimg, "loss_D": 2.0, "r1": 0.1, "path_length": 0.3, "logits_real": 0.5, "logits_fake": -0.5,
         "logits_heldout": 0.2, "augment_p": 0.0, "grad_norm_G": 1.0, "grad_norm_D": 2.0, "kid_val": kid, "seconds": kimg,
     }
     for kimg, kid in ((4.0, None), (8.0, 900.0), (12.0, None), (16.0, 400.0), (20.0, 500.0))
@@ -28,7 +28,7 @@ def test_losses_draw_one_panel_for_what_was_logged():
     figure = charts.losses(HISTORY)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
     assert list(panels) == [
-        "Losses", "Mean logits of D", "Penalties: R1", "Gradient norms", "Probability of augmentation", "KID on validation subjects (×1000)",
+        "Losses", "Mean logits of D", "R1 penalty", "Path length", "Gradient norms", "Probability of augmentation", "KID on validation subjects (×1000)",
     ]  # fmt: skip
     generator = panels["Losses"].lines[0]
     assert generator.get_xdata().tolist() == [4, 8, 12, 16, 20] and generator.get_ydata().tolist() == [5, 9, 13, 17, 21]
