@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from stylegan.cache import replacing
 from stylegan.dataset import SliceDataset
+from stylegan.directions import Direction
 from stylegan.embedding import Mixing, neighbour_mixing
 
 # Up to how many times the floor: what that means for the eye.
@@ -56,6 +58,48 @@ def leaks_of_random_split(subjects: np.ndarray, fractions: Sequence[float] = (0.
     return sum(len(set(split[subjects == subject])) > 1 for subject in np.unique(subjects))
 
 
+# --- Latent space ---------------------------------------------------------------------------------------------------------
+
+
+def directions_verdict(found: Sequence[Direction]) -> str:
+    """How many directions move something that is measured, which moves most, and whether the methods agree."""
+    named = [d for d in found if any(map(d.moves, d.effects))]
+    sentences = [f"**{len(named)} of {len(found)}** directions move something that these gauges see."]
+    if named:
+        best = max(named, key=lambda d: max(abs(d.effects[gauge]) for gauge in d.effects if d.moves(gauge)))
+        sentences.append(f"The strongest is {best.method} {best.number} (**{best.name}**).")
+    pairs = [(abs(_cosine(a, b)), a, b) for a, b in itertools.combinations(found, 2) if a.method != b.method]
+    if pairs:
+        cosine, a, b = max(pairs, key=lambda pair: pair[0])
+        words = "the same direction found twice" if cosine > 0.8 else "related" if cosine > 0.4 else "unlike each other"
+        names = f"{a.method} {a.number} and {b.method} {b.number}"
+        sentences.append(f"Of the two methods' directions {names} are nearest, with a cosine of {cosine:.2f}: {words}.")
+    return " ".join(sentences)
+
+
+def _cosine(a: Direction, b: Direction) -> float:
+    return float(a.step @ b.step / (a.step.norm() * b.step.norm()))
+
+
+def reach_verdict(residuals: Mapping[str, np.ndarray]) -> str:
+    """What the residuals of `projection.reach` say about real slices that the generator cannot draw."""
+    mean = {name: float(values.mean()) for name, values in residuals.items()}
+    left, again, other, average = list(mean.values())[:4]
+    if left < other:
+        words = "nearer than anybody it was trained on: the generator draws this head, and the map shows what it lacks"
+    elif left < average:
+        words = (
+            "nearer than the mean slice and further than another person: it gets the outline of this head and not its detail"
+        )
+    else:
+        words = "no nearer than the mean slice: it draws no single head"
+    blame = "so the search is not to blame" if again < left / 2 else "so much of that is the search's fault"
+    return (
+        f"The projections stay **{left:.0f} grey levels** from the real slices (root mean square of 255), {words}. A slice that "
+        f"the generator drew is found again to {again:.0f}, {blame}."
+    )
+
+
 # --- Scores ---------------------------------------------------------------------------------------------------------------
 
 
@@ -91,23 +135,6 @@ def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
     """(distance [n], index [n]) of the nearest of ``others`` [m, D] to each of ``vectors`` [n, D]."""
     distance, index = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(vectors)
     return distance[:, 0], index[:, 0]
-
-
-def reach_verdict(residuals: Mapping[str, np.ndarray]) -> str:
-    """What the residuals of `projection.reach` say about real slices that the generator cannot draw."""
-    mean = {name: float(values.mean()) for name, values in residuals.items()}
-    left, again, other, average = list(mean.values())[:4]
-    if left < other:
-        words = "nearer than anybody it was trained on: the generator can draw this head, and the map shows what it lacks"
-    elif left < average:
-        words = "nearer than the mean slice and further than another person: the generator can draw such a head, not this one"
-    else:
-        words = "no nearer than the mean slice: the generator can draw no single head"
-    blame = "so the search is not to blame" if again < left / 2 else "so much of that is the search's fault"
-    return (
-        f"The projections stay **{left:.0f} grey levels** from the real slices (root mean square of 255), {words}. A slice that "
-        f"the generator drew is found again to {again:.0f}, {blame}."
-    )
 
 
 # --- The map --------------------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ def grid(
     step = scale * size + gap
     height, width = rows * step, columns * step
     top, bottom = 6 + 24 * bool(title) + 18 * bool(column_titles), 6 + 20 * bool(caption)
-    figure = Figure((width + left + 8) / DPI, (height + top + bottom) / DPI)
+    full_width = left + 8 + max(width, min(_text_width(caption, 8), WIDTH - left))
+    figure = Figure(full_width / DPI, (height + top + bottom) / DPI)
     axes = _place(figure, left, top, width, height)
     _show(axes, _mosaic(tiles, rows, columns, gap))
     for i, text in enumerate(column_titles):
@@ -226,8 +227,9 @@ def deviation(mean: torch.Tensor, std: torch.Tensor, off: torch.Tensor | None = 
 
 
 def _text_width(text: str, size: float) -> int:
-    """Width in pixels of a line of text of this size in points."""
-    return int(TextPath((0, 0), text, size=size).get_extents().width * DPI / 72) if text.strip() else 0
+    """Width in pixels of the longest line of a text of this size in points."""
+    lines = [TextPath((0, 0), line, size=size) for line in text.splitlines() if line.strip()]
+    return int(max((line.get_extents().width for line in lines), default=0) * DPI / 72)
 
 
 def _mosaic(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray:

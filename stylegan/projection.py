@@ -113,8 +113,11 @@ def reach(
 
 
 def _nearest(pixels: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    flat, others = (x.reshape(len(x), -1).astype(np.float32) for x in (pixels, pool))
-    return pairwise_distances(flat, others).min(axis=1) / math.sqrt(flat.shape[1])
+    """The residual of each slice and the nearest of the pool, which may be larger than memory: [n]."""
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
+    parts = (pool[start : start + 1024] for start in range(0, len(pool), 1024))
+    nearest = [pairwise_distances(flat, part.reshape(len(part), -1).astype(np.float32)).min(axis=1) for part in parts]
+    return np.min(nearest, axis=0) / math.sqrt(flat.shape[1])
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:

@@ -4,9 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from stylegan import diagram, findings, notebook
 from stylegan.config import make_config
+from stylegan.directions import Direction
 from stylegan.embedding import Mixing
 from stylegan.networks import build_networks
 from stylegan.runs import train_run
@@ -117,6 +119,20 @@ def test_a_run_is_trained_resumed_and_then_left_alone(slices, tmp_path, monkeypa
     assert kimg[0] == 0 and kimg[-1] >= 0.2 and sheets.shape == (3, 24, 16, 16)
     run = notebook.open_run(tmp_path)
     assert run.config.img_resolution == 16 and run.history == history
+
+
+def test_directions_are_counted_and_compared():
+    def direction(method, step, **effects):
+        return Direction(method, 1, torch.tensor(step), 0.1, effects, dict.fromkeys(effects, 1.0))
+
+    a = direction("PCA", [2.0, 0.0], level=2.0, size=0.1)
+    told = findings.directions_verdict([a, direction("SeFa", [-1.0, 0.1], level=0.2, size=-0.3)])
+    assert told.startswith("**1 of 2** directions move something") and "PCA 1 (**level up**)" in told
+    assert "cosine of 1.00: the same direction found twice" in told
+    assert "unlike each other" in findings.directions_verdict([a, direction("SeFa", [0.1, 1.0], level=0.2)])
+    assert (
+        findings.directions_verdict([direction("PCA", [1.0])]) == "**0 of 1** directions move something that these gauges see."
+    )
 
 
 @pytest.mark.parametrize(
