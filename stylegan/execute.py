@@ -13,6 +13,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from stylegan.widgets import STILL
+
 
 class NotebookError(ValueError):
     """A notebook stopped; the message names notebook and cell."""
@@ -78,11 +80,14 @@ class _Client(NotebookClient):
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, without a plotting backend that belongs to another program, with the package to import."""
+    """This process's environment, without a plotting backend that belongs to another program, with the package to import.
+
+    It tells the notebooks that they are run for a page, on which no slider can move.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     places = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH")]
     quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), **quiet}
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), STILL: "1", **quiet}
 
 
 def _stopped_at(notebook: NotebookNode) -> int:
