@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,10 +116,10 @@ def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[lis
 
 
 def tell(text: str) -> None:
-    """Show a sentence with numbers in it as Markdown."""
+    """Show a sentence with numbers in it as Markdown; HTML in it, as in the name of a strange folder, is shown as text."""
     from IPython.display import Markdown, display
 
-    display(Markdown(text))
+    display(Markdown(re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", text)))  # code spans show all as it is
 
 
 def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
@@ -140,7 +141,12 @@ def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> 
     if run is not None:
         trained = f"{run.info['cur_nimg'] / 1000:g} kimg, preset {run.config.preset}, seed {run.config.seed}"
         found |= {"Generator": f"`{run.info['model_hash']}` ({trained})"}
+    table({**found, **further, **machine()})
+
+
+def machine() -> dict[str, str]:
+    """The device, and the versions of what computes the numbers."""
     names = ("stylegan", "torch", "numpy", "scikit-learn", "umap-learn")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    machine = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
-    table({**found, **further, "Device": machine, "Versions": f"Python {platform.python_version()}, {versions}"})
+    device = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
+    return {"Device": device, "Versions": f"Python {platform.python_version()}, {versions}"}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,30 +102,67 @@ def _run_and_write(path: Path, values: dict, out: Path) -> NotebookNode:
 
 
 def _write_page(notebook: NotebookNode, name: str, out: Path) -> None:
-    from stylegan.export import page, render
+    from stylegan.export import page, plain, render
 
     links = [("the whole report", "index.html"), *((other, f"{other}.html") for other in NAMES if other != name)]
     fragment = render(notebook, name)
-    title = f"{fragment.headings[0].html if fragment.headings else name} · {TITLE}"
-    _write(out / f"{name}.html", page(re.sub(r"<[^>]+>", "", title), [fragment], links=links))
+    title = f"{plain(fragment.headings[0].html) if fragment.headings else name} · {TITLE}"
+    _write(out / f"{name}.html", page(title, [fragment], links=links))
 
 
 def write_index(done: dict[str, tuple[NotebookNode, float]], run: Path, path: Path) -> None:
-    """All notebooks that ran as one page; the numbers in its head come from the run folder."""
-    from stylegan.export import page, render
+    """All notebooks that ran as one page; what stands in its head and at its end comes from the run folder."""
+    from stylegan.export import Fragment, Heading, facts, page, render
 
     fragments = [render(notebook, name, merged=True) for name, (notebook, _) in done.items()]
+    heading = Heading(2, "reproducibility-heading", "How this report was made")
+    html = f'<h2 id="{heading.id}">{heading.html}</h2>\n{facts(_origin(done, run))}'
     known = read_json(run / "config.json") or {}
-    facts = {
+    short = {
         "Slices": known.get("data", {}).get("title", "none trained on yet"),
         "Preset": f"{known['config']['preset']}, seed {known['config']['seed']}" if known else "none",
-        "Run time": ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in done.items()),
-        "Notebooks": f"{len(done)} of {len(NAMES)} ran to the end",
+        "Notebooks": f"{len(done)} of {len(NAMES)} ran to the end, in {_duration(sum(s for _, s in done.values()))}",
     }
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{escape(str(value))}</td></tr>' for name, value in facts.items())
     lead = "Training, pictures and scores of one run, told by five notebooks. Every number below was computed by this run."
-    head = f'<header><h1 id="top">{TITLE}</h1><p class="byline">{lead}</p><table>{rows}</table></header>'
+    head = f'<h1>{TITLE}</h1>\n<p class="byline">{lead}</p>\n{facts(short)}'
+    fragments.append(Fragment("reproducibility", html, [heading]))
     _write(path, page(TITLE, fragments, head=head, links=[(name, f"{name}.html") for name in done]))
+
+
+def _origin(done: dict[str, tuple[NotebookNode, float]], run: Path) -> dict[str, str]:
+    """What it takes to get the numbers of the report again, as far as the run folder holds it."""
+    from stylegan.notebook import machine
+
+    known = read_json(run / "config.json")
+    if known is None:
+        return {"Run": "nothing was trained yet", **_run_time(done), **machine()}
+    data, config = known["data"], known["config"]
+    return {
+        "Data": f"{data['title']}, layout {data['layout']}, key {data['key'][:16]}",
+        "Model": _model(run),
+        "Seeds": f"{config['seed']} for training; those of the pictures stand in their captions",
+        **_run_time(done),
+        **machine(),
+    }
+
+
+def _model(run: Path) -> str:
+    from stylegan.checkpoint import load_generator
+
+    try:
+        _, info = load_generator(run)
+    except FileNotFoundError:
+        return "none yet"
+    return f"{info['model_hash']}, preset {info['config']['preset']}, the best of the run, at {info['cur_nimg'] / 1000:g} kimg"
+
+
+def _run_time(done: dict[str, tuple[NotebookNode, float]]) -> dict[str, str]:
+    each = ", ".join(f"{name} {_duration(seconds)}" for name, (_, seconds) in done.items())
+    return {"Run time": f"{_duration(sum(seconds for _, seconds in done.values()))}: {each}"}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def _write(path: Path, html: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault(
@@ -12,6 +13,8 @@ os.environ.setdefault(
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # the fixtures' builders are plain modules beside the tests
 
@@ -48,6 +51,48 @@ def class_folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("classes") / "slices"
     fixtures.class_folders(root, {"NonDemented": 5, "MildDemented": 3})
     return root
+
+
+@dataclass(frozen=True)
+class Report:
+    pages: Path  # the folder of index.html, of a page for each notebook and of the executed copies
+    run: Path
+    slices: Path
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, worker_id):
+    """The report at the preset `smoke` of a few simulated slices in class folders, made once for all processes of pytest."""
+    pytest.importorskip("nbclient")
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / "report"
+    place.mkdir(exist_ok=True)
+    with FileLock(place / "lock"):
+        if not (place / "done").exists():
+            _make_report(place)
+            (place / "done").touch()
+    return Report(place / "out", place / "run", place / "slices")
+
+
+def _make_report(place):
+    from stylegan import report
+
+    _write_slices(place / "slices")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1])
+        patch.setenv("STYLEGAN_DATA", str(place / "cache"))
+        patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
+        report.report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
+
+
+def _write_slices(folder):
+    from stylegan import atlas
+
+    found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
+    for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
+        path = folder / found.classes[label] / f"{subject}_slice_{level}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
 
 
 @pytest.fixture(autouse=True)
