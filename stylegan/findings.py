@@ -24,6 +24,13 @@ VERDICTS = (
     (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
 )
 
+# Up to which share of the real neighbours they should have: where generated slices lie.
+PLACES = (
+    (0.25, "lie in a place of their own"),
+    (0.75, "overlap with real ones in part"),
+    (float("inf"), "lie among real ones, less mixed than they should be"),
+)
+
 
 # --- Slices ---------------------------------------------------------------------------------------------------------------
 
@@ -184,14 +191,18 @@ def reading(mixing: Mixing, classes: Sequence[Mapping], levels: Mapping[str, flo
     if levels:
         gain = 1 - levels["near"] / levels["chance"]
         sentences.append(f"Where a slice lies is {'mostly' if gain > 0.5 else 'partly'} a matter of its level in the head.")
-    apart = [row["class"] for row in classes if row["p"] < 0.05 / len(classes)]
-    if classes:
-        found = f"{', '.join(apart)} can be told from the rest" if apart else "no class can be told from the rest"
-        sentences.append(f"By class, {found}: with so many people these features {'do' if apart else 'do not'} show it.")
+    apart = [row for row in classes if row["p"] < 0.05 / len(classes)]
+    for row in apart:
+        shares = f"{row['neighbours of another class']} of its neighbours are of another class, {row['by chance']} by chance"
+        sentences.append(f"The class {row['class']} stands apart: {shares}.")
+    if classes and not apart:
+        sentences.append("No class stands apart from the others: with so many people these features do not show it.")
+    share = mixing.value / mixing.expected
     if mixing.p_value > 0.05:
         sentences.append("Generated slices lie among the real ones.")
     else:
-        sentences.append(f"Generated slices have {mixing.value / mixing.expected:.0%} of the real neighbours they should have.")
+        where = next(words for limit, words in PLACES if share <= limit)
+        sentences.append(f"Generated slices {where}: they have {share:.0%} of the real neighbours they should have.")
     return " ".join(sentences)
 
 

@@ -66,11 +66,13 @@ def test_classes_that_differ_are_told_apart_and_random_features_are_not(simulate
 
 def test_the_reading_says_what_the_tests_found():
     levels = {"near": 1.0, "chance": 8.0}
-    rows = [{"class": "AD", "p": 0.005}]
+    rows = [{"class": "AD", "p": 0.005, "neighbours of another class": "30%", "by chance": "50%"}]
     text = findings.reading(Mixing(0.1, 0.5, 0.005), rows, levels, 0.95)
-    assert "mostly a matter of its level" in text and "AD can be told" in text and "20% of the real neighbours" in text
+    assert "mostly a matter of its level" in text and "AD stands apart: 30% of" in text and "a place of their own" in text
+    assert "they have 20% of the real neighbours" in text
+    assert "in part: they have 60%" in findings.reading(Mixing(0.3, 0.5, 0.005), [], {}, 0.95)
     text = findings.reading(Mixing(0.5, 0.5, 0.6), [{"class": "AD", "p": 0.6}], {}, 0.6)
-    assert "badly" in text and "no class" in text and "lie among the real ones" in text and "level" not in text
+    assert "badly" in text and "No class stands apart" in text and "lie among the real ones" in text and "level" not in text
 
 
 def test_coordinates_are_written_for_real_and_generated(simulated, tmp_path):
