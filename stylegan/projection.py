@@ -29,7 +29,7 @@ class Projection(NamedTuple):
     ws: Tensor  # [n, num_ws, w_dim]
     images: Tensor  # [n, C, R, R], what they draw
     residual: np.ndarray  # [n], see `residual`
-    away: np.ndarray  # [n], distance of w from the average, 1 for the usual one of a seed: far above, no seed gives such a w
+    away: np.ndarray  # [n], distance of w from the average, 1 for the farthest of 1,000 seeds: above, hardly a seed gives it
 
 
 def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, lr: float = 0.1, seed: int = 0) -> Projection:
@@ -52,7 +52,8 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
         wanted = f"slices [n, C, {shape[0]}, {shape[1]}], a space of {', '.join(SPACES)}, at least one step"
         raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)}, {space!r}, {steps}.")
     drawn = styles(G, range(1000))[:, 0]  # [1000, w_dim]
-    usual = (drawn - drawn.mean(dim=0)).norm(dim=1).square().mean().sqrt()
+    far = (drawn - drawn.mean(dim=0)).norm(dim=1)
+    usual = far.square().mean().sqrt()
     stream = torch.Generator().manual_seed(seed)
     with sampling(G) as device, torch.enable_grad():
         wanted = target.to(device)
@@ -67,7 +68,7 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
             optimizer.step()
     ws = w.detach().expand(-1, G.num_ws, -1).cpu()
     images = synthesize(G, ws)
-    away = (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / usual
+    away = (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
     return Projection(ws, images, residual(target, images), away.numpy())
 
 

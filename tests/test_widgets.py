@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import numpy as np
@@ -77,3 +78,21 @@ def test_on_a_page_and_without_ipywidgets_there_is_one_plain_sentence(G, monkeyp
         assert widgets.sliders(G) is None and "pip install ipywidgets" in capsys.readouterr().out
     monkeypatch.setenv(widgets.STILL, "1")
     assert widgets.sliders(G) is None and "move in JupyterLab and Colab" in capsys.readouterr().out
+
+
+def test_a_page_and_its_notebook_hold_no_trace_of_a_widget(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipywidgets")
+    from stylegan import export
+    from stylegan.execute import execute
+
+    cell = (
+        "# Sliders\nfrom stylegan.config import make_config\nfrom stylegan.networks import Generator\n"
+        "from stylegan.widgets import sliders\nsliders(Generator(make_config('smoke')))"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    execute(notebook, tmp_path / "03_generate.ipynb")
+    (output,) = notebook.cells[0].outputs
+    assert output.output_type == "stream" and "widgets" not in notebook.metadata
+    page = export.render(notebook, "03_generate").html
+    assert not re.search(r"widget-view|jupyter-widgets|interactive\(|HBox\(|Traceback", nbformat.writes(notebook) + page)
