@@ -124,8 +124,10 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray) -> np.ndarray:
 def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:
     """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are.
 
-    From the validation split, else from the test split. Raises ValueError where nobody is left.
+    From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
     """
+    if count < 1:
+        raise ValueError(f"{count} slices cannot be projected; ask for one or more.")
     trained_on = {person(str(subject)) for subject in info.get("train_subjects") or ()}
     people = np.array([person(str(subject)) for subject in slices.subjects])
     unseen = (slices.splits != "train") & ~np.isin(people, list(trained_on))
@@ -151,8 +153,9 @@ def project_held_out(
     slices = load_slices(data, info["config"]["img_resolution"])
     chosen = held_out(slices, info, count)
     found, compared = reach(G, chosen, slices.split("train").images, space=space)
-    about = {"subject": chosen.subjects.tolist(), "level": chosen.levels.tolist(), "away": found.away.round(3).tolist()}
-    columns = about | {name: values.round(2).tolist() for name, values in compared.items()}
+    numbers = {"away": found.away, **compared}
+    columns = {"subject": chosen.subjects.tolist(), "level": chosen.levels.tolist()}
+    columns |= {name: values.astype(float).round(2).tolist() for name, values in numbers.items()}
     result = {
         "model_hash": info["model_hash"],
         "data": slices.title,

@@ -105,6 +105,8 @@ def test_people_who_were_trained_on_are_never_held_out(slices):
     assert set(projection.held_out(slices, {"train_subjects": val}, 2).splits.tolist()) == {"test"}
     with pytest.raises(ValueError, match="no slice that the generator was not trained on"):
         projection.held_out(slices, {"train_subjects": slices.subjects.tolist()}, 2)
+    with pytest.raises(ValueError, match="ask for one or more"):
+        projection.held_out(slices, {}, 0)
 
 
 def test_the_command_writes_a_picture_and_the_numbers(class_folders, tmp_path, capsys):
