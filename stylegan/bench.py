@@ -12,6 +12,7 @@ import torch
 from stylegan import train
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
+from stylegan.networks import keep_freed_memory
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb
 
@@ -23,6 +24,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     its interval. Nothing is written.
     """
     config = replace(config, augment="fixed", augment_p=0.3)  # as late in a run, and the same in every round
+    keep_freed_memory()
     state = train.new_state(config)
     real, c = train.draw_batch(data, config, 0, state.device)
     phases = {name: _median(state, step, rounds) for name, step in _phases(state, data, real, c).items()}

@@ -23,6 +23,7 @@ from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import checkpoints, load_checkpoint
 from stylegan.config import FREE_TO_CHANGE, Config
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.networks import keep_freed_memory
 from stylegan.recorder import Recorder
 from stylegan.train import TrainingState, new_state, train
 
@@ -42,6 +43,7 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
     for warning in slices.warnings:
         print(f"Note: {warning}")
     config = with_classes(config, slices)
+    keep_freed_memory()
     with writing(run_dir):
         settle(run_dir, config, slices, data)
         state = new_state(config)

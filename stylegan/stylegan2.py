@@ -39,13 +39,13 @@ class ModulatedConv2d(nn.Module):
         """
         style = self.affine(w)  # [N, in]
         weight = self.weight * self.scale  # [out, in, k, k]
-        x = x * style[:, :, None, None]
+        x = x * style[:, :, None, None].float()
         if self.up:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, out, 2H + 1, 2W + 1]
             x = blur(x, padding=1, gain=4)  # [N, out, 2H, 2W]
         else:
             x = F.conv2d(x, weight, padding=self.kernel // 2)
-        return x, self.demodulation(style, weight) if self.demodulate else None
+        return x.float(), self.demodulation(style, weight) if self.demodulate else None
 
     def demodulation(self, style: Tensor, weight: Tensor) -> Tensor:
         """1 / sigma_j = 1 / sqrt(sum_ik (s_i w_ijk)^2 + eps), equation 3: [N, out, 1, 1]."""
@@ -67,10 +67,10 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None) -> Tensor:
         """``noise``: [N, 1, H, W], None for the fixed map, or 'none' for no noise."""
         x, demodulation = self.conv(x, w)
-        shift = self.bias[:, None, None] * GAIN
+        # The ReLU's gain rides on the small factors.
+        x = torch.addcmul(self.bias[:, None, None] * GAIN, x, demodulation * GAIN)
         if not isinstance(noise, str):
-            shift = shift + self.noise(noise) * GAIN
-        x = x * (demodulation * GAIN) + shift  # the ReLU's gain rides on the small factors; x first keeps its memory format
+            x = x + self.noise(noise) * GAIN
         return F.leaky_relu(x, SLOPE, inplace=True)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from stylegan.config import Config
 from stylegan.losses import logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
-from stylegan.modules import blur, downsample, upsample
+from stylegan.modules import blur, upsample
 from stylegan.networks import build_networks
 from stylegan.stylegan2 import ModulatedConv2d
 
@@ -167,7 +167,7 @@ def test_resampling(peer):
         numbers = {key: torch.from_numpy(file[key]) for key in ("x", "up", "down", "blur", "blur4")}
     x = numbers["x"]
     agrees(upsample(x), numbers["up"], 1e-6)
-    agrees(downsample(x), numbers["down"], 1e-6)
+    agrees(blur(x, padding=1)[:, :, ::2, ::2], numbers["down"], 1e-6)
     agrees(blur(x, padding=2), numbers["blur"], 1e-6)
     agrees(blur(x, padding=1, gain=4), numbers["blur4"], 1e-6)
 
