@@ -214,6 +214,23 @@ def _render_scores(scores: dict) -> str:
     return "\n".join(lines + [f"Note: {warning}" for warning in scores["warnings"]])
 
 
+def _add_ship(commands) -> None:
+    text = "Make a reference generator of a run: half precision, scores and card, for others to use."
+    parser = _command(commands, "ship", _ship, text)
+    parser.add_argument("run_dir", type=Path, metavar="RUN")
+    parser.add_argument("--data", type=Path, required=True, help="the folder or .zip it was trained on")
+    parser.add_argument("--name", required=True, help="of the files, such as oasis1-stylegan2-64")
+    parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
+    parser.add_argument("--terms", default="own", choices=("oasis1", "simulated", "own"))
+    parser.add_argument("--out", type=Path, default=Path("models"))
+
+
+def _ship(args: argparse.Namespace) -> None:
+    from stylegan.ship import ship
+
+    print(f"Wrote {ship(args.run_dir, args.data, args.name, title=args.title, terms=args.terms, out=args.out)}.")
+
+
 # --- report, bench ----------------------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +275,18 @@ def _bench(args: argparse.Namespace) -> None:
     print(f"per step of {found['batch_size']}: {phases}")
 
 
-COMMANDS = (_add_data, _add_fetch, _add_train, _add_presets, _add_sample, _add_project, _add_evaluate, _add_report, _add_bench)
+COMMANDS = (
+    _add_data,
+    _add_fetch,
+    _add_train,
+    _add_presets,
+    _add_sample,
+    _add_project,
+    _add_evaluate,
+    _add_ship,
+    _add_report,
+    _add_bench,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

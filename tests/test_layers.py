@@ -16,7 +16,20 @@ LEVELS = (
     ("networks", "diagram"),
     ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "directions", "projection", "findings"),
     ("train",),
-    ("recorder", "runs", "bench", "badges", "notebook", "reference", "widgets", "execute", "export", "report", "__main__"),
+    (
+        "recorder",
+        "runs",
+        "ship",
+        "bench",
+        "badges",
+        "notebook",
+        "reference",
+        "widgets",
+        "execute",
+        "export",
+        "report",
+        "__main__",
+    ),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")

@@ -1,0 +1,159 @@
+"""Making a reference generator: the network in half precision, its line in metrics.json and its card, all from one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stylegan.cache import read_json, replacing, write_json
+from stylegan.checkpoint import load_generator, save_generator
+from stylegan.config import FREE_TO_CHANGE, PRESETS, make_config
+from stylegan.dataset import SliceDataset, load_slices
+from stylegan.features import features
+from stylegan.findings import nearest, score_rows, verdict
+from stylegan.metrics import evaluate
+from stylegan.networks import count_parameters
+from stylegan.predict import generate
+from stylegan.runs import read_metrics
+
+SAMPLES = range(8)  # seeds whose nearest training slice the card tells
+
+OASIS = """Open access under the OASIS data use agreement. "Data were provided by OASIS: Cross-Sectional: Principal Investigators: D. Marcus, R.
+Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910, P20 MH071616, U24 RR021382." Marcus et al. 2007,
+[doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498). No slice of a subject is in this repository."""
+TERMS = {
+    "oasis1": OASIS,
+    "simulated": "Simulated from the ICBM 152 nonlinear template of 2009 (Fonov et al. 2009, 2011), which nilearn ships; nobody's scan.",
+    "own": "Not stated. Whoever passes this generator on should say under which terms its training slices may be used.",
+}
+
+CARD = """# {name}
+
+A StyleGAN2 that draws axial brain slices of {resolution} x {resolution} pixels. **Every picture it makes is synthetic.** Written by
+`python -m stylegan ship`; the same numbers stand in `metrics.json`.
+
+| | |
+|---|---|
+| Training data | {data}, {slices:,} slices of the {subjects} training subjects; nobody of validation or test |
+| Trained for | {kimg:g} kimg (thousand slices shown), {hours:.1f} hours on {machine}; the run's best on validation subjects |
+| Settings | preset `{preset}`, seed {seed}; {changes} |
+| Parameters | {parameters:,}, stored in half precision |
+| Model hash | `{model_hash}` |
+
+## Scores beside the floor
+
+Features: {space}. The floor is the same distance between real slices of other subjects; intervals are by subject (95 %). Drawn at psi = 1.
+
+{scores}
+
+On test subjects: {verdict}
+
+## Does it copy?
+
+Distance in feature space from a slice to the nearest of all training slices. Held-out real slices of the validation and test subjects are
+{heldout:.1f} away (median); the ratio is each sample's distance over that. A copy would be near 0.
+
+{copies}
+
+Median ratio of {count} samples: {ratio:.2f}.
+
+## Terms of the data
+
+{terms}
+
+## Intended use
+
+Teaching and research on generative models: latent spaces, scores, artefacts, memorisation. A baseline to be beaten.
+
+## Limits
+
+Two-dimensional slices at {resolution} pixels, of one scanner and one way of preparing them. It draws people no more various than those it saw,
+and gets details wrong that a radiologist would notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof
+of privacy: that the nearest slices are far is a check of {count} samples, not a guarantee.
+
+## The subjects of the split
+
+Trained on, and therefore unfit for scoring this generator: {people}.
+"""
+
+
+def ship(
+    run_dir: str | Path, data: str | Path, name: str, *, title: str = "", terms: str = "own", out: str | Path = "models"
+) -> Path:
+    """Write ``name.safetensors`` (half precision), ``name.md`` (its card) and its entry in ``metrics.json``; returns the card.
+
+    ``data``: the slices it was trained on, for scores on the validation and test subjects; ``title`` names them for the reader.
+    What is scored is the shipped file itself. Errors are those of `load_generator` and `evaluate`.
+    """
+    if terms not in TERMS:
+        raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
+    run_dir, out = Path(run_dir), Path(out)
+    G, info = load_generator(run_dir)
+    slices = load_slices(data, info["config"]["img_resolution"])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.safetensors"
+    about = {key: value for key, value in info["data"].items() if key != "path"}  # where the slices lay is nobody's business
+    save_generator(path, G, {**info, "data": {**about, "title": title or slices.title}}, half=True)
+    entry = {**_history(run_dir, path), "terms": terms}
+    entry |= {"scores": evaluate(path, slices), "nearest": nearest_training(path, slices)}
+    write_json(out / "metrics.json", {**(read_json(out / "metrics.json") or {}), name: entry})
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text(card(name, entry, slices.split("train")), encoding="utf-8")
+    return path.with_suffix(".md")
+
+
+def _history(run_dir: Path, path: Path) -> dict:
+    """What the run tells of the shipped generator: its settings, how long it was trained, and KID on the way."""
+    G, info = load_generator(path)
+    config, lines = info["config"], read_metrics(run_dir)
+    seconds = max((line["seconds"] for line in lines if line["cur_nimg"] <= info["cur_nimg"]), default=0.0)
+    usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
+    return {
+        "model_hash": info["model_hash"],
+        "data": info["data"]["title"],
+        "train_subjects": len(info["train_subjects"]),
+        "kimg": info["cur_nimg"] / 1000,
+        "hours": seconds / 3600,
+        "machine": (run_dir / "environment.txt").read_text(encoding="utf-8").splitlines()[-2],
+        "parameters": count_parameters(G),
+        "config": config,
+        "changes": {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v},
+        "kid_val": [[line["kimg"], line["kid_val"]] for line in lines if line["kid_val"] is not None],
+    }
+
+
+def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
+    """How far samples of a generator lie from the nearest training slice, beside held-out real slices: ``{heldout, samples}``.
+
+    Distances in the space of `features`; each sample gives ``{seed, distance, ratio, subject, level}`` of its nearest slice.
+    """
+    train, held = slices.split("train"), slices.select(slices.splits != "train")
+    at_train = features(train.images)
+    heldout = float(np.median(nearest(features(held.images), at_train)[0]))
+    distances, rows = nearest(features(generate(load_generator(path)[0], seeds)), at_train)
+    found = zip(seeds, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
+    names = ("seed", "distance", "ratio", "subject", "level")
+    samples = [dict(zip(names, (seed, d, d / heldout, str(who), level), strict=True)) for seed, d, who, level in found]
+    return {"heldout": heldout, "samples": samples}
+
+
+def card(name: str, entry: dict, train: SliceDataset) -> str:
+    """The card as Markdown."""
+    config, near = entry["config"], entry["nearest"]
+    ratios = [row["ratio"] for row in near["samples"]]
+    return CARD.format(
+        name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
+        subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
+        space=entry["scores"]["feature_space"], scores=_table(score_rows(entry["scores"])), verdict=verdict(entry["scores"]["splits"]["test"]),
+        copies=_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
+        heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios), terms=TERMS[entry["terms"]],
+        people=", ".join(sorted(set(train.subjects.tolist()))),
+        **{key: entry[key] for key in ("data", "kimg", "hours", "machine", "parameters", "model_hash")},
+    )  # fmt: skip
+
+
+def _table(rows: Sequence[dict]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

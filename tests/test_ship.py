@@ -1,0 +1,99 @@
+"""A reference generator is made of a run: the shipped file is scored, its card says what it is, nothing of this machine stands in it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan.checkpoint import load_generator, load_tensors
+from stylegan.config import make_config
+from stylegan.dataset import load_slices
+from stylegan.features import features
+from stylegan.predict import generate
+from stylegan.runs import train_run
+from stylegan.ship import TERMS, card, ship
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, class_folders_of_phantoms):
+    base = tmp_path_factory.mktemp("ship")
+    config = make_config("smoke", total_kimg=0.08, tick_kimg=0.04, kid_ticks=1, kid_samples=16, lr=0.002)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STYLEGAN_DATA", str(base / "cache"))
+        train_run(config, class_folders_of_phantoms, base / "run")
+        path = ship(base / "run", class_folders_of_phantoms, "tiny-16", title="Phantoms", out=base / "models")
+        yield base, path, load_slices(class_folders_of_phantoms, 16)
+
+
+@pytest.fixture(scope="module")
+def class_folders_of_phantoms(tmp_path_factory):
+    from conftest import _write_slices
+
+    folder = tmp_path_factory.mktemp("phantoms") / "slices"
+    _write_slices(folder)
+    return folder
+
+
+def test_the_shipped_file_is_the_best_generator_in_half_precision(shipped):
+    base, path, _ = shipped
+    G, info = load_generator(path.with_suffix(".safetensors"))
+    best, _ = load_generator(base / "run")
+    assert all(v.dtype == torch.float16 for k, v in load_tensors(path.with_suffix(".safetensors"))[0].items())
+    torch.testing.assert_close(generate(G, [1, 2]), generate(best, [1, 2]), atol=0.02, rtol=0)
+    assert info["data"]["title"] == "Phantoms" and "path" not in info["data"]
+
+
+def test_scores_and_hash_are_those_of_the_shipped_file(shipped):
+    base, path, _ = shipped
+    entry = json.loads((base / "models" / "metrics.json").read_text())["tiny-16"]
+    _, info = load_generator(path.with_suffix(".safetensors"))
+    assert entry["model_hash"] == entry["scores"]["model_hash"] == info["model_hash"]
+    assert entry["kimg"] == info["cur_nimg"] / 1000 and entry["changes"] == {"kid_samples": 16, "lr": 0.002}
+    assert [kimg for kimg, _ in entry["kid_val"]] == [0.04, 0.08]
+    assert set(entry["scores"]["splits"]) == {"val", "test"}
+
+
+def test_the_distances_are_to_the_nearest_training_slice(shipped):
+    base, path, slices = shipped
+    near = json.loads((base / "models" / "metrics.json").read_text())["tiny-16"]["nearest"]
+    G, _ = load_generator(path.with_suffix(".safetensors"))
+    ours, train = features(generate(G, range(8))), slices.split("train")
+    distances = np.linalg.norm(ours[:, None] - features(train.images)[None], axis=2)
+    assert [row["distance"] for row in near["samples"]] == pytest.approx(distances.min(axis=1).tolist(), rel=1e-3)
+    row = near["samples"][3]
+    assert (row["subject"], row["level"]) == (str(train.subjects[distances[3].argmin()]), train.levels[distances[3].argmin()])
+    assert row["ratio"] == pytest.approx(row["distance"] / near["heldout"])
+
+
+def test_the_card_says_all_that_a_user_needs(shipped):
+    base, path, slices = shipped
+    text = path.read_text()
+    entry = json.loads((base / "models" / "metrics.json").read_text())["tiny-16"]
+    train = slices.split("train")
+    assert card("tiny-16", entry, train) == text
+    for part in ("Phantoms", f"{len(train)} slices", entry["model_hash"], "times the floor", "Terms", "Intended use", "Limits"):
+        assert part in text
+    assert all(subject in text for subject in set(train.subjects.tolist()))
+    assert not any(subject in text for subject in set(slices.split("test").subjects.tolist()))
+
+
+def test_nothing_tells_where_the_slices_lay(shipped):
+    base, path, _ = shipped
+    for file in path.parent.iterdir():
+        assert str(base.parent).encode() not in file.read_bytes(), file.name
+
+
+def test_a_second_generator_keeps_the_entry_of_the_first(shipped, class_folders_of_phantoms):
+    base, _, _ = shipped
+    ship(base / "run", class_folders_of_phantoms, "other", out=base / "models")
+    assert {"tiny-16", "other"} <= set(json.loads((base / "models" / "metrics.json").read_text()))
+    assert TERMS["own"] in (base / "models" / "other.md").read_text()
+
+
+def test_unknown_terms_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="no terms 'mine'; choose one of oasis1, simulated, own"):
+        ship(tmp_path, tmp_path, "x", terms="mine", out=tmp_path / "models")
+    assert not (tmp_path / "models").exists()
