@@ -45,12 +45,12 @@ class Sliders:
 
         self.G = G
         names = [("none", None), *((f"{d.method} {d.number}: {d.name}", d) for d in directions)]
-        look = {"style": {"description_width": "10em"}, "layout": w.Layout(width="30em")}
+        look = {"style": {"description_width": "10em"}, "layout": w.Layout(width="36em")}
         self.controls = {
             "seed": w.IntSlider(1, 0, 999, description="seed", **look),
             "psi": w.FloatSlider(0.7, min=0, max=1.2, step=0.05, description="ψ", **look),
             "partner": w.IntSlider(5, 0, 999, description="second seed", **look),
-            "layer": w.IntSlider(G.num_ws // 2, 0, G.num_ws, description="takes over after layer", **look),
+            "layer": w.IntSlider(G.num_ws // 2, 0, G.num_ws, description="mixed after layer", **look),
             "direction": w.Dropdown(options=names, value=names[min(1, len(directions))][1], description="direction", **look),
             "strength": w.FloatSlider(0, min=-3, max=3, step=0.25, description="strength", **look),
         }
