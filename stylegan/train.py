@@ -100,8 +100,8 @@ def training_step(state: TrainingState, data: SliceDataset) -> None:
     """One batch of real slices: D, then G, then the lazy regularisers, then the averages."""
     config, rng = state.config, state.rng()
     real, c = draw_batch(data, config, state.cur_nimg, state.device)
-    d_step(state, real, c, rng)
-    g_step(state, c, rng)
+    fake = d_step(state, real, c, rng)
+    g_step(state, c, rng, fake if config.one_fake_batch else None)
     if config.r1_gamma and state.step % config.d_reg_interval == 0:
         r1_step(state, real, c, rng)
     if config.pl_weight and state.step % config.g_reg_interval == 0:
@@ -115,26 +115,26 @@ def training_step(state: TrainingState, data: SliceDataset) -> None:
 # --- Steps ------------------------------------------------------------------------------------------------------------------------
 
 
-def d_step(state: TrainingState, real: Tensor, c: Tensor | None, rng: torch.Generator) -> None:
-    """Teach D to tell real from fake; w_avg is updated here and nowhere else."""
-    with torch.no_grad(), state.autocast():
-        ws = fake_ws(state, len(real), c, rng)
-        fake = state.G.synthesis(ws, noise=state.G.synthesis.draw_noise(len(real), rng))
-        state.G.mapping.update_w_avg(ws[:, 0], c, state.config.w_avg_beta)
+def d_step(state: TrainingState, real: Tensor, c: Tensor | None, rng: torch.Generator) -> Tensor:
+    """Teach D to tell real from fake; w_avg is updated here and nowhere else. Returns the fakes, for G to learn from."""
+    with torch.set_grad_enabled(state.config.one_fake_batch), state.autocast():
+        fake, ws = draw_fakes(state, len(real), c, rng)
+        state.G.mapping.update_w_avg(ws[:, 0].detach(), c, state.config.w_avg_beta)
     with state.autocast():
-        fake_logits = state.D(augment(fake, state.augment_p, rng), c)
+        fake_logits = state.D(augment(fake.detach(), state.augment_p, rng), c)
         real_logits = state.D(augment(real, state.augment_p, rng), c)
         loss = logistic_d(real_logits.float(), fake_logits.float())
     state.log(loss_D=loss, grad_norm_D=descend(state.opt_D, loss))
     signs = real_logits.detach().sign()
     state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
+    return fake
 
 
-def g_step(state: TrainingState, c: Tensor | None, rng: torch.Generator) -> None:
-    """Teach G to be taken for real."""
-    n = state.config.batch_size
+def g_step(state: TrainingState, c: Tensor | None, rng: torch.Generator, fake: Tensor | None = None) -> None:
+    """Teach G to be taken for real, on the fakes that D has just seen or, for None, on new ones."""
     with state.autocast(), frozen(state.D):
-        fake = state.G.synthesis(fake_ws(state, n, c, rng), noise=state.G.synthesis.draw_noise(n, rng))
+        if fake is None:
+            fake, _ = draw_fakes(state, state.config.batch_size, c, rng)
         logits = state.D(augment(fake, state.augment_p, rng), c)
         loss = logistic_g(logits.float())
         state.log(loss_G=loss, grad_norm_G=descend(state.opt_G, loss))
@@ -154,8 +154,7 @@ def path_length_step(state: TrainingState, c: Tensor | None, rng: torch.Generato
     config = state.config
     n = max(config.batch_size // config.pl_batch_shrink, 1)
     with state.autocast():
-        ws = fake_ws(state, n, None if c is None else c[:n], rng)
-        img = state.G.synthesis(ws, noise=state.G.synthesis.draw_noise(n, rng))
+        img, ws = draw_fakes(state, n, None if c is None else c[:n], rng)
         y = torch.randn(img.shape, generator=rng, device=img.device)
         lengths = path_lengths(img, ws, y)
         penalty, state.pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
@@ -189,6 +188,12 @@ def update_augment(state: TrainingState) -> None:
 
 
 # --- What the steps draw and share ------------------------------------------------------------------------------------------------
+
+
+def draw_fakes(state: TrainingState, n: int, c: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(pictures [n, C, H, W], their ws [n, num_ws, w_dim]) of random z and noise."""
+    ws = fake_ws(state, n, c, rng)
+    return state.G.synthesis(ws, noise=state.G.synthesis.draw_noise(n, rng)), ws
 
 
 def fake_ws(state: TrainingState, n: int, c: Tensor | None, rng: torch.Generator) -> Tensor:

@@ -102,6 +102,16 @@ def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path, monk
     assert load_generator(tmp_path / "generator_last.safetensors")[1]["cur_nimg"] == 64
 
 
+def test_a_run_of_a_version_without_a_field_goes_on_with_its_default(tmp_path):
+    runs.train_run(config(), None, tmp_path)
+    known = json.loads((tmp_path / "config.json").read_text())
+    del known["config"]["one_fake_batch"]
+    (tmp_path / "config.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"one_fake_batch \(False there, True asked\)"):
+        runs.train_run(config(one_fake_batch=True), None, tmp_path)
+    assert runs.train_run(config(total_kimg=0.08), None, tmp_path)["cur_nimg"] == 80
+
+
 def test_another_config_or_other_slices_are_refused_with_the_difference(tmp_path, slices, monkeypatch):
     runs.train_run(config(), None, tmp_path)
     with pytest.raises(ValueError, match=r"r1_gamma \(0\.01 there, 5\.0 asked\)"):

@@ -8,9 +8,11 @@ import torch
 
 from stylegan.config import make_config
 from stylegan.train import (
+    d_step,
     draw_batch,
     fake_ws,
     frozen,
+    g_step,
     new_state,
     order,
     path_length_step,
@@ -61,6 +63,28 @@ def test_one_step_trains_both_networks_and_their_average(slices):
     assert trained == set(changed(state.G, before["G"])) == set(changed(state.G_ema, before["G_ema"]))
     assert state.cur_nimg == 8 and state.step == 1 and state.pl_mean > 0
     assert {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G"} == set(state.means())
+
+
+@pytest.mark.parametrize(("one", "calls"), [(True, 1), (False, 2)])
+def test_one_fake_batch_serves_both_networks(slices, one, calls):
+    state, seen = new_state(smoke(one_fake_batch=one)), []
+    state.G.synthesis.register_forward_hook(lambda *_: seen.append(1))
+    before = weights(state.G)
+    training_step(state, slices)
+    assert len(seen) == calls
+    assert {k for k, _ in state.G.named_parameters()} | {"mapping.w_avg"} == set(changed(state.G, before))
+
+
+def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(slices):
+    """Drawing the same z and noise again for G, by rewinding the random numbers, gives the same step."""
+    states = [new_state(smoke(one_fake_batch=one, augment="none", batch_size=8)) for one in (True, False)]
+    for state in states:
+        rng = state.rng()
+        real, c = draw_batch(slices, state.config, 0, state.device)
+        fake = d_step(state, real, c, rng)
+        g_step(state, c, state.rng(), fake if state.config.one_fake_batch else None)
+    for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 def test_r1_step_alone_changes_the_discriminator_and_nothing_else(slices):

@@ -1,0 +1,193 @@
+"""Training speed of our networks beside a peer's, in turn, with the same losses, batch, optimiser and steps.
+
+    python benchmarks/peer.py --peer PATH --resolution 64 --channel-base 1024 --channel-max 128 --batch 16
+
+PATH is a checkout of stylegan2-ada-pytorch or stylegan3 (its copy of the same networks). Both sides run this package's own
+`d_step`, `g_step` and `r1_step`; only G and D differ. A round is one cycle of the lazy regulariser: 16 steps, R1 in one of them.
+
+same schedule fp32: float32 on both sides, nothing else changed. best: ours in bfloat16, with one fake batch for both steps, against the peer in float32.
+On a GPU the peer's own CUDA operators are used where they load; which did is printed, for they fall back without a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from stylegan import train
+from stylegan.config import Config
+from stylegan.networks import count_parameters, keep_freed_memory
+
+
+class PeerMapping(nn.Module):
+    """The peer's mapping network as our steps call it; it keeps its own w_avg while it maps."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: torch.Tensor, c: None) -> torch.Tensor:
+        return self.net(z, c)
+
+    def update_w_avg(self, *_: object) -> None:
+        """Done by the peer itself in `forward`."""
+
+
+class PeerSynthesis(nn.Module):
+    """The peer's synthesis network, which draws its own noise."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, ws: torch.Tensor, noise: None) -> torch.Tensor:
+        return self.net(ws)
+
+    def draw_noise(self, *_: object) -> None:
+        return None
+
+
+class PeerGenerator(nn.Module):
+    def __init__(self, G: nn.Module):
+        super().__init__()
+        self.z_dim, self.num_ws = G.z_dim, G.num_ws
+        self.mapping, self.synthesis = PeerMapping(G.mapping), PeerSynthesis(G.synthesis)
+
+
+def peer_networks(module: ModuleType, config: Config) -> tuple[nn.Module, nn.Module]:
+    """The peer's G and D with our widths, depth and groups."""
+    widths = {"channel_base": config.channel_base, "channel_max": config.channel_max}
+    size = (config.img_resolution, config.img_channels)
+    mapping = {"num_layers": config.mapping_layers}
+    G = module.Generator(config.z_dim, 0, config.w_dim, *size, mapping_kwargs=mapping, synthesis_kwargs=widths)
+    D = module.Discriminator(0, *size, **widths, epilogue_kwargs={"mbstd_group_size": config.mbstd_group_size})
+    return PeerGenerator(G), D
+
+
+def peer_state(module: ModuleType, config: Config) -> train.TrainingState:
+    """Our training state around the peer's networks."""
+    state = train.new_state(config)
+    state.G, state.D = (net.to(state.device) for net in peer_networks(module, config))
+    state.G_ema = copy.deepcopy(state.G).eval().requires_grad_(False)
+    fused = state.device.type != "mps"
+    state.opt_G = train._adam(state.G, config, None, fused)
+    state.opt_D = train._adam(state.D, config, config.d_reg_interval, fused)
+    return state
+
+
+def images_per_second(state: train.TrainingState, real: torch.Tensor) -> float:
+    """Of one cycle of steps with R1 in the first."""
+    config, rng = state.config, state.rng()
+    begin = time.perf_counter()
+    for step in range(config.d_reg_interval):
+        fake = train.d_step(state, real, None, rng)
+        train.g_step(state, None, rng, fake if config.one_fake_batch else None)
+        if step == 0:
+            train.r1_step(state, real, None, rng)
+        state.cur_nimg += len(real)
+        train.update_ema(state)
+    if state.device.type == "cuda":
+        torch.cuda.synchronize()
+    return config.d_reg_interval * len(real) / (time.perf_counter() - begin)
+
+
+def loaded_operators() -> dict[str, bool]:
+    """Which of the peer's custom operators are in use."""
+    modules = {name: sys.modules.get(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")}
+    loaded = {name: getattr(module, "_plugin", None) is not None for name, module in modules.items()}
+    gradfix = sys.modules.get("torch_utils.ops.conv2d_gradfix")
+    usable = getattr(gradfix, "_should_use_custom_op", None)
+    return loaded | {"conv2d_gradfix": bool(usable and torch.cuda.is_available() and usable(torch.zeros(1, device="cuda")))}
+
+
+def import_peer(path: Path) -> ModuleType:
+    names = ("networks_stylegan2", "networks")
+    name = next((name for name in names if (path / "training" / f"{name}.py").is_file()), None)
+    if name is None:
+        raise SystemExit(
+            f"peer.py: {path} holds no training/networks.py; give a checkout of stylegan2-ada-pytorch or stylegan3."
+        )
+    sys.path.insert(0, str(path.resolve()))
+    return importlib.import_module(f"training.{name}")
+
+
+def compare(config: Config, module: ModuleType, rounds: int) -> dict:
+    """Medians over interleaved rounds; ratios are taken round by round."""
+    keep_freed_memory()
+    sides = {
+        "ours": train.new_state(config),
+        "peer": peer_state(module, config),
+        "ours_best": train.new_state(replace(config, precision="bf16", one_fake_batch=True)),
+    }
+    counts = {name: [count_parameters(net) for net in (state.G, state.D)] for name, state in sides.items()}
+    assert counts["ours"] == counts["peer"], f"not the same architecture: {counts}"
+    shape = (config.batch_size, config.img_channels, config.img_resolution, config.img_resolution)
+    real = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(sides["ours"].device) * 2 - 1
+    speeds = {name: [] for name in sides}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, state in sides.items():
+            speeds[name].append(images_per_second(state, real))
+    ours, peer, best = (np.array(speeds[name][1:]) for name in sides)
+    return {
+        "ours_img_s": float(np.median(ours)),
+        "peer_img_s": float(np.median(peer)),
+        "ratio_same_schedule_fp32": float(np.median(ours / peer)),
+        "best_img_s": float(np.median(best)),
+        "ratio_best": float(np.median(best / peer)),
+        "best_uses": ["bf16", "one fake batch for both steps"],
+        "rounds": [
+            {"ours": o, "peer": p, "best": b} for o, p, b in zip(ours.tolist(), peer.tolist(), best.tolist(), strict=True)
+        ],
+        "parameters": counts["ours"],
+        "config": {
+            k: getattr(config, k) for k in ("img_resolution", "channel_base", "channel_max", "batch_size", "mapping_layers")
+        },
+        "peer_operators": loaded_operators(),
+        "device": torch.cuda.get_device_name() if config.device == "cuda" else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, required=True)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--channel-base", type=int, default=1024)
+    parser.add_argument("--channel-max", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    config = Config(
+        img_resolution=args.resolution, channel_base=args.channel_base, channel_max=args.channel_max,
+        batch_size=args.batch, augment="none", device=args.device,
+    )  # fmt: skip
+    found = compare(config, import_peer(args.peer), args.rounds)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(
+        f"{found['device']}, {found['threads']} threads, torch {found['torch']}; peer's own operators: {found['peer_operators']}"
+    )
+    print(
+        f"ours {found['ours_img_s']:.1f} img/s, peer {found['peer_img_s']:.1f} img/s, ratio {found['ratio_same_schedule_fp32']:.2f}"
+    )
+    print(f"ours, best ({', '.join(found['best_uses'])}) {found['best_img_s']:.1f} img/s, ratio {found['ratio_best']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
