@@ -26,7 +26,7 @@ class Reference:
         card = self.card
         return (
             f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['data']} "
-            f"({card['train_subjects']} subjects) in {card['hours']:.1f} hours."
+            f"({card['train_subjects']} subjects) in {card['hours']:.1f} hours; scored on {card['scores']['feature_space']} features."
         )
 
     def scores(self) -> list[dict]:

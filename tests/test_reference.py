@@ -30,7 +30,7 @@ def clone(tmp_path, monkeypatch):
     split = {"n": 40, "subjects": 4, "kid": entry(50), "kid_floor": entry(8), "fd": entry(60), "fd_floor": entry(30)}
     card = {
         "model_hash": load_generator(folder / f"{reference.NAME}.safetensors")[1]["model_hash"],
-        "kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"splits": {"test": split}},
+        "kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"feature_space": "efficientnet-lite0", "splits": {"test": split}},
     }  # fmt: skip
     (folder / f"{reference.NAME}.json").write_text(json.dumps(card))
     (tmp_path / "notebooks").mkdir()
@@ -40,7 +40,10 @@ def clone(tmp_path, monkeypatch):
 
 def test_it_is_found_from_the_notebooks_with_its_scores(clone):
     found = reference.reference()
-    assert "5,000 kimg of OASIS-1 (114 subjects) in 3.2 hours" in found.about and found.info["model_hash"] in found.about
+    assert (
+        "5,000 kimg of OASIS-1 (114 subjects) in 3.2 hours; scored on efficientnet-lite0" in found.about
+        and found.info["model_hash"] in found.about
+    )
     rows = found.scores()
     assert [row["score"] for row in rows] == ["KID × 1000", "FD"] and all("shipped" in row["computed"] for row in rows)
     assert found.G.synthesis.blocks[-1].resolution == 16
