@@ -40,6 +40,7 @@ class Config:
     mapping_lr_multiplier: float = 0.01
     channel_base: int = 1024  # channels(res) = min(channel_base / res, channel_max)
     channel_max: int = 128
+    noise_lr_multiplier: float = 1.0  # below 1 the noise inputs grow more slowly; 0: no noise
     mbstd_group_size: int = 4
     # Losses
     one_fake_batch: bool = False  # G learns from the fakes that D has just seen: a tenth faster than drawing new ones
@@ -137,7 +138,7 @@ def _check_numbers(config: Config) -> None:
     for name in positive:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")
-    not_negative = ("r1_gamma", "pl_weight", "ema_kimg", "ema_rampup", "c_dim", "kid_ticks", "max_minutes",
+    not_negative = ("r1_gamma", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup", "c_dim", "kid_ticks", "max_minutes",
                     "checkpoint_minutes", "adam_eps", "seed")  # fmt: skip
     for name in not_negative:
         if not getattr(config, name) >= 0:

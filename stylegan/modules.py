@@ -150,17 +150,19 @@ class MinibatchStdDev(nn.Module):
 class NoiseInjection(nn.Module):
     """x + strength * noise with one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
 
-    Strengths start at 0. ``fixed`` [H, W] is the noise of mode 'const'.
+    Strengths start at 0; ``lr_multiplier`` slows their learning down, 0 leaves them there. ``fixed`` [H, W] is the noise of
+    mode 'const'.
     """
 
-    def __init__(self, resolution: int, channels: int = 1):
+    def __init__(self, resolution: int, channels: int = 1, lr_multiplier: float = 1.0):
         super().__init__()
         self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.lr_multiplier = lr_multiplier
         self.register_buffer("fixed", torch.randn(resolution, resolution))
 
     def forward(self, noise: Tensor | None) -> Tensor:
         """The scaled noise that the layer adds: [N, channels, H, W], from noise [N, 1, H, W] or, for None, the fixed one."""
-        return self.strength * (self.fixed if noise is None else noise)
+        return self.strength * self.lr_multiplier * (self.fixed if noise is None else noise)
 
 
 class MappingNetwork(nn.Module):

@@ -26,7 +26,7 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         widths = [0] + [config.channels(res) for res in config.resolutions]
         self.blocks = nn.ModuleList(
-            block(i, o, config.w_dim, res, config.img_channels)
+            block(i, o, config.w_dim, res, config.img_channels, config.noise_lr_multiplier)
             for i, o, res in zip(widths, widths[1:], config.resolutions, strict=False)
         )
         self.num_ws = sum(b.num_conv for b in self.blocks) + self.blocks[-1].num_torgb

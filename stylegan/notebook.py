@@ -49,6 +49,16 @@ def run_data(folder: str | Path, data: str | Path | None = None) -> Path | None:
     return beside if not Path(recorded).exists() and beside.exists() else Path(recorded)
 
 
+def run_slices(folder: str | Path, data: str | Path | None, resolution: int) -> SliceDataset:
+    """The slices of a run, taken with the table of subjects and the levels that it was trained with."""
+    return load_slices(run_data(folder, data), resolution, **_taken_with(folder))
+
+
+def _taken_with(folder: str | Path) -> dict[str, str]:
+    known = (read_json(Path(folder) / "config.json") or {}).get("data", {})
+    return {name: known[name] for name in ("subjects_csv", "levels") if name in known}
+
+
 def plan(folder: str | Path, preset: str, **changes: object) -> Config:
     """The config of the run that lies there, else the preset's; of ``changes`` those that are not None are made."""
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -62,10 +72,10 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
     history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
         known = read_json(folder / "config.json") or {}
-        _refuse_other_slices(folder, known.get("data", {}), load_slices(data, config.img_resolution))
+        _refuse_other_slices(folder, known.get("data", {}), run_slices(folder, data, config.img_resolution))
         print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
         return history
-    train_run(config, data, folder)
+    train_run(config, data, folder, **_taken_with(folder))
     return read_metrics(folder)
 
 
@@ -86,7 +96,7 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
     config = Config.from_dict(info["config"])
-    slices = load_slices(run_data(folder, data), config.img_resolution)
+    slices = run_slices(folder, data, config.img_resolution)
     _refuse_other_slices(folder, info["data"], slices)
     return Run(folder, config, read_metrics(folder), G, info, slices)
 

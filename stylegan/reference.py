@@ -35,7 +35,7 @@ class Reference:
 
 
 def reference(name: str = NAME) -> Reference | None:
-    """The generator ``models/<name>.safetensors`` of the checkout and its card, None where it is not there (`absence` says why).
+    """The generator ``models/<name>.safetensors`` of the checkout and its entry in ``models/metrics.json``, None where it is not there (`absence` says why).
 
     Raises ValueError where the card is missing, damaged or of another generator: scores would stand under the wrong pictures.
     """
@@ -43,18 +43,17 @@ def reference(name: str = NAME) -> Reference | None:
     if not path.is_file():
         return None
     G, info = load_generator(path, pick_device())
-    card = read_json(path.with_suffix(".json"))
+    card = (read_json(path.with_name("metrics.json")) or {}).get(name)
     if card is None or card.get("model_hash") != info["model_hash"]:
-        told = "cannot be read" if card is None else f"is of model {card.get('model_hash')}"
+        told = "tells nothing of it" if card is None else f"is of model {card.get('model_hash')}"
         raise ValueError(
-            f"The card beside {path.name} {told}, and the generator is {info['model_hash']}; fetch both files anew."
+            f"metrics.json beside {path.name} {told}, and the generator is {info['model_hash']}; fetch both files anew."
         )
     return Reference(G, info, card)
 
 
 def absence(name: str = NAME) -> str:
     """Why there is no reference generator, and what to do."""
-    folder = checkout() / "models"
-    if folder.is_dir():
+    if (checkout() / "notebooks").is_dir():
         return f"This checkout holds no `models/{name}.safetensors`; pull it anew to see the shipped generator here."
     return "The shipped generator lies in `models/` of the repository, and this is no checkout of it: clone it to see it here."

@@ -45,7 +45,7 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
     config = with_classes(config, slices)
     keep_freed_memory()
     with writing(run_dir):
-        settle(run_dir, config, slices, data)
+        settle(run_dir, config, slices, {"path": data, "subjects_csv": subjects_csv, "levels": levels})
         state = new_state(config)
         resume(state, run_dir)
         with Recorder(state, slices, run_dir) as recorder:
@@ -97,9 +97,13 @@ def writing(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def settle(run_dir: Path, config: Config, data: SliceDataset, source: str | Path | None) -> None:
-    """Write config.json and environment.txt, or check that the folder was made by the same experiment."""
-    about = {"path": None if source is None else str(source), "title": data.title, "layout": data.layout, "key": data.key}
+def settle(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
+    """Write config.json and environment.txt, or check that the folder was made by the same experiment.
+
+    ``source``: where the slices were taken from, as the arguments of `train_run`, so that others find the same slices again.
+    """
+    about = {name: str(value) for name, value in source.items() if value is not None}
+    about = {"path": None, **about, "title": data.title, "layout": data.layout, "key": data.key}
     known = read_json(run_dir / "config.json")
     strange = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
     if strange:

@@ -58,10 +58,12 @@ class ModulatedConv2d(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (figure 2d)."""
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, *, up: bool = False):
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, *, up: bool = False, noise_lr: float = 1.0
+    ):
         super().__init__()
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up)
-        self.noise = NoiseInjection(resolution)
+        self.noise = NoiseInjection(resolution, lr_multiplier=noise_lr)
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None) -> Tensor:
@@ -94,15 +96,17 @@ class SynthesisBlock(nn.Module):
 
     num_torgb = 1
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int):
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int, noise_lr: float = 1.0
+    ):
         super().__init__()
         self.is_first, self.resolution = in_channels == 0, resolution
         self.num_conv = 1 if self.is_first else 2
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, noise_lr=noise_lr)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, noise_lr=noise_lr)
         self.torgb = ToRGB(out_channels, img_channels, w_dim)
 
     def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor]:

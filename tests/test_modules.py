@@ -316,3 +316,13 @@ def test_mapping_of_the_class_alone():
     ws = net(None, c)
     assert ws.shape == (3, 1, 4) and torch.equal(ws[0], ws[2])
     assert (ws[0] - ws[1]).abs().max() > 1e-3
+
+
+def test_noise_learns_slower_by_its_multiplier_and_never_at_zero():
+    noise = torch.randn(2, 1, 4, 4)
+    for multiplier in (1.0, 0.1, 0.0):
+        layer = NoiseInjection(4, lr_multiplier=multiplier)
+        layer(noise).sum().backward()
+        torch.testing.assert_close(layer.strength.grad.squeeze(), multiplier * noise.sum())
+        layer.strength.data.fill_(2.0)
+        torch.testing.assert_close(layer(noise), 2.0 * multiplier * noise)

@@ -124,3 +124,14 @@ def test_a_line_that_is_being_written_is_not_read_yet(place, tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"kimg": 0.2, "cur')
     assert len(notebook.open_run(tmp_path / "run").history) == 1
+
+
+def test_a_run_with_a_table_of_its_own_is_opened_with_that_table(place, tmp_path):
+    people = sorted({path.name.split("_slice_")[0] for path in (place / "slices").rglob("*.png")})
+    table = tmp_path / "people.csv"
+    table.write_text("subject,Age\n" + "".join(f"{who},{60 + i}\n" for i, who in enumerate(people)))
+    config = make_config("smoke", total_kimg=0.02)
+    train_run(config, place / "slices", tmp_path / "run", subjects_csv=table)
+    ages = notebook.open_run(tmp_path / "run").slices.columns["Age"]
+    assert sorted(set(float(age) for age in ages)) == [60.0 + i for i in range(len(people))]
+    assert notebook.train_or_load(config, place / "slices", tmp_path / "run")[-1]["kimg"] >= 0.02

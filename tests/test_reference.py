@@ -32,7 +32,7 @@ def clone(tmp_path, monkeypatch):
         "model_hash": load_generator(folder / f"{reference.NAME}.safetensors")[1]["model_hash"],
         "kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"feature_space": "efficientnet-lite0", "splits": {"test": split}},
     }  # fmt: skip
-    (folder / f"{reference.NAME}.json").write_text(json.dumps(card))
+    (folder / "metrics.json").write_text(json.dumps({reference.NAME: card}))
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     return folder
@@ -50,12 +50,12 @@ def test_it_is_found_from_the_notebooks_with_its_scores(clone):
 
 
 def test_scores_of_another_generator_are_refused(clone):
-    path = clone / f"{reference.NAME}.json"
+    path = clone / "metrics.json"
     path.write_text(path.read_text().replace('"model_hash": "', '"model_hash": "0'))
     with pytest.raises(ValueError, match="is of model 0"):
         reference.reference()
     path.unlink()
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="tells nothing of it"):
         reference.reference()
 
 

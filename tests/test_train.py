@@ -199,3 +199,11 @@ def test_bf16_steps_stay_finite(slices):
     for _ in range(3):
         training_step(state, slices)
     assert all(np.isfinite(v) for v in state.means().values())
+
+
+def test_without_noise_the_generator_draws_one_picture_per_style(slices):
+    state = new_state(smoke(noise_lr_multiplier=0.0))
+    for _ in range(2):
+        training_step(state, slices)
+    z = torch.randn(4, state.G.z_dim)
+    assert torch.equal(state.G(z, noise_mode="random"), state.G(z, noise_mode="none"))
