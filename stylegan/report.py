@@ -123,7 +123,10 @@ def write_index(done: dict[str, tuple[NotebookNode, float]], run: Path, path: Pa
         "Preset": f"{known['config']['preset']}, seed {known['config']['seed']}" if known else "none",
         "Notebooks": f"{len(done)} of {len(NAMES)} ran to the end, in {_duration(sum(s for _, s in done.values()))}",
     }
-    lead = "Training, pictures and scores of one run, told by five notebooks. Its numbers were computed by this run; those of the shipped generator in part 3 are marked."
+    lead = (
+        "Training, pictures and scores of one run, told by five notebooks. Its numbers were computed by this run; those of the "
+        "shipped generator in part 3 are marked."
+    )
     head = f'<h1>{TITLE}</h1>\n<p class="byline">{lead}</p>\n{facts(short)}'
     fragments.append(Fragment("reproducibility", html, [heading]))
     _write(path, page(TITLE, fragments, head=head, links=[(name, f"{name}.html") for name in done]))
