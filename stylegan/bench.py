@@ -37,7 +37,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "device": str(state.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "precision": config.precision,
+        "precision": state.precision,
         "batch_size": config.batch_size,
         "img_s": config.batch_size / sum(phases.values()),
         "sample_img_s": n / sampling,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 CHOICES = {
     "conditional": ("none", "class"),
     "augment": ("none", "adaptive", "fixed"),
-    "precision": ("fp32", "bf16"),
+    "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
 
@@ -72,7 +72,7 @@ class Config:
     max_minutes: float = 0.0  # stop (resumably) after so many minutes of training; 0: no limit
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "fp32"  # "auto": bf16 where the hardware is fast at it
     tick_kimg: float = 4.0
     kid_ticks: int = 4  # score on validation subjects every so many ticks; 0: never
     kid_samples: int = 512

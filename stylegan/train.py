@@ -21,7 +21,7 @@ from stylegan.augment import adapt, augment
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
 from stylegan.losses import adam_for_lazy, logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
-from stylegan.networks import Discriminator, Generator, build_networks, pick_device
+from stylegan.networks import Discriminator, Generator, build_networks, pick_device, pick_precision
 
 
 @dataclass
@@ -36,6 +36,7 @@ class TrainingState:
     opt_G: torch.optim.Adam
     opt_D: torch.optim.Adam
     pl_mean: Tensor
+    precision: str  # as the config's, "auto" decided
     augment_p: float
     signs: Tensor  # [2]: sum of sign D(x) since p was last adapted, and their number
     cur_nimg: int = 0
@@ -60,7 +61,7 @@ class TrainingState:
         return torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def new_state(config: Config) -> TrainingState:
@@ -75,7 +76,8 @@ def new_state(config: Config) -> TrainingState:
     opt_D = adam(D, interval=config.d_reg_interval if config.r1_gamma else None)
     pl_mean = torch.zeros((), device=device)
     signs = torch.zeros(2, device=device)
-    return TrainingState(config, device, G, D, G_ema, opt_G, opt_D, pl_mean, config.augment_p, signs)
+    precision = pick_precision(config.precision, device)
+    return TrainingState(config, device, G, D, G_ema, opt_G, opt_D, pl_mean, precision, config.augment_p, signs)
 
 
 def _adam(net: torch.nn.Module, config: Config, interval: int | None, fused: bool) -> torch.optim.Adam:

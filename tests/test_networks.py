@@ -5,7 +5,7 @@ import torch
 
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.losses import path_lengths, r1_penalty
-from stylegan.networks import Discriminator, Generator, build_networks, count_parameters
+from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
 
 # preset -> (trainable numbers in G, in D, pixels); a new preset needs a row
 SIZES = {
@@ -253,3 +253,21 @@ def test_half_precision_stays_close():
     assert half_img.dtype == torch.float32
     assert (half_img - img).abs().max() < 0.03 * img.abs().max()
     assert (half_logits.float() - logits).abs().max() < 0.03 * logits.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "avx", "amx", "found"),
+    [("fp32", True, True, "fp32"), ("bf16", False, False, "bf16"), ("auto", True, False, "bf16"), ("auto", False, True, "bf16"),
+     ("auto", False, False, "fp32")],
+)  # fmt: skip
+def test_automatic_precision_asks_the_processor(monkeypatch, name, avx, amx, found):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert pick_precision(name, torch.device("cpu")) == found
+
+
+def test_automatic_precision_does_not_take_emulation_for_hardware(monkeypatch):
+    """A T4 says that it supports bf16, and emulates it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert pick_precision("auto", torch.device("cuda")) == "fp32"
+    assert pick_precision("auto", torch.device("mps")) == "fp32"
