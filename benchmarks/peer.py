@@ -3,7 +3,7 @@
     python benchmarks/peer.py --peer PATH --resolution 64 --channel-base 1024 --channel-max 128 --batch 16
 
 PATH is a checkout of stylegan2-ada-pytorch or stylegan3 (its copy of the same networks). Both sides run this package's own
-`d_step`, `g_step` and `r1_step`; only G and D differ. A round is one cycle of the lazy regulariser: 16 steps, R1 in one of them.
+steps on the simulated slices; only G and D differ. A round is one cycle of the lazy regulariser: 16 steps, R1 in one of them.
 
 same schedule fp32: float32 on both sides, nothing else changed. best: ours in bfloat16, with one fake batch for both steps, against the peer in float32.
 On a GPU the peer's own CUDA operators are used where they load; which did is printed, for they fall back without a word.
@@ -17,7 +17,6 @@ import importlib
 import json
 import platform
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +26,9 @@ import torch
 from torch import nn
 
 from stylegan import train
+from stylegan.bench import cycle
 from stylegan.config import Config
+from stylegan.dataset import load_slices
 from stylegan.networks import count_parameters, keep_freed_memory
 
 
@@ -87,22 +88,6 @@ def peer_state(module: ModuleType, config: Config) -> train.TrainingState:
     return state
 
 
-def images_per_second(state: train.TrainingState, real: torch.Tensor) -> float:
-    """Of one cycle of steps with R1 in the first."""
-    config, rng = state.config, state.rng()
-    begin = time.perf_counter()
-    for step in range(config.d_reg_interval):
-        fake = train.d_step(state, real, None, rng)
-        train.g_step(state, None, rng, fake if config.one_fake_batch else None)
-        if step == 0:
-            train.r1_step(state, real, None, rng)
-        state.cur_nimg += len(real)
-        train.update_ema(state)
-    if state.device.type == "cuda":
-        torch.cuda.synchronize()
-    return config.d_reg_interval * len(real) / (time.perf_counter() - begin)
-
-
 def loaded_operators() -> dict[str, bool]:
     """Which of the peer's custom operators are in use."""
     modules = {name: sys.modules.get(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")}
@@ -133,12 +118,11 @@ def compare(config: Config, module: ModuleType, rounds: int) -> dict:
     }
     counts = {name: [count_parameters(net) for net in (state.G, state.D)] for name, state in sides.items()}
     assert counts["ours"] == counts["peer"], f"not the same architecture: {counts}"
-    shape = (config.batch_size, config.img_channels, config.img_resolution, config.img_resolution)
-    real = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(sides["ours"].device) * 2 - 1
+    data = load_slices(None, config.img_resolution).split("train")
     speeds = {name: [] for name in sides}
     for _ in range(rounds + 1):  # the first warms up
         for name, state in sides.items():
-            speeds[name].append(images_per_second(state, real))
+            speeds[name].append(config.batch_size / sum(cycle(state, data).values()))
     ours, peer, best = (np.array(speeds[name][1:]) for name in sides)
     return {
         "ours_img_s": float(np.median(ours)),

@@ -270,9 +270,10 @@ def _bench(args: argparse.Namespace) -> None:
     phases = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in found["phases"].items())
     print(f"{found['preset']} on {found['device']} ({found['threads']} threads, {found['precision']}, torch {found['torch']})")
     print(
-        f"training {found['img_s']:.1f} img/s, sampling {found['sample_img_s']:.1f} img/s, peak {found['peak_memory_mb']:.0f} MiB"
+        f"training {found['img_s']:.1f} img/s, {found['of_limit']:.0%} of {found['limit_img_s']:.1f} img/s of its convolutions alone"
     )
-    print(f"per step of {found['batch_size']}: {phases}")
+    print(f"sampling {found['sample_img_s']:.1f} img/s, peak memory {found['peak_memory_mb']:.0f} MiB")
+    print(f"per step of {found['batch_size']}: {phases}  (of these the optimisers {1000 * found['optimizer']:.1f} ms)")
 
 
 COMMANDS = (

@@ -1,13 +1,16 @@
-"""Speed of a full training step on this machine, phase by phase, lazy regularisers at their true share."""
+"""Speed of full training steps on this machine, phase by phase, beside the pace of its convolutions alone."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan import train
 from stylegan.config import Config
@@ -16,22 +19,26 @@ from stylegan.networks import keep_freed_memory
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb
 
+aten = torch.ops.aten
+
 
 def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
-    """Medians over rounds of timed steps: seconds per step and phase, training and sampling images per second, peak memory in MiB.
+    """Medians over rounds: training and sampling images per second, seconds per step of each phase, peak memory in MiB.
 
-    ``img_s`` counts real slices per second of a full step; ``phases`` are seconds per step, a lazy regulariser's time divided by
-    its interval. Nothing is written.
+    A round is one cycle of steps with each lazy regulariser at its true share. ``limit_img_s`` is what the step's dense
+    convolutions alone would allow, run one after the other on fresh tensors of the same shapes; ``of_limit`` is our part of it.
+    Nothing is written.
     """
     config = replace(config, augment="fixed", augment_p=0.3)  # as late in a run, and the same in every round
     keep_freed_memory()
     state = train.new_state(config)
-    real, c = train.draw_batch(data, config, 0, state.device)
-    phases = {name: _median(state, step, rounds) for name, step in _phases(state, data, real, c).items()}
-    shares = {"r1": config.d_reg_interval, "path_length": config.g_reg_interval}
-    phases = {name: seconds / shares.get(name, 1) for name, seconds in phases.items()}
+    cycle(state, data)  # warms up
+    found = [cycle(state, data) for _ in range(rounds)]
+    phases = {name: float(np.median([one[name] for one in found])) for name in found[0]}
+    img_s = config.batch_size / float(np.median([sum(one.values()) for one in found]))
+    optimizer = _median(state, lambda: (state.opt_D.step(), state.opt_G.step()), rounds)
+    limit = convolution_limit(state, data, rounds)
     n = 64
-    sampling = _median(state, lambda: generate(state.G_ema, range(n), device=state.device), rounds)
     return {
         "preset": config.preset,
         "device": str(state.device),
@@ -39,35 +46,96 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "torch": torch.__version__,
         "precision": state.precision,
         "batch_size": config.batch_size,
-        "img_s": config.batch_size / sum(phases.values()),
-        "sample_img_s": n / sampling,
+        "img_s": img_s,
+        "limit_img_s": limit,
+        "of_limit": img_s / limit,
+        "sample_img_s": n / _median(state, lambda: generate(state.G_ema, range(n), device=state.device), rounds),
         "peak_memory_mb": peak_memory_mb(state.device),
         "phases": phases,
+        "optimizer": optimizer,  # its part in d and g together
     }
 
 
-def _phases(state: train.TrainingState, data: SliceDataset, real: torch.Tensor, c: torch.Tensor | None) -> dict[str, Callable]:
+def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
+    """Seconds per step of each phase over as many steps as the longest lazy interval, in the order of `train.training_step`."""
     config, rng = state.config, state.rng()
-    phases = {
-        "data": lambda: train.draw_batch(data, config, 0, state.device),
-        "d": lambda: train.d_step(state, real, c, rng),
-        "g": lambda: train.g_step(state, c, rng),
-        "ema": lambda: train.update_ema(state),
-    }
-    if config.r1_gamma:
-        phases["r1"] = lambda: train.r1_step(state, real, c, rng)
-    if config.pl_weight:
-        phases["path_length"] = lambda: train.path_length_step(state, c, rng)
-    return phases
+    seconds: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, function: Callable, *args):
+        begin = _now(state)
+        result = function(*args)
+        seconds[name] += _now(state) - begin
+        return result
+
+    steps = max(config.d_reg_interval, config.g_reg_interval)
+    for step in range(steps):
+        real, c = timed("data", train.draw_batch, data, config, step * config.batch_size, state.device)
+        fake = timed("d", train.d_step, state, real, c, rng)
+        timed("g", train.g_step, state, c, rng, fake if config.one_fake_batch else None)
+        if config.r1_gamma and step % config.d_reg_interval == 0:
+            timed("r1", train.r1_step, state, real, c, rng)
+        if config.pl_weight and step % config.g_reg_interval == 0:
+            timed("path_length", train.path_length_step, state, c, rng)
+        timed("ema", train.update_ema, state)
+    return {name: total / steps for name, total in seconds.items()}
 
 
-def _median(state: train.TrainingState, step: Callable[[], object], rounds: int) -> float:
+# --- The machine's limit ----------------------------------------------------------------------------------------------------------
+
+
+class _Convolutions(TorchDispatchMode):
+    """Counts the dense convolutions that run under it, forward and backward, by all that decides on their time."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: Counter = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (aten.convolution.default, aten.convolution_backward.default) and _groups(function, args) == 1:
+            self.calls[function, tuple(map(_shape, args))] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _groups(function, args: tuple) -> int:
+    return args[8] if function is aten.convolution.default else args[9]
+
+
+def _shape(value: object) -> object:
+    """What is kept of an argument: of a tensor its layout, of a list its items."""
+    if isinstance(value, Tensor):
+        return torch.empty_strided, tuple(value.shape), value.stride(), value.dtype
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _filled(value: object, device: torch.device) -> object:
+    if isinstance(value, tuple) and value and value[0] is torch.empty_strided:
+        return torch.empty_strided(value[1], value[2], dtype=value[3], device=device).normal_()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def convolution_limit(state: train.TrainingState, data: SliceDataset, rounds: int = 5) -> float:
+    """Images per second if a training step were nothing but its dense convolutions, each timed by itself."""
+    total = 0.0
+    with _Convolutions() as seen:
+        cycle(state, data)
+    steps = max(state.config.d_reg_interval, state.config.g_reg_interval)
+    for (function, args), count in seen.calls.items():
+        tensors = [_filled(value, state.device) for value in args]
+        total += count / steps * _median(state, lambda f=function, t=tensors: f(*t), rounds)
+    return state.config.batch_size / total
+
+
+def _median(state: train.TrainingState, function: Callable[[], object], rounds: int) -> float:
     """Median seconds of a call, after one that warms up."""
     seconds = []
     for _ in range(rounds + 1):
-        begin = time.perf_counter()
-        step()
-        if state.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
+        begin = _now(state)
+        function()
+        seconds.append(_now(state) - begin)
     return float(np.median(seconds[1:]))
+
+
+def _now(state: train.TrainingState) -> float:
+    if state.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
