@@ -125,7 +125,7 @@ def _presets(args: argparse.Namespace) -> None:
         print(json.dumps({name: make_config(name).to_dict() for name in PRESETS}, indent=2))
         return
     for name, row in PRESETS.items():
-        print(f"{name:10}", "  ".join(f"{k}={v:g}" for k, v in row.items()))
+        print(f"{name:10}", "  ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
 
 
 # --- sample, project, evaluate ----------------------------------------------------------------------------------------------------
