@@ -158,7 +158,7 @@ def _check_numbers(config: Config) -> None:
 _ROWS = """
 name      img_resolution channel_base channel_max z_dim w_dim mapping_layers batch_size     lr noise_lr_multiplier one_fake_batch precision r1_gamma pl_weight ema_kimg total_kimg max_minutes tick_kimg kid_ticks
 smoke                 16          128          16    16    16              2          8 0.0025                 1.0             no      fp32     0.01       0.0      0.1        0.4           0       0.1         0
-quick                 64          512         128   128   128              4          8 0.0070                 0.1            yes      auto     0.30       0.0      5.0         60           9       4.0         3
+quick                 64          512         128   128   128              4          8 0.0070                 0.1            yes      auto     0.30       0.0      5.0         60           9       4.0         2
 oasis64               64         1024         128   128   128              4         16 0.0025                 1.0             no      auto     0.10       0.0     10.0        400           0       8.0         5
 oasis128             128         4096         256   256   256              4         16 0.0025                 1.0             no      auto     0.30       2.0     10.0       1000           0       8.0         5
 oasis256             256         8192         256   256   256              4         16 0.0025                 1.0             no      auto     1.00       2.0     10.0       2000           0       8.0         5

@@ -158,5 +158,6 @@ def machine() -> dict[str, str]:
     """The device, and the versions of what computes the numbers."""
     names = ("stylegan", "torch", "numpy", "scikit-learn", "umap-learn")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    device = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
+    threads = torch.get_num_threads()
+    device = f"{pick_device()}, {threads} thread{'s'[: threads != 1]}, {platform.system()} {platform.machine()}"
     return {"Device": device, "Versions": f"Python {platform.python_version()}, {versions}"}

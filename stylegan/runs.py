@@ -131,7 +131,8 @@ def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> No
 def environment() -> str:
     """Versions, machine and command, one per line."""
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{card}"
+    threads = torch.get_num_threads()
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s'[: threads != 1]}{card}"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     own = [f"stylegan {__version__}", f"python {platform.python_version()}"]
     return "\n".join([*own, *versions, machine, f"command: {' '.join(sys.argv)}"]) + "\n"
