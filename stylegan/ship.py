@@ -37,7 +37,7 @@ A StyleGAN2 that draws axial brain slices of {resolution} x {resolution} pixels.
 | | |
 |---|---|
 | Training data | {data}, {slices:,} slices of the {subjects} training subjects; nobody of validation or test |
-| Trained for | {kimg:g} kimg (thousand slices shown), {hours:.1f} hours on {machine}; the run's best on validation subjects |
+| Trained for | {kimg:g} kimg (thousand slices shown), {hours:.1f} hours on {machine}; the best on validation subjects of a run of {run_kimg:g} kimg |
 | Settings | preset `{preset}`, seed {seed}; {changes} |
 | Parameters | {parameters:,}, stored in half precision |
 | Model hash | `{model_hash}` |
@@ -115,6 +115,7 @@ def _history(run_dir: Path, path: Path) -> dict:
         "data": info["data"]["title"],
         "train_subjects": len(info["train_subjects"]),
         "kimg": info["cur_nimg"] / 1000,
+        "run_kimg": lines[-1]["kimg"],
         "hours": seconds / 3600,
         "machine": (run_dir / "environment.txt").read_text(encoding="utf-8").splitlines()[-2],
         "parameters": count_parameters(G),
@@ -150,7 +151,7 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
         copies=_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
         heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios), terms=TERMS[entry["terms"]],
         people=", ".join(sorted(set(train.subjects.tolist()))),
-        **{key: entry[key] for key in ("data", "kimg", "hours", "machine", "parameters", "model_hash")},
+        **{key: entry[key] for key in ("data", "kimg", "run_kimg", "hours", "machine", "parameters", "model_hash")},
     )  # fmt: skip
 
 
