@@ -25,8 +25,8 @@ class Reference:
         """One sentence: what it saw, for how long."""
         card = self.card
         return (
-            f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['data']} "
-            f"({card['train_subjects']} subjects) in {card['hours']:.1f} hours; scored on {card['scores']['feature_space']} features."
+            f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects "
+            f"in {card['hours']:.1f} hours. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
         )
 
     def scores(self) -> list[dict]:
