@@ -138,6 +138,17 @@ def score_rows(scores: Mapping) -> list[dict]:
     ]
 
 
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a table in Markdown, with the columns of the first row; floats to four digits."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([_cell(row.get(name, "")) for name in head] for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
 def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distance [n], index [n]) of the nearest of ``others`` [m, D] to each of ``vectors`` [n, D]."""
     distance, index = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(vectors)

@@ -17,6 +17,7 @@ from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.findings import markdown_table
 from stylegan.networks import Generator, pick_device
 from stylegan.runs import read_metrics, train_run
 
@@ -136,13 +137,7 @@ def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
     """Show rows, or the pairs of one mapping, as a table."""
     if isinstance(rows, Mapping):
         rows = [{"": f"**{name}**", " ": value} for name, value in rows.items()]
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([_cell(row.get(name, "")) for name in head] for row in rows)]
-    tell("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+    tell(markdown_table(rows))
 
 
 def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> None:

@@ -12,7 +12,7 @@ from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.features import features
-from stylegan.findings import nearest, score_rows, verdict
+from stylegan.findings import markdown_table, nearest, score_rows, verdict
 from stylegan.metrics import evaluate
 from stylegan.networks import count_parameters
 from stylegan.predict import generate
@@ -69,7 +69,7 @@ Teaching and research on generative models: latent spaces, scores, artefacts, me
 
 ## Limits
 
-Two-dimensional slices at {resolution} pixels, of one scanner and one way of preparing them. It draws people no more various than those it saw,
+Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It draws people no more various than those it saw,
 and gets details wrong that a radiologist would notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof
 of privacy: that the nearest slices are far is a check of {count} samples, not a guarantee.
 
@@ -147,14 +147,9 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
         subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
-        space=entry["scores"]["feature_space"], scores=_table(score_rows(entry["scores"])), verdict=verdict(entry["scores"]["splits"]["test"]),
-        copies=_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
+        space=entry["scores"]["feature_space"], scores=markdown_table(score_rows(entry["scores"])), verdict=verdict(entry["scores"]["splits"]["test"]),
+        copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
         heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios), terms=TERMS[entry["terms"]],
         people=", ".join(sorted(set(train.subjects.tolist()))),
         **{key: entry[key] for key in ("data", "kimg", "run_kimg", "hours", "machine", "parameters", "model_hash")},
     )  # fmt: skip
-
-
-def _table(rows: Sequence[dict]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
