@@ -41,9 +41,11 @@ def execute(notebook: NotebookNode, path: Path) -> None:
     specs = KernelSpecManager(kernel_dirs=[])  # only the kernel of sys.executable, whatever else is installed as python3
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, shutdown_wait_time=20)
     settings = {"timeout": None, "coalesce_streams": True, "record_timing": False, "store_widget_state": False}
+    started = [0]  # places of the cells that were sent to the kernel: one that dies at once may not answer at all
     client = _Client(
         notebook,
         km=manager,
+        on_cell_execute=lambda cell, cell_index: started.append(cell_index),
         extra_arguments=["--log-level=CRITICAL"],
         resources={"metadata": {"path": str(path.parent)}},
         **settings,
@@ -54,13 +56,13 @@ def execute(notebook: NotebookNode, path: Path) -> None:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         raise NotebookError(
-            f"{path.name}, code cell {_stopped_at(notebook)}, stopped with {error.ename}: {error.evalue}"
+            f"{path.name}, code cell {_number(notebook, started[-1])}, stopped with {error.ename}: {error.evalue}"
         ) from None
     except DeadKernelError:
         if manager.shutting_down:  # a signal came, and nbclient stopped the kernel
             raise KeyboardInterrupt from None
         cause = "its kernel died, mostly for want of memory; close other programs or take a smaller preset."
-        raise NotebookError(f"{path.name}, code cell {_stopped_at(notebook)}: {cause}") from None
+        raise NotebookError(f"{path.name}, code cell {_number(notebook, started[-1])}: {cause}") from None
     notebook.metadata.pop("widgets", None)  # without their state GitHub refuses to show the notebook
 
 
@@ -90,7 +92,6 @@ def _environment() -> dict[str, str]:
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), STILL: "1", **quiet}
 
 
-def _stopped_at(notebook: NotebookNode) -> int:
-    """Number of the last code cell that was started, from 1."""
-    started = [cell.execution_count is not None or bool(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
-    return max((i for i, yes in enumerate(started, 1) if yes), default=1)
+def _number(notebook: NotebookNode, place: int) -> int:
+    """The code cell at this place among all cells as a reader counts code cells, from 1."""
+    return max(1, sum(cell.cell_type == "code" for cell in notebook.cells[: place + 1]))
