@@ -43,6 +43,18 @@ def _tiny(resolution):
     )  # fmt: skip
 
 
+@pytest.fixture(name="G", scope="module")
+def untrained_generator():
+    """A generator of the preset `smoke`, always the same."""
+    import torch
+
+    from stylegan.config import make_config
+    from stylegan.networks import Generator
+
+    torch.manual_seed(0)
+    return Generator(make_config("smoke")).to(memory_format=torch.channels_last).eval()
+
+
 @pytest.fixture(scope="module")
 def class_folders(tmp_path_factory):
     """Class folders of 5 NonDemented and 3 MildDemented subjects."""

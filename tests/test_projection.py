@@ -16,12 +16,6 @@ from stylegan.config import make_config
 from stylegan.networks import Generator
 
 
-@pytest.fixture(name="G", scope="module")
-def generator():
-    torch.manual_seed(0)
-    return Generator(make_config("smoke")).to(memory_format=torch.channels_last).eval()
-
-
 @pytest.fixture(scope="module")
 def drawn(G):
     return predict.generate(G, [3, 4, 5])

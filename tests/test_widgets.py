@@ -8,18 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from stylegan import directions, predict, widgets
-from stylegan.config import make_config
-from stylegan.networks import Generator
-
-
-@pytest.fixture(name="G", scope="module")
-def generator():
-    torch.manual_seed(0)
-    return Generator(make_config("smoke")).to(memory_format=torch.channels_last).eval()
 
 
 @pytest.fixture(scope="module")
