@@ -34,4 +34,4 @@ bench: setup
 
 # after a new address in pyproject.toml: the badge and the set-up cell of every notebook
 badges: setup
-	$(BIN)/python -m stylegan.badges
+	$(BIN)/python -m stylegan.reporting.badges

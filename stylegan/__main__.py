@@ -73,7 +73,7 @@ def _add_fetch(commands) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from stylegan.fetch import fetch
+    from stylegan.reading.fetch import fetch
 
     print(fetch(args.url, args.sha256, args.out))
 
@@ -226,7 +226,7 @@ def _add_ship(commands) -> None:
 
 
 def _ship(args: argparse.Namespace) -> None:
-    from stylegan.ship import ship
+    from stylegan.reporting.ship import ship
 
     print(f"Wrote {ship(args.run_dir, args.data, args.name, title=args.title, terms=args.terms, out=args.out)}.")
 
@@ -243,7 +243,7 @@ def _add_report(commands) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from stylegan.report import report
+    from stylegan.reporting.report import report
 
     page = report(data=args.data, run_dir=args.run_dir, preset=args.preset, out=args.out)
     print(f"The report is {page}.")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan import subjects as who
-from stylegan import tables
 from stylegan.cache import cache_folder, replacing
-from stylegan.fetch import unpack_once
-from stylegan.layouts import natural
-from stylegan.packing import pack_folder, pack_simulated
-from stylegan.subjects import SPLITS, split_by_subject
+from stylegan.reading import subjects as who
+from stylegan.reading import tables
+from stylegan.reading.fetch import unpack_once
+from stylegan.reading.layouts import natural
+from stylegan.reading.packing import pack_folder, pack_simulated
+from stylegan.reading.subjects import SPLITS, split_by_subject
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from stylegan.dataset import SliceDataset, load_slices
 from stylegan.features import features
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
-from stylegan.subjects import person
+from stylegan.reading.subjects import person
 
 Distance = Callable[[np.ndarray, np.ndarray], float]  # [n, D], [m, D] -> distance
 GROUPS = 24  # of people in the jackknife: with at most so many people each is left out alone

@@ -18,7 +18,7 @@ from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, sampling, styles, synthesize
-from stylegan.subjects import person
+from stylegan.reading.subjects import person
 
 SPACES = ("w", "w+")
 

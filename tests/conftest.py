@@ -32,8 +32,8 @@ def slices():
 
 
 def _tiny(resolution):
-    from stylegan import atlas
     from stylegan.dataset import SliceDataset, split_by_subject
+    from stylegan.reading import atlas
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
     splits, _ = split_by_subject(found.subjects, found.labels)
@@ -87,7 +87,7 @@ def made(tmp_path_factory, worker_id):
 
 
 def _make_report(place):
-    from stylegan import report
+    from stylegan.reporting import report
 
     _write_slices(place / "slices")
     with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +98,7 @@ def _make_report(place):
 
 
 def _write_slices(folder):
-    from stylegan import atlas
+    from stylegan.reading import atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):

@@ -7,7 +7,7 @@ import torch
 from nilearn import datasets
 from PIL import Image
 
-from stylegan import atlas
+from stylegan.reading import atlas
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 
 pytest.importorskip("IPython")
 
-from stylegan import badges
 from stylegan.cache import checkout
+from stylegan.reporting import badges
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

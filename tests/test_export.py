@@ -12,8 +12,8 @@ bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
 mistune = pytest.importorskip("nbconvert.filters.markdown_mistune")
 
-from stylegan import export  # noqa: E402
 from stylegan.notebook import table, tell  # noqa: E402
+from stylegan.reporting import export  # noqa: E402
 
 
 def v4():

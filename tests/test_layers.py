@@ -11,30 +11,29 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "modules", "losses", "augment", "plots", "charts", "atlas", "volumes", "fetch", "pictures", "cache"),
-    ("subjects", "naming", "tables", "layouts", "packing", "dataset", "stylegan2"),
+    ("config", "modules", "losses", "augment", "plots", "charts", "cache"),
+    ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
+    ("reading.tables", "reading.layouts", "reading.packing"),
+    ("dataset", "stylegan2"),
     ("networks", "diagram"),
     ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "directions", "projection", "findings"),
     ("train",),
-    (
-        "recorder",
-        "runs",
-        "ship",
-        "bench",
-        "badges",
-        "notebook",
-        "reference",
-        "widgets",
-        "execute",
-        "export",
-        "report",
-        "__main__",
-    ),
+    ("recorder", "runs", "bench", "notebook"),
+    ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
+    ("reporting.execute", "reporting.export", "reporting.report"),
+    ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
-FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ROOMS = ("reading", "reporting")
+FILES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
+)
+
+
+def read(name: str) -> str:
+    return (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 def imports(source: str) -> set[str]:
@@ -45,8 +44,8 @@ def imports(source: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             module = ".".join(filter(None, ["stylegan" if node.level else "", node.module]))
-            own = module == "stylegan"
-            names |= {f"stylegan.{alias.name}" for alias in node.names} if own else {module}
+            own = module in ("stylegan", *(f"stylegan.{room}" for room in ROOMS))
+            names |= {f"{module}.{alias.name}" for alias in node.names} if own else {module}
     return names
 
 
@@ -61,7 +60,7 @@ def running(tree: ast.AST) -> Iterator[ast.AST]:
 
 def own_modules(source: str) -> set[str]:
     """Files of the package among the imports; ``from stylegan import __version__`` is none."""
-    own = {name.split(".")[1] for name in imports(source) if name.startswith("stylegan.")}
+    own = {name.removeprefix("stylegan.") for name in imports(source) if name.startswith("stylegan.")}
     return own - {"__version__"}
 
 
@@ -75,8 +74,8 @@ def foreign(source: str) -> list[str]:
     return sorted({name.split(".")[0] for name in imports(source)} - ALLOWED_IN_CORE)
 
 
-def test_the_package_has_no_folders_of_code():
-    assert not list(PACKAGE.glob("*/*.py"))
+def test_the_package_has_its_two_rooms_and_no_more():
+    assert {path.parent.name for path in PACKAGE.glob("*/**/*.py")} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -86,16 +85,17 @@ def test_each_file_stands_in_the_table(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_point_down(name):
-    assert upward(name, (PACKAGE / f"{name}.py").read_text(encoding="utf-8")) == []
+    assert upward(name, read(name)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in CORE if name in FILES])
 def test_the_core_needs_torch_and_numpy_only(name):
-    assert foreign((PACKAGE / f"{name}.py").read_text(encoding="utf-8")) == []
+    assert foreign(read(name)) == []
 
 
-def test_the_package_itself_imports_nothing():
-    assert imports((PACKAGE / "__init__.py").read_text(encoding="utf-8")) <= {"__future__"}
+@pytest.mark.parametrize("init", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_the_packages_themselves_import_nothing(init):
+    assert imports(init.read_text(encoding="utf-8")) <= {"__future__"}
 
 
 def test_the_check_sees_every_form_of_import():
@@ -109,11 +109,11 @@ def test_the_check_sees_every_form_of_import():
     )
     for line in forms:
         assert upward("networks", line) == ["train"], line
-        assert upward("report", line) == [], line
+        assert upward("reporting.report", line) == [], line
     assert upward("networks", "if TYPE_CHECKING:\n    import os\nelse:\n    from stylegan import train") == ["train"]
     assert upward("networks", "if TYPE_CHECKING:\n    from stylegan.train import TrainingState") == []
-    assert upward("layouts", "from stylegan.dataset import load_slices") == ["dataset"]  # same level, stands later
-    assert upward("dataset", "from stylegan.layouts import recognise") == []
+    assert upward("reading.layouts", "from stylegan.dataset import load_slices") == ["dataset"]  # stands later
+    assert upward("dataset", "from stylegan.reading.layouts import recognise") == []
     assert upward("networks", "from stylegan import __version__, stylegan2\nimport torch") == []
-    assert upward("report", "from stylegan.forgotten import x") == ["forgotten"]  # not in the table
+    assert upward("reporting.report", "from stylegan.forgotten import x") == ["forgotten"]  # not in the table
     assert foreign("import math, torchvision.utils\nfrom torch import nn") == ["torchvision"]

@@ -10,9 +10,10 @@ from PIL import Image
 
 nbformat = pytest.importorskip("nbformat")
 
-from stylegan import atlas, notebook  # noqa: E402
+from stylegan import notebook  # noqa: E402
 from stylegan.config import make_config  # noqa: E402
-from stylegan.execute import set_parameters  # noqa: E402
+from stylegan.reading import atlas  # noqa: E402
+from stylegan.reporting.execute import set_parameters  # noqa: E402
 from stylegan.runs import train_run  # noqa: E402
 
 ROOT = Path(__file__).parents[1]

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from stylegan import reference
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator
+from stylegan.reporting import reference
 
 
 def entry(value):

@@ -13,9 +13,9 @@ pytest.importorskip("nbclient")
 bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
 
-from stylegan import report  # noqa: E402
 from stylegan.checkpoint import load_generator  # noqa: E402
-from stylegan.execute import NotebookError, set_parameters  # noqa: E402
+from stylegan.reporting import report  # noqa: E402
+from stylegan.reporting.execute import NotebookError, set_parameters  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,7 +165,7 @@ def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkey
     (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
-    from stylegan.execute import execute
+    from stylegan.reporting.execute import execute
 
     notebook = notebook_of("import os, sys; print(sys.executable, os.environ.get('MPLBACKEND'), os.getcwd())")
     monkeypatch.setenv("MPLBACKEND", "module://a_backend_of_another_program")

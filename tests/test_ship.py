@@ -13,8 +13,8 @@ from stylegan.config import make_config
 from stylegan.dataset import load_slices
 from stylegan.features import features
 from stylegan.predict import generate
+from stylegan.reporting.ship import TERMS, card, ship
 from stylegan.runs import train_run
-from stylegan.ship import TERMS, card, ship
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from stylegan import volumes
+from stylegan.reading import volumes
 
 
 @pytest.fixture(scope="module")

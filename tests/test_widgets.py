@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylegan import directions, predict, widgets
+from stylegan import directions, predict
+from stylegan.reporting import widgets
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +75,12 @@ def test_on_a_page_and_without_ipywidgets_there_is_one_plain_sentence(G, monkeyp
 def test_a_page_and_its_notebook_hold_no_trace_of_a_widget(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipywidgets")
-    from stylegan import export
-    from stylegan.execute import execute
+    from stylegan.reporting import export
+    from stylegan.reporting.execute import execute
 
     cell = (
         "# Sliders\nfrom stylegan.config import make_config\nfrom stylegan.networks import Generator\n"
-        "from stylegan.widgets import sliders\nsliders(Generator(make_config('smoke')))"
+        "from stylegan.reporting.widgets import sliders\nsliders(Generator(make_config('smoke')))"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     execute(notebook, tmp_path / "03_generate.ipynb")

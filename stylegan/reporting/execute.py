@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from stylegan.widgets import STILL
+from stylegan.reporting.widgets import STILL
 
 
 class NotebookError(ValueError):
@@ -87,7 +87,7 @@ def _environment() -> dict[str, str]:
     It tells the notebooks that they are run for a page, on which no slider can move.
     """
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    places = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH")]
+    places = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH")]
     quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), STILL: "1", **quiet}
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stylegan import pictures, volumes
 from stylegan.cache import open_images, read_json, store_images, write_json
-from stylegan.layouts import VOLUME_LEVELS, Catalogue, list_files, nothing_found, recognise
-from stylegan.naming import Slice
-from stylegan.pictures import LeftOut, Measure, Square
+from stylegan.reading import pictures, volumes
+from stylegan.reading.layouts import VOLUME_LEVELS, Catalogue, list_files, nothing_found, recognise
+from stylegan.reading.naming import Slice
+from stylegan.reading.pictures import LeftOut, Measure, Square
 
 FORMAT = 1  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
@@ -68,7 +68,7 @@ def _packed_once(index_file: Path, resolution: int, pack: Callable[[], Index]) -
 
 
 def _simulate(resolution: int, cache: Path, shape: tuple[int, int, int]) -> Index:
-    from stylegan import atlas  # loads torch: only the first start pays
+    from stylegan.reading import atlas  # loads torch: only the first start pays
 
     found = atlas.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
 
@@ -150,7 +150,7 @@ def _find_front(
     Volumes whose headers know all directions are taken at their word. For everything else the mean of up to 256 slices, spread
     over the set, is compared with the template.
     """
-    from stylegan.atlas import template_picture  # loads nilearn and torch: only the first start pays
+    from stylegan.reading.atlas import template_picture  # loads nilearn and torch: only the first start pays
 
     sides = _volume_sides(catalogue, slices)
     step = 1 + len(slices) // 256

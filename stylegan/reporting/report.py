@@ -86,7 +86,7 @@ def _run_and_write(path: Path, values: dict, out: Path) -> NotebookNode:
     """Run one notebook and write its copy and its page, also where it stops half-way."""
     import nbformat
 
-    from stylegan.execute import execute, set_parameters
+    from stylegan.reporting.execute import execute, set_parameters
 
     notebook = nbformat.read(path, as_version=4)
     set_parameters(notebook, values)
@@ -102,7 +102,7 @@ def _run_and_write(path: Path, values: dict, out: Path) -> NotebookNode:
 
 
 def _write_page(notebook: NotebookNode, name: str, out: Path) -> None:
-    from stylegan.export import page, plain, render
+    from stylegan.reporting.export import page, plain, render
 
     links = [("the whole report", "index.html"), *((other, f"{other}.html") for other in NAMES if other != name)]
     fragment = render(notebook, name)
@@ -112,7 +112,7 @@ def _write_page(notebook: NotebookNode, name: str, out: Path) -> None:
 
 def write_index(done: dict[str, tuple[NotebookNode, float]], run: Path, path: Path) -> None:
     """All notebooks that ran as one page; what stands in its head and at its end comes from the run folder."""
-    from stylegan.export import Fragment, Heading, facts, page, render
+    from stylegan.reporting.export import Fragment, Heading, facts, page, render
 
     fragments = [render(notebook, name, merged=True) for name, (notebook, _) in done.items()]
     heading = Heading(2, "reproducibility-heading", "How this report was made")
