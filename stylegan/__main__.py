@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.command(args) or 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        print(f"stylegan: {error}", file=sys.stderr)
+        from stylegan.reading.naming import shown  # messages quote names that strangers gave to files
+
+        print(f"stylegan: {shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

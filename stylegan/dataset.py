@@ -16,6 +16,7 @@ from stylegan.reading import subjects as who
 from stylegan.reading import tables
 from stylegan.reading.fetch import unpack_once
 from stylegan.reading.layouts import natural
+from stylegan.reading.naming import shown
 from stylegan.reading.packing import pack_folder, pack_simulated
 from stylegan.reading.subjects import SPLITS, split_by_subject
 
@@ -219,7 +220,7 @@ def _label(images: np.ndarray, index: dict, table: tables.Table | None, said: li
     return SliceDataset(
         images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=columns,
         levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
-        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(warnings), paths=np.array(index["files"]),
+        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(shown, warnings)), paths=np.array(index["files"]),
         left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
         published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
     )  # fmt: skip
@@ -274,5 +275,5 @@ def render_report(report: dict) -> str:
     for reason, number in report["left_out"].items():
         names = ", ".join(report["left_out_files"][reason][:3])
         lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
-    text = "\n".join([*lines, *(f"warning: {warning}" for warning in report["warnings"])])
-    return text.encode("utf-8", "replace").decode()  # file names need not be valid text
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(map(shown, lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import lzma
 import os
 import shutil
 import stat
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,10 @@ from typing import IO
 CHUNK = 1 << 20
 MAX_BYTES = 64 << 30  # of all unpacked files: more is a decompression bomb, the largest known set has under 5 GB
 MAX_FILES = 2_000_000
+UNPACKING = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeDecodeError, EOFError, NotImplementedError,
+    RuntimeError, OSError,
+)  # fmt: skip
 SCHEMES = ("http", "https", "file")
 
 
@@ -99,7 +105,7 @@ def unpack(archive: Path, out: Path) -> bool:
             with tarfile.open(archive) as opened:
                 _unpack_members(archive, list(_tar_members(opened)), out, opened.extractfile)
             return True
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except UNPACKING as error:
         shutil.rmtree(out, ignore_errors=True)
         raise ValueError(f"{archive.name} cannot be unpacked: {error}.") from error
     return False
@@ -158,7 +164,7 @@ def unpack_once(archive: Path, cache: Path) -> Path:
         raise FileNotFoundError(f"There is no archive {archive}.")
     status = archive.stat()
     mark = hashlib.sha256(repr((str(archive.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:16]
-    out = cache / f"unpacked-{mark}" / archive.stem
+    out = cache / f"unpacked-{mark}" / (archive.stem.strip(".") or "archive")  # the name is a stranger's: ".." leads elsewhere
     if out.is_dir():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)

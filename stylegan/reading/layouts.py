@@ -47,15 +47,18 @@ class Catalogue:
         return self.layout in VOLUME_LAYOUTS
 
 
-def list_files(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """All files below a folder as (relative name, bytes, modification time in ns), sorted, and what could not be listed.
+def list_files(root: Path) -> tuple[list[tuple[str, int, int]], dict[str, list[str]]]:
+    """All files below a folder as (relative name, bytes, modification time in ns), sorted, and what is no file, by reason.
 
     Hidden folders are skipped; linked folders are followed, each real folder once. Raises FileNotFoundError.
     """
+    if root.is_file():
+        raise FileNotFoundError(f"{root} is a file; give the folder that holds the slices, or a .zip of it.")
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}; give a folder or .zip of slices, or none for the simulated ones.")
     files: list[tuple[str, int, int]] = []
     failed: list[str] = []
+    empty: list[str] = []
     seen: set[str] = set()
     todo = [(str(root), "")]
     while todo:
@@ -69,9 +72,11 @@ def list_files(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
         except OSError:
             failed.append(prefix or ".")
             continue
+        if prefix and not entries:
+            empty.append(prefix.rstrip("/"))
         for entry in entries:
             _enter(entry, prefix, files, todo, failed)
-    return sorted(files), sorted(failed)
+    return sorted(files), {"unreadable": sorted(failed), "empty folder": sorted(empty)}
 
 
 def _enter(entry: os.DirEntry, prefix: str, files: list, todo: list, failed: list[str]) -> None:
@@ -94,10 +99,10 @@ def recognise(root: str | Path, levels: tuple[int, int] | None = None) -> Catalo
     Raises FileNotFoundError where there is no such folder, ValueError where it holds no picture and no volume.
     """
     root = Path(root)
-    files, failed = list_files(root)
+    files, no_files = list_files(root)
     names = [name for name, _, _ in files]
     layout, reading = _read_named(root, names) or _read_volumes(root, names, levels) or ("images", _read_rest(names))
-    left_out = {"unreadable": failed, **reading.misfits}
+    left_out = no_files | reading.misfits
     slices = reading.slices
     if levels:
         slices = [item for item in reading.slices if levels[0] <= item.level <= levels[1]]
@@ -114,8 +119,16 @@ def recognise(root: str | Path, levels: tuple[int, int] | None = None) -> Catalo
 
 def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
     """The sentence for a folder without a single slice."""
-    counts = ", ".join(f"{len(tuple(names))} {reason}" for reason, names in left_out.items()) or "the folder is empty"
-    return f"No slice was found in {root} ({counts}); data/README.md shows the layouts that are recognised."
+    found = {reason: tuple(names) for reason, names in left_out.items()}
+    counts = ", ".join(f"{len(names)} {reason}" for reason, names in found.items()) or "the folder is empty"
+    archive = next((name for names in found.values() for name in names if name.lower().endswith(".zip")), None)
+    if archive:
+        advice = f"it holds the archive {archive}: give its path instead of the folder's."
+    elif "Git LFS pointer" in found:
+        advice = "a Git LFS pointer stands for a file that was not fetched: run `git lfs pull` where the files come from."
+    else:
+        advice = "data/README.md shows the layouts that are recognised."
+    return f"No slice was found in {root} ({counts}); {advice}"
 
 
 def _not_a_picture(name: str) -> str | None:
@@ -197,9 +210,14 @@ def _beside_volumes(names: list[str], used: set[str]) -> dict[str, list[str]]:
         part = name.lower().endswith((".img", ".img.gz")) and re.sub(r"\.img(\.gz)?$", "", name, flags=re.I) in stems
         if name in used or part or name.lower().endswith(TABLES):
             continue
-        if name.lower().endswith(ENDINGS):
-            reason = "label map" if is_label_volume(name) else "another volume of the same subject"
-        else:
-            reason = "not a volume"
-        left_out.setdefault(reason, []).append(name)
+        left_out.setdefault(_why_beside(name, names), []).append(name)
     return left_out
+
+
+def _why_beside(name: str, names: list[str]) -> str:
+    """Why a file beside the chosen volumes is not one of them."""
+    if not name.lower().endswith(ENDINGS):
+        return "not a volume"
+    if name.lower().endswith(".hdr") and not any(name[:-4] + ending in names for ending in (".img", ".IMG", ".img.gz")):
+        return "header without its .img"
+    return "label map" if is_label_volume(name) else "another volume of the same subject"

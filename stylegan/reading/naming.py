@@ -54,6 +54,11 @@ CLASS_FOLDERS = re.compile(r"/[^/]+/" + NAMED_SLICE.pattern, re.I)
 SUBJECT_ID = re.compile(r"OAS\d_[A-Z]*\d+(?:_MR\d+)?|sub-[A-Za-z0-9]+|\d{3}_S_\d{4}")
 
 
+def shown(text: str) -> str:
+    """The text with whatever a terminal might obey or cannot print (control characters, line breaks, stray bytes) spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def plain(name: str) -> str:
     """The name with forward slashes: archives made on Windows leave backslashes inside file names."""
     return name.replace("\\", "/")

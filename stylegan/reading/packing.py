@@ -22,7 +22,7 @@ from stylegan.reading.layouts import VOLUME_LEVELS, Catalogue, list_files, nothi
 from stylegan.reading.naming import Slice
 from stylegan.reading.pictures import LeftOut, Measure, Square
 
-FORMAT = 1  # raise it whenever the same folder would be packed differently
+FORMAT = 2  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # slices; smaller sets take a second or two and need no progress bar
@@ -84,8 +84,7 @@ def _simulate(resolution: int, cache: Path, shape: tuple[int, int, int]) -> Inde
 
 def _fingerprint(root: Path, resolution: int, levels: tuple[int, int] | None) -> str:
     """Names, sizes and times of all files: changes with the folder, costs a tenth of a second for 10,000 files."""
-    files, failed = list_files(root)
-    told = repr((FORMAT, str(root.resolve()), resolution, levels, files, failed))
+    told = repr((FORMAT, str(root.resolve()), resolution, levels, *list_files(root)))
     return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -94,6 +93,8 @@ def _pack(catalogue: Catalogue, resolution: int, cache: Path) -> Index:
     slices, measures, warnings = _measure_all(catalogue, left_out)
     if not slices:
         raise ValueError(" ".join([nothing_found(catalogue.root, left_out), *warnings[:1]]))
+    lost = sorted({item.label for item in catalogue.slices} - {item.label for item in slices})
+    warnings += [f"No slice of class {label} can be used; the class is missing." for label in lost]
     by_shape = pictures.common_squares(measures)
     squares = [by_shape[item.shape] for item in measures]
     white = pictures.common_white([item.peak for item in measures if item.peak])
@@ -118,6 +119,7 @@ def _measure_all(catalogue: Catalogue, left_out: dict[str, list[str]]) -> tuple[
     The others are added to ``left_out``; of equal pictures the first is kept.
     """
     found: dict[tuple[str, int], Measure | LeftOut] = {}
+    said: list[str] = []
 
     def visit(item: Slice, picture: np.ndarray | LeftOut) -> None:
         try:
@@ -125,8 +127,8 @@ def _measure_all(catalogue: Catalogue, left_out: dict[str, list[str]]) -> tuple[
         except LeftOut as reason:
             found[item.file, item.level] = reason
 
-    _for_each(catalogue, catalogue.slices, visit, "measuring")
-    slices, measures, warnings, digests = [], [], [], set()
+    _for_each(catalogue, catalogue.slices, visit, "measuring", said)
+    slices, measures, warnings, digests = [], [], sorted(said), set()
     for item in catalogue.slices:
         result = found[item.file, item.level]
         reason = str(result) if isinstance(result, LeftOut) else "duplicate" if result.digest in digests else ""
@@ -192,19 +194,26 @@ def _write(
         row = rows[item.file, item.level]
         images[row] = pictures.frame(pictures.to_bytes(picture, white), squares[row], images.shape[-1], turns)
 
-    _for_each(catalogue, slices, visit, "packing")
+    _for_each(catalogue, slices, visit, "packing", [])
 
 
 def _for_each(
-    catalogue: Catalogue, slices: Sequence[Slice], visit: Callable[[Slice, np.ndarray | LeftOut], None], what: str
+    catalogue: Catalogue,
+    slices: Sequence[Slice],
+    visit: Callable[[Slice, np.ndarray | LeftOut], None],
+    what: str,
+    said: list[str],
 ) -> None:
-    """Read each file once, several at a time, and visit each of its slices with its picture, or the reason it has none."""
+    """Read each file once, several at a time, and visit each of its slices with its picture, or the reason it has none.
+
+    Sentences about files that are used all the same are added to ``said``.
+    """
     by_file: dict[str, list[Slice]] = defaultdict(list)
     for item in slices:
         by_file[item.file].append(item)
 
     def work(file: str) -> None:
-        for item, picture in _read(catalogue, file, by_file[file]):
+        for item, picture in _read(catalogue, file, by_file[file], said):
             visit(item, picture)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -213,12 +222,14 @@ def _for_each(
             pass
 
 
-def _read(catalogue: Catalogue, file: str, slices: list[Slice]) -> Iterator[tuple[Slice, np.ndarray | LeftOut]]:
+def _read(
+    catalogue: Catalogue, file: str, slices: list[Slice], said: list[str]
+) -> Iterator[tuple[Slice, np.ndarray | LeftOut]]:
     """Each slice of one file with its grey picture [H, W]."""
     path = catalogue.root / file
     try:
         if catalogue.volumes:
-            planes = _read_planes(path, catalogue.levels)
+            planes = _read_planes(path, catalogue.levels, said)
             first = catalogue.levels[0] if catalogue.levels else 0
             yield from ((item, planes[item.level - first]) for item in slices)
         else:
@@ -228,12 +239,14 @@ def _read(catalogue: Catalogue, file: str, slices: list[Slice]) -> Iterator[tupl
         yield from ((item, reason) for item in slices)
 
 
-def _read_planes(path: Path, levels: tuple[int, int] | None) -> np.ndarray:
+def _read_planes(path: Path, levels: tuple[int, int] | None, said: list[str]) -> np.ndarray:
     """Slices uint8 [L, H, W] of a volume on one grey scale. Raises ``LeftOut`` for a volume that cannot be used."""
     try:
         chosen = (levels[0], levels[1] + 1) if levels else None
-        return volumes.to_uint8(volumes.axial_slices(volumes.read_volume(path), chosen, VOLUME_LEVELS))
+        return volumes.to_uint8(volumes.axial_slices(volumes.read_volume(path, said), chosen, VOLUME_LEVELS))
     except (ValueError, OSError) as error:
+        if pictures.why_unreadable(path, error) == "Git LFS pointer":
+            raise LeftOut("Git LFS pointer") from None
         sentence = str(error)
         raise LeftOut("unusable volume", sentence if path.name in sentence else f"{path}: {sentence}") from None
 

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"})
 FOREGROUND = 16 / 255  # of white: above JPEG ringing, below the faintest cortex
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decoder is started: PostScript would run a program
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
 LFS_HEADER = b"version https://git-lfs"
 
@@ -33,20 +34,24 @@ def read_picture(path: Path) -> np.ndarray:
     Raises ``LeftOut`` for whatever is not a readable picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if max(image.size) > LARGEST_SIDE:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
+                raise LeftOut(
+                    "several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file."
+                )
             image.load()
             return _to_grey(image)
     except LeftOut:
         raise
     except Image.DecompressionBombError:
         raise LeftOut(f"larger than {LARGEST_SIDE} pixels") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise LeftOut(_why_unreadable(path, error)) from None
+    except Exception as error:  # decoders raise whatever damaged bytes make them stumble over
+        raise LeftOut(why_unreadable(path, error)) from None
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def why_unreadable(path: Path, error: Exception) -> str:
     """The reason in a word or two, from the first bytes of the file."""
     try:
         with open(path, "rb") as file:

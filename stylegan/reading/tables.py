@@ -94,7 +94,11 @@ def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
         text = data.decode("latin-1")
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    lines = [line for line in csv.reader(io.StringIO(text.replace("\0", "")), delimiter=delimiter) if any(map(str.strip, line))]
+    reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=delimiter)
+    try:
+        lines = [line for line in reader if any(map(str.strip, line))]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table of comma-separated values ({error} in line {reader.line_num}).") from None
     if not lines:
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
     width = len(lines[0])

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,8 @@ from scipy import ndimage
 ENDINGS = (".nii.gz", ".nii", ".hdr")
 LABEL_WORDS = frozenset("fseg seg aseg dseg aparc parc label labels labelmap mask probseg tissue lesion pveseg atlas".split())
 MAYO_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}  # direction of growing voxel index, by header byte
-DAMAGE = (OSError, EOFError, ValueError, zlib.error)  # what reading a broken file raises
 T88_SHAPE = (176, 208, 176)
-MAX_VOXELS = 2**30  # a damaged header must not ask for all the memory there is
+MAX_VOXELS = 2**28  # 645 a side: a damaged header must not ask for all the memory there is
 # Where the 32 levels around the lateral ventricles lie, in lengths of the brain from back to front: their middle below its top,
 # and from first to last. Taken on the ICBM152 template; counted from the top because necks and cut cerebella blur the bottom.
 CENTRE_BELOW_TOP, LEVEL_SPAN = 0.363, 0.183
@@ -69,20 +68,22 @@ def is_label_volume(path: str | Path) -> bool:
     return not LABEL_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", _stem(Path(path)).lower()))
 
 
-def read_volume(path: str | Path) -> np.ndarray:
+def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
     """One volume as float32 [X, Y, Z] towards right, front and top (nibabel's closest canonical), in cubic voxels.
 
     Unequal voxels are resampled linearly to cubes of the finer in-plane spacing, so that no picture is stretched. Much thicker
-    slices, and values that are not finite (read as 0), give a warning. Raises FileNotFoundError, or ValueError with one
-    sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant, nothing finite, colour.
+    slices, and values that are not finite (read as 0), give a warning, or a sentence in ``said``. Raises FileNotFoundError, or
+    ValueError with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
+    nothing finite, colour, a header that cannot be true.
     """
+    tell = warnings.warn if said is None else said.append
     image = _open(path)
     data = _squeezed(image, path)
-    orientation = _orientation(image)
+    orientation = _orientation(image, path)
     spacing = np.array([zoom if np.isfinite(zoom) and zoom > 0 else 1.0 for zoom in image.header.get_zooms()[:3]])
-    data = apply_orientation(_finite(data, path), orientation)
+    data = apply_orientation(_finite(data, path, tell), orientation)
     spacing = spacing[np.argsort(orientation[:, 0])]
-    return np.ascontiguousarray(_cubic(data, spacing, path), np.float32)
+    return np.ascontiguousarray(_cubic(data, spacing, path, tell), np.float32)
 
 
 def volume_sides(path: str | Path) -> tuple[str, str, str, str]:
@@ -165,7 +166,7 @@ def _open(path: str | Path) -> nib.spatialimages.SpatialImage:
         raise FileNotFoundError(f"There is no volume {path}.")
     try:
         return nib.load(path)
-    except (*DAMAGE, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as e:
+    except Exception as e:  # nibabel raises whatever a damaged header makes it stumble over
         raise ValueError(
             f"{path} cannot be read as a NIfTI or Analyze volume ({_one_line(e)}); leave it out or fetch it again."
         ) from None
@@ -188,7 +189,7 @@ def _squeezed(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.nda
         raise ValueError(f"{path} holds {image.get_data_dtype()} values; give a volume of plain grey values.")
     try:
         return np.asarray(image.dataobj, np.float32).reshape(shape[:3])
-    except DAMAGE as e:
+    except Exception as e:
         raise ValueError(f"{path} is damaged or cut short ({_one_line(e)}); fetch it again.") from None
 
 
@@ -205,33 +206,36 @@ def _knows_left(image: nib.spatialimages.SpatialImage) -> bool:
     return not _is_plain_analyze(image)
 
 
-def _orientation(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+def _orientation(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:
     """nibabel orientation [3, 2] that takes the stored voxels to right, front, top."""
     if not _is_plain_analyze(image):
+        turn = image.affine[:3, :3]
+        if not np.isfinite(turn).all() or np.linalg.matrix_rank(turn) < 3:
+            raise ValueError(f"{path} has an affine that leads nowhere (not finite, or two axes alike); its header is damaged.")
         return io_orientation(image.affine)
     byte = image.header["orient"].tobytes()[0]
     return axcodes2ornt("LAS" if image.shape[:3] == T88_SHAPE else MAYO_ORIENT.get(byte, "LAS"))
 
 
-def _finite(data: np.ndarray, path: str | Path) -> np.ndarray:
+def _finite(data: np.ndarray, path: str | Path, tell: Callable[[str], None]) -> np.ndarray:
     bad = ~np.isfinite(data)
     if bad.all():
         raise ValueError(f"{path} holds no finite value; leave it out or fetch it again.")
     if bad.any():
-        warnings.warn(f"{path}: {bad.sum()} voxels that are not finite are read as 0.", stacklevel=3)
+        tell(f"{path}: {bad.sum()} voxels that are not finite are read as 0.")
         data = np.where(bad, np.float32(0), data)
     if data.max() == data.min():
         raise ValueError(f"{path} is constant ({data.max():g} everywhere); leave it out.")
     return data
 
 
-def _cubic(data: np.ndarray, spacing: np.ndarray, path: str | Path) -> np.ndarray:
+def _cubic(data: np.ndarray, spacing: np.ndarray, path: str | Path, tell: Callable[[str], None]) -> np.ndarray:
     """The volume in cubes of the finer in-plane spacing."""
     factors = spacing / spacing[:2].min()
-    if factors.max() > 20:
+    if factors.max() > 20 or np.prod(factors * data.shape) > MAX_VOXELS:
         raise ValueError(f"{path} has voxels of {' x '.join(f'{s:g}' for s in spacing)} mm; its header seems damaged.")
     if factors[2] > 2.5:
-        warnings.warn(f"{path}: slices {spacing[2]:g} mm thick are interpolated; neighbouring levels are alike.", stacklevel=3)
+        tell(f"{path}: slices {spacing[2]:g} mm thick are interpolated; neighbouring levels are alike.")
     return data if np.abs(factors - 1).max() < 0.01 else ndimage.zoom(data, factors, order=1)
 
 
