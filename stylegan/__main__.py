@@ -253,6 +253,8 @@ def _report(args: argparse.Namespace) -> None:
 
 def _add_bench(commands) -> None:
     parser = _command(commands, "bench", _bench, "Time full training steps and sampling on this machine.")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--preset", default="quick", choices=list(PRESETS))
     parser.add_argument("--precision", choices=CHOICES["precision"])
     parser.add_argument("--device", default="auto", choices=CHOICES["device"])
@@ -264,8 +266,9 @@ def _bench(args: argparse.Namespace) -> None:
     from stylegan.dataset import load_slices
 
     changes = {"precision": args.precision} if args.precision else {}
+    changes |= {"batch_size": args.batch_size} if args.batch_size else {}
     config = make_config(args.preset, device=args.device, **changes)
-    found = bench(config, load_slices(None, config.img_resolution))
+    found = bench(config, load_slices(args.data, config.img_resolution))
     if args.json:
         print(json.dumps(found, indent=2))
         return

@@ -12,17 +12,18 @@ import math
 import torch
 from torch import Tensor
 
+from stylegan.draws import Draws
+
 SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the width, of log size, of the angle
 BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
 
 
-def augment(img: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+def augment(img: Tensor, p: float | Tensor, draws: Draws | None = None) -> Tensor:
     """img [N, C, H, W] in [-1, 1] -> the same shape; each slice gets each operation with probability p. p = 0 changes nothing."""
-    if p <= 0:
-        return img
-    img = move(img, *_geometry(len(img), p, img.device, generator))
-    img = grey(img, *_greys(len(img), p, img.device, generator))
-    return cutout(img, _coin(len(img), p, img.device, generator), _uniform((len(img), 2), img.device, generator))
+    n, draws = len(img), draws or Draws(img.device)
+    img = move(img, *_geometry(n, p, draws))
+    img = grey(img, *_greys(n, p, draws))
+    return cutout(img, _coin(n, p, draws), draws.uniform(n, 2))
 
 
 def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
@@ -73,26 +74,18 @@ def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def _geometry(n: int, p: float, device, generator) -> tuple[Tensor, Tensor, Tensor]:
-    shift = _normal((n, 2), device, generator) * SHIFT * _coin(n, p, device, generator)[:, None]
-    scale = torch.exp(_normal((n,), device, generator) * SCALE * _coin(n, p, device, generator))
-    angle = _normal((n,), device, generator) * TURN * _coin(n, p, device, generator)
+def _geometry(n: int, p: float | Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    shift = draws.normal(n, 2) * SHIFT * _coin(n, p, draws)[:, None]
+    scale = torch.exp(draws.normal(n) * SCALE * _coin(n, p, draws))
+    angle = draws.normal(n) * TURN * _coin(n, p, draws)
     return shift, scale, angle
 
 
-def _greys(n: int, p: float, device, generator) -> tuple[Tensor, Tensor]:
-    brightness = _normal((n,), device, generator) * BRIGHTNESS * _coin(n, p, device, generator)
-    contrast = torch.exp(_normal((n,), device, generator) * CONTRAST * _coin(n, p, device, generator))
+def _greys(n: int, p: float | Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    brightness = draws.normal(n) * BRIGHTNESS * _coin(n, p, draws)
+    contrast = torch.exp(draws.normal(n) * CONTRAST * _coin(n, p, draws))
     return brightness, contrast
 
 
-def _normal(size: tuple[int, ...], device, generator) -> Tensor:
-    return torch.randn(size, device=device, generator=generator)
-
-
-def _uniform(size: tuple[int, ...], device, generator) -> Tensor:
-    return torch.rand(size, device=device, generator=generator)
-
-
-def _coin(n: int, p: float, device, generator) -> Tensor:
-    return _uniform((n,), device, generator) < p
+def _coin(n: int, p: float | Tensor, draws: Draws) -> Tensor:
+    return draws.uniform(n) < p

@@ -32,10 +32,11 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     config = replace(config, augment="fixed", augment_p=0.3)  # as late in a run, and the same in every round
     keep_freed_memory()
     state = train.new_state(config)
-    cycle(state, data)  # warms up
+    whole_cycle(state, data, 4)  # warms up, and records where steps are replayed
+    img_s = config.batch_size / float(np.median([whole_cycle(state, data) for _ in range(rounds)]))
+    peak = peak_memory_mb(state.device)
     found = [cycle(state, data) for _ in range(rounds)]
     phases = {name: float(np.median([one[name] for one in found])) for name in found[0]}
-    img_s = config.batch_size / float(np.median([sum(one.values()) for one in found]))
     optimizer = _median(state, lambda: (state.opt_D.step(), state.opt_G.step()), rounds)
     limit = convolution_limit(state, data, rounds)
     n = 64
@@ -50,15 +51,26 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "limit_img_s": limit,
         "of_limit": img_s / limit,
         "sample_img_s": n / _median(state, lambda: generate(state.G_ema, range(n), device=state.device), rounds),
-        "peak_memory_mb": peak_memory_mb(state.device),
-        "phases": phases,
+        "peak_memory_mb": peak,
+        "cuda_graphs": state.replay.enabled,
+        "phases": phases,  # one by one as written, without recordings
         "optimizer": optimizer,  # its part in d and g together
     }
 
 
+def whole_cycle(state: train.TrainingState, data: SliceDataset, cycles: int = 1) -> float:
+    """Seconds per training step, over as many steps as the longest lazy interval."""
+    steps = cycles * max(state.config.d_reg_interval, state.config.g_reg_interval)
+    begin = _now(state)
+    for _ in range(steps):
+        train.training_step(state, data)
+    return (_now(state) - begin) / steps
+
+
 def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
     """Seconds per step of each phase over as many steps as the longest lazy interval, in the order of `train.training_step`."""
-    config, rng = state.config, state.rng()
+    config = state.config
+    state.p.fill_(state.augment_p)
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(name: str, function: Callable, *args):
@@ -70,12 +82,12 @@ def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
     steps = max(config.d_reg_interval, config.g_reg_interval)
     for step in range(steps):
         real, c = timed("data", train.draw_batch, data, config, step * config.batch_size, state.device)
-        fake = timed("d", train.d_step, state, real, c, rng)
-        timed("g", train.g_step, state, c, rng, fake if config.one_fake_batch else None)
+        timed("d", train.d_step, state, real, c)
+        timed("g", train.g_step, state, c)
         if config.r1_gamma and step % config.d_reg_interval == 0:
-            timed("r1", train.r1_step, state, real, c, rng)
+            timed("r1", train.r1_step, state, real, c)
         if config.pl_weight and step % config.g_reg_interval == 0:
-            timed("path_length", train.path_length_step, state, c, rng)
+            timed("path_length", train.path_length_step, state, c)
         timed("ema", train.update_ema, state)
     return {name: total / steps for name, total in seconds.items()}
 

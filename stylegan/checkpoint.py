@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stylegan.train import TrainingState
 
 FORMAT = 1
+SCALERS = ("scaler_G", "scaler_D")
 
 
 # --- Tensors with a JSON header ---------------------------------------------------------------------------------------------------
@@ -115,10 +116,11 @@ def save_state(state: TrainingState, run_dir: Path) -> Path:
         slots = getattr(state, name).state_dict()["state"]
         tensors |= {f"{name}.{index}.{k}": v for index, slot in slots.items() for k, v in slot.items()}
     tensors |= {"pl_mean": state.pl_mean, "signs": state.signs, **{f"sums.{k}": v for k, v in state.sums.items()}}
+    scalers = {name: getattr(state, name).state_dict() for name in SCALERS}
     scalars = {k: getattr(state, k) for k in ("augment_p", "cur_nimg", "step", "best_kid", "seconds")}
     path = run_dir / "checkpoints" / f"{state.cur_nimg:09d}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_tensors(path, tensors, {**scalars, "config": asdict(state.config)})
+    save_tensors(path, tensors, {**scalars, **scalers, "config": asdict(state.config)})
     for old in checkpoints(run_dir)[: -state.config.keep_checkpoints]:
         old.unlink()
     return path
@@ -140,6 +142,9 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
     state.sums = {k: v.to(state.device) for k, v in _below(tensors, "sums").items()}
     for name in ("augment_p", "cur_nimg", "step", "best_kid", "seconds"):
         setattr(state, name, header[name])
+    for name in SCALERS:
+        if header.get(name):
+            getattr(state, name).load_state_dict(header[name])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -12,13 +12,23 @@ from dataclasses import dataclass
 CHOICES = {
     "conditional": ("none", "class"),
     "augment": ("none", "adaptive", "fixed"),
-    "precision": ("auto", "fp32", "bf16"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
 
 # What a resumed run may change: how long it goes on and where, how often it speaks. Everything else is the experiment.
 FREE_TO_CHANGE = frozenset(
-    {"total_kimg", "max_minutes", "device", "tick_kimg", "kid_ticks", "checkpoint_minutes", "keep_checkpoints"}
+    {
+        "total_kimg",
+        "max_minutes",
+        "device",
+        "tick_kimg",
+        "kid_ticks",
+        "checkpoint_minutes",
+        "keep_checkpoints",
+        "accumulate",
+        "cuda_graphs",
+    }
 )
 
 
@@ -72,7 +82,9 @@ class Config:
     max_minutes: float = 0.0  # stop (resumably) after so many minutes of training; 0: no limit
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"  # "auto": bf16 where the hardware is fast at it
+    precision: str = "fp32"  # "auto": bf16 where the hardware is fast at it, fp16 on a GPU that is not
+    accumulate: int = 1  # pieces that a process works a batch off in, where memory is short
+    cuda_graphs: bool = True  # on one GPU: record each step and replay it
     tick_kimg: float = 4.0
     kid_ticks: int = 4  # score on validation subjects every so many ticks; 0: never
     kid_samples: int = 512
@@ -134,7 +146,7 @@ def _check_numbers(config: Config) -> None:
         )
     positive = ("img_channels", "z_dim", "w_dim", "mapping_layers", "channel_max", "mbstd_group_size", "batch_size", "lr",
                 "d_reg_interval", "g_reg_interval", "pl_batch_shrink", "ada_interval", "ada_kimg", "total_kimg", "tick_kimg",
-                "keep_checkpoints", "kid_samples", "mapping_lr_multiplier")  # fmt: skip
+                "keep_checkpoints", "kid_samples", "accumulate", "mapping_lr_multiplier")  # fmt: skip
     for name in positive:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")

@@ -49,6 +49,7 @@ class SliceDataset:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason: files
     published_split_leaks: int | None = 0  # subjects in two folders of the folder's own split; None where nobody can tell
     size: str = ""  # of the files, 'width x height'
+    shelf: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # device: the slices there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,12 +75,23 @@ class SliceDataset:
             )
         return self.select(where)
 
-    def tensor(self, where: object = slice(None)) -> torch.Tensor:
-        """float32 [n, 1, R, R] in [-1, 1] of the chosen slices."""
+    def tensor(self, where: object = slice(None), device: str | torch.device = "cpu") -> torch.Tensor:
+        """float32 [n, 1, R, R] in [-1, 1] of the chosen slices, on the device."""
         import torch  # loading pictures and reporting on them needs no torch, and it takes seconds to import
 
-        images = torch.from_numpy(np.array(self.images[where], ndmin=3))
+        if torch.device(device).type == "cpu":
+            images = torch.from_numpy(np.array(self.images[where], ndmin=3))
+        else:
+            images = self._all_on(str(device))[torch.as_tensor(where, device=device)]
         return images[:, None].float().div_(127.5).sub_(1)
+
+    def _all_on(self, device: str) -> torch.Tensor:
+        """All slices as bytes on a device with memory of its own, copied there once: 10,000 of 256 px are 655 MB."""
+        import torch
+
+        if device not in self.shelf:
+            self.shelf[device] = torch.from_numpy(np.array(self.images)).to(device)
+        return self.shelf[device]
 
     def describe(self) -> dict:
         """What the set holds, as JSON values; ``subjects`` is None where the layout hides who is who."""

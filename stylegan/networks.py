@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stylegan import stylegan2
 from stylegan.config import Config
+from stylegan.draws import Draws
 from stylegan.modules import EqualConv2d, MappingNetwork
 
 # What a paper calls its blocks. A further architecture is one more row.
@@ -41,11 +42,11 @@ class SynthesisNetwork(nn.Module):
             first = last
         return img
 
-    def draw_noise(self, n: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    def draw_noise(self, n: int, draws: Draws | None = None) -> list[Tensor]:
         """Fresh noise maps, one [n, 1, H, W] for each convolution, on the network's device."""
-        device = next(self.parameters()).device
+        draws = draws or Draws(next(self.parameters()).device)
         sizes = [block.resolution for block in self.blocks for _ in range(block.num_conv)]
-        return [torch.randn(n, 1, size, size, generator=generator, device=device) for size in sizes]
+        return [draws.normal(n, 1, size, size) for size in sizes]
 
     def _noise(self, n: int, mode: str, noise: Sequence[Tensor] | None):
         if mode not in ("random", "const", "none"):
@@ -118,14 +119,14 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """'auto' takes bf16 where the hardware multiplies it at twice the pace of fp32 (a CPU with AVX-512 BF16 or AMX, a recent GPU)."""
+    """'auto' takes bf16 where the hardware multiplies it at twice the pace of fp32 or more (a CPU with AVX-512 BF16 or AMX, a recent
+    GPU), and fp16 on an older GPU such as Colab's T4."""
     if name != "auto":
         return name
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch names them so since 2.6, nothing else tells
-        fast = device.type == "cpu" and any(getattr(torch.cpu, ask, lambda: False)() for ask in asked)
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch names them so since 2.6, nothing else tells
+    fast = device.type == "cpu" and any(getattr(torch.cpu, ask, lambda: False)() for ask in asked)
     return "bf16" if fast else "fp32"
 
 

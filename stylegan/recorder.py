@@ -111,7 +111,7 @@ class Recorder:
             file.write(json.dumps(line) + "\n")
         self._draw()
         self._say(means, kid)
-        state.sums = {}
+        state.forget()
 
     def _refuse_nonfinite(self, means: dict[str, float]) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]

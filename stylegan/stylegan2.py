@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, MinibatchStdDev, NoiseInjection, blur, upsample
+from stylegan.modules import (
+    GAIN,
+    SLOPE,
+    EqualConv2d,
+    EqualLinear,
+    MinibatchStdDev,
+    NoiseInjection,
+    blur,
+    bounded,
+    elementwise,
+    upsample,
+)
 
 
 class ModulatedConv2d(nn.Module):
@@ -38,14 +49,19 @@ class ModulatedConv2d(nn.Module):
         They are handed on so that the layer can multiply, add noise and add the bias in one go.
         """
         style = self.affine(w)  # [N, in]
+        if (
+            self.demodulate and x.dtype == torch.float16
+        ):  # demodulation takes any factor out again: keep float16 from overflowing
+            style = style / style.abs().amax(dim=1, keepdim=True)
         weight = self.weight * self.scale  # [out, in, k, k]
-        x = x * style[:, :, None, None].float()
+        x = x * style[:, :, None, None].to(x.dtype)
         if self.up:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, out, 2H + 1, 2W + 1]
             x = blur(x, padding=1, gain=4)  # [N, out, 2H, 2W]
         else:
             x = F.conv2d(x, weight, padding=self.kernel // 2)
-        return x.float(), self.demodulation(style, weight) if self.demodulate else None
+        x = elementwise(x)
+        return x, self.demodulation(style, weight).to(x.dtype) if self.demodulate else None
 
     def demodulation(self, style: Tensor, weight: Tensor) -> Tensor:
         """1 / sigma_j = 1 / sqrt(sum_ik (s_i w_ijk)^2 + eps), equation 3: [N, out, 1, 1]."""
@@ -70,10 +86,10 @@ class SynthesisLayer(nn.Module):
         """``noise``: [N, 1, H, W], None for the fixed map, or 'none' for no noise."""
         x, demodulation = self.conv(x, w)
         # The ReLU's gain rides on the small factors.
-        x = torch.addcmul(self.bias[:, None, None] * GAIN, x, demodulation * GAIN)
+        x = torch.addcmul((self.bias[:, None, None] * GAIN).to(x.dtype), x, demodulation * GAIN)
         if not isinstance(noise, str):
-            x = x + self.noise(noise) * GAIN
-        return F.leaky_relu(x, SLOPE, inplace=True)
+            x = x + (self.noise(noise) * GAIN).to(x.dtype)
+        return bounded(F.leaky_relu(x, SLOPE, inplace=True))
 
 
 class ToRGB(nn.Module):

@@ -1,7 +1,8 @@
 """Training: the state of a run, one function per step, and the loop.
 
-A step draws all its random numbers from one generator seeded by (seed, cur_nimg), and the order of the slices is a function of the
-same two numbers. Nothing else is random, so that a resumed run on a CPU continues bit for bit.
+Each step draws all its random numbers from one generator seeded by (seed, cur_nimg, step), and the order of the slices is a
+function of the first two. Nothing else is random, so that a resumed run on a CPU continues bit for bit. Processes that train
+together draw the numbers of the whole batch and keep their own rows, so that they compute what one process would.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylegan import distributed
 from stylegan.augment import adapt, augment
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
+from stylegan.draws import Draws, Part
 from stylegan.losses import adam_for_lazy, logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, pick_device, pick_precision
+from stylegan.replay import Replay
 
 
 @dataclass
@@ -35,56 +39,102 @@ class TrainingState:
     G_ema: Generator
     opt_G: torch.optim.Adam
     opt_D: torch.optim.Adam
+    scaler_G: torch.amp.GradScaler  # of losses in fp16; does nothing in other precisions
+    scaler_D: torch.amp.GradScaler
     pl_mean: Tensor
     precision: str  # as the config's, "auto" decided
     augment_p: float
+    p: Tensor  # augment_p on the device, where a recorded step finds its new values
     signs: Tensor  # [2]: sum of sign D(x) since p was last adapted, and their number
+    parts: list[Part]  # what this process computes of each batch
+    generator: torch.Generator
+    replay: Replay
     cur_nimg: int = 0
     step: int = 0
     best_kid: float | None = None
     seconds: float = 0.0  # spent in training steps
     sums: dict[str, Tensor] = field(default_factory=dict)  # name -> [2]: sum and number since the last tick
+    fake: Tensor | None = None  # handed from d_step to g_step with one_fake_batch
 
     def log(self, **values: Tensor) -> None:
         """Add to the running means of this tick, without waiting for the device."""
         for name, value in values.items():
             new = torch.stack([value.detach().double().mean(), torch.ones((), device=self.device, dtype=torch.float64)])
-            self.sums[name] = self.sums[name] + new if name in self.sums else new
+            self.sums.setdefault(name, torch.zeros_like(new)).add_(distributed.total(new))
 
     def means(self) -> dict[str, float]:
-        """Means since the last tick."""
-        return {name: (total / count).item() for name, (total, count) in self.sums.items()}
+        """Means since the last tick, over all processes."""
+        found = {name: pair.tolist() for name, pair in self.sums.items()}
+        return {name: total / count for name, (total, count) in found.items() if count}
 
-    def rng(self) -> torch.Generator:
-        """The one source of randomness of the step that starts at cur_nimg."""
-        (seed,) = np.random.SeedSequence([self.config.seed, self.cur_nimg]).generate_state(1, np.uint64)
-        return torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
+    def forget(self) -> None:
+        """Begin a new tick."""
+        for pair in self.sums.values():
+            pair.zero_()
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def reseed(self, step: str) -> None:
+        """Set the one source of randomness for a step of this name that starts at cur_nimg."""
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return  # it is set before each replay
+        (seed,) = np.random.SeedSequence([self.config.seed, self.cur_nimg, *step.encode()]).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(seed >> np.uint64(1)))
+
+    def draws(self, step: str, parts: list[Part] | None = None) -> Iterator[Draws]:
+        """The random numbers of a step, for each part of the batch that this process computes."""
+        for part in parts or self.parts:
+            self.reseed(step)
+            yield Draws(self.device, self.generator, part)
+
+    def augmented(self, img: Tensor, draws: Draws) -> Tensor:
+        return augment(img, self.p, draws) if self.augment_p > 0 else img
+
+    def autocast(self, *, regularising: bool = False) -> torch.autocast:
+        """Half precision where the run uses it. Penalties are too small for the range of fp16 and stay in fp32 there."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        enabled = self.precision == "bf16" or (self.precision == "fp16" and not regularising)
+        return torch.autocast(self.device.type, dtype, enabled=enabled)
 
 
 def new_state(config: Config) -> TrainingState:
-    """Fresh networks and optimisers, the same for the same seed."""
-    device = pick_device(config.device)
+    """Fresh networks and optimisers, the same for the same seed. Raises ValueError where the batch cannot be shared out."""
+    device = pick_device(distributed.local_device(config.device))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         G, D = (net.to(device) for net in build_networks(config))
-    G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-    adam = functools.partial(_adam, config=config, fused=device.type != "mps")
-    opt_G = adam(G, interval=config.g_reg_interval if config.pl_weight else None)
-    opt_D = adam(D, interval=config.d_reg_interval if config.r1_gamma else None)
-    pl_mean = torch.zeros((), device=device)
-    signs = torch.zeros(2, device=device)
     precision = pick_precision(config.precision, device)
-    return TrainingState(config, device, G, D, G_ema, opt_G, opt_D, pl_mean, precision, config.augment_p, signs)
+    scaler_G, scaler_D = (torch.amp.GradScaler(device.type, enabled=precision == "fp16") for _ in "GD")
+    generator, alone = torch.Generator(device), distributed.world() == 1 and config.accumulate == 1
+    return TrainingState(
+        config, device, G, D, copy.deepcopy(G).eval().requires_grad_(False),
+        opt_G=_adam(G, config, config.g_reg_interval if config.pl_weight else None),
+        opt_D=_adam(D, config, config.d_reg_interval if config.r1_gamma else None),
+        scaler_G=scaler_G, scaler_D=scaler_D,
+        pl_mean=torch.zeros((), device=device), precision=precision,
+        augment_p=config.augment_p, p=torch.zeros((), device=device), signs=torch.zeros(2, device=device),
+        parts=share(config), generator=generator,
+        replay=Replay(generator, config.cuda_graphs and device.type == "cuda" and alone),
+    )  # fmt: skip
 
 
-def _adam(net: torch.nn.Module, config: Config, interval: int | None, fused: bool) -> torch.optim.Adam:
+def share(config: Config) -> list[Part]:
+    """What this process computes of each batch: ``accumulate`` pieces, one after the other."""
+    pieces = distributed.world() * config.accumulate
+    group = min(config.mbstd_group_size, config.batch_size)
+    if config.batch_size % (group * pieces):
+        raise ValueError(
+            f"A batch of {config.batch_size} does not fall into {pieces} pieces ({distributed.world()} processes, accumulate "
+            f"{config.accumulate}) of whole groups of {group}; take a --batch-size that is a multiple of {group * pieces}."
+        )
+    first = distributed.rank() * config.accumulate
+    return [Part(first + i, pieces, group) for i in range(config.accumulate)]
+
+
+def _adam(net: torch.nn.Module, config: Config, interval: int | None) -> torch.optim.Adam:
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
     if interval:
         settings = adam_for_lazy(config.lr, config.beta1, config.beta2, interval)
-    return torch.optim.Adam(net.parameters(), eps=config.adam_eps, fused=fused, **settings)
+    kind = next(net.parameters()).device.type
+    return torch.optim.Adam(net.parameters(), eps=config.adam_eps, fused=kind != "mps", capturable=kind == "cuda", **settings)
 
 
 # --- The loop ---------------------------------------------------------------------------------------------------------------------
@@ -100,68 +150,103 @@ def train(state: TrainingState, data: SliceDataset, on_step: Callable[[TrainingS
 
 def training_step(state: TrainingState, data: SliceDataset) -> None:
     """One batch of real slices: D, then G, then the lazy regularisers, then the averages."""
-    config, rng = state.config, state.rng()
+    config = state.config
     real, c = draw_batch(data, config, state.cur_nimg, state.device)
-    fake = d_step(state, real, c, rng)
-    g_step(state, c, rng, fake if config.one_fake_batch else None)
+    state.p.fill_(state.augment_p)
+    run(state, d_step, real, c)
+    run(state, g_step, c)
     if config.r1_gamma and state.step % config.d_reg_interval == 0:
-        r1_step(state, real, c, rng)
+        run(state, r1_step, real, c)
     if config.pl_weight and state.step % config.g_reg_interval == 0:
-        path_length_step(state, c, rng)
+        run(state, path_length_step, c)
     state.step += 1
     state.cur_nimg += config.batch_size
     update_ema(state)
     update_augment(state)
 
 
-# --- Steps ------------------------------------------------------------------------------------------------------------------------
+def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None) -> None:
+    """step(state, *inputs), from a recording where the device offers that."""
+    state.reseed(step.__name__)
+    state.replay(functools.partial(step, state), *inputs, variant=(state.augment_p > 0,))
 
 
-def d_step(state: TrainingState, real: Tensor, c: Tensor | None, rng: torch.Generator) -> Tensor:
-    """Teach D to tell real from fake; w_avg is updated here and nowhere else. Returns the fakes, for G to learn from."""
-    with torch.set_grad_enabled(state.config.one_fake_batch), state.autocast():
-        fake, ws = draw_fakes(state, len(real), c, rng)
-        state.G.mapping.update_w_avg(ws[:, 0].detach(), c, state.config.w_avg_beta)
-    with state.autocast():
-        fake_logits = state.D(augment(fake.detach(), state.augment_p, rng), c)
-        real_logits = state.D(augment(real, state.augment_p, rng), c)
-        loss = logistic_d(real_logits.float(), fake_logits.float())
-    state.log(loss_D=loss, grad_norm_D=descend(state.opt_D, loss))
-    signs = real_logits.detach().sign()
-    state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
-    return fake
+# --- Steps: real [N, C, H, W] and one-hot c [N, c_dim] are those of the whole batch ---------------------------------------------------
 
 
-def g_step(state: TrainingState, c: Tensor | None, rng: torch.Generator, fake: Tensor | None = None) -> None:
-    """Teach G to be taken for real, on the fakes that D has just seen or, for None, on new ones."""
-    with state.autocast(), frozen(state.D):
-        if fake is None:
-            fake, _ = draw_fakes(state, state.config.batch_size, c, rng)
-        logits = state.D(augment(fake, state.augment_p, rng), c)
-        loss = logistic_g(logits.float())
-        state.log(loss_G=loss, grad_norm_G=descend(state.opt_G, loss))
+def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
+    """Teach D to tell real from fake; w_avg is updated here and nowhere else."""
+    config, w = state.config, []
+
+    def loss(draws: Draws) -> Tensor:
+        x, c_part = draws.part.of(real), draws.part.of(c)
+        with torch.set_grad_enabled(config.one_fake_batch), state.autocast():
+            state.fake, ws = draw_fakes(state, len(x), c_part, draws)
+        w.append(ws[:, 0].detach())
+        with state.autocast():
+            fake_logits = state.D(state.augmented(state.fake.detach(), draws), c_part).float()
+            real_logits = state.D(state.augmented(x, draws), c_part).float()
+        signs = real_logits.detach().sign()
+        state.signs += distributed.total(torch.stack([signs.sum(), torch.ones_like(signs).sum()]))
+        value = logistic_d(real_logits, fake_logits)
+        state.log(loss_D=value)
+        return value
+
+    state.log(grad_norm_D=descend(state, "d_step", state.opt_D, state.scaler_D, loss))
+    state.G.mapping.update_w_avg(distributed.gather(torch.cat(w)), in_parts(state, c), config.w_avg_beta)
 
 
-def r1_step(state: TrainingState, real: Tensor, c: Tensor | None, rng: torch.Generator) -> None:
+def g_step(state: TrainingState, c: Tensor | None) -> None:
+    """Teach G to be taken for real, on the fakes that D has just seen or on new ones."""
+    n, kept = state.config.batch_size // state.parts[0].count, state.fake if state.config.one_fake_batch else None
+
+    def loss(draws: Draws) -> Tensor:
+        c_part = draws.part.of(c)
+        with state.autocast(), frozen(state.D):
+            fake = kept if kept is not None and len(state.parts) == 1 else draw_fakes(state, n, c_part, draws)[0]
+            logits = state.D(state.augmented(fake, draws), c_part).float()
+        value = logistic_g(logits)
+        state.log(loss_G=value)
+        return value
+
+    state.fake = None
+    state.log(grad_norm_G=descend(state, "g_step", state.opt_G, state.scaler_G, loss))
+
+
+def r1_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     """gamma / 2 E||grad D||^2, every ``d_reg_interval`` steps and therefore times the interval."""
-    real = augment(real, state.augment_p, rng).requires_grad_(True)
-    with state.autocast():
-        penalty = r1_penalty(state.D(real, c), real)
-    descend(state.opt_D, penalty * (state.config.r1_gamma / 2 * state.config.d_reg_interval))
-    state.log(r1=penalty)
+
+    def loss(draws: Draws) -> Tensor:
+        x = state.augmented(draws.part.of(real), draws).detach().requires_grad_(True)
+        with state.autocast(regularising=True):
+            penalty = r1_penalty(state.D(x, draws.part.of(c)), x)
+        state.log(r1=penalty)
+        return penalty * (state.config.r1_gamma / 2 * state.config.d_reg_interval)
+
+    descend(state, "r1_step", state.opt_D, None, loss)
 
 
-def path_length_step(state: TrainingState, c: Tensor | None, rng: torch.Generator) -> None:
+def path_length_step(state: TrainingState, c: Tensor | None) -> None:
     """Even out how far the picture moves per step in w, every ``g_reg_interval`` steps on a smaller batch."""
-    config = state.config
-    n = max(config.batch_size // config.pl_batch_shrink, 1)
-    with state.autocast():
-        img, ws = draw_fakes(state, n, None if c is None else c[:n], rng)
-        y = torch.randn(img.shape, generator=rng, device=img.device)
-        lengths = path_lengths(img, ws, y)
-        penalty, state.pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
-    descend(state.opt_G, penalty * (config.pl_weight * config.g_reg_interval))
-    state.log(path_length=lengths)
+    config, world = state.config, distributed.world()
+    whole = [
+        Part(distributed.rank(), world, config.mbstd_group_size)
+    ]  # one piece per process: their mean length is in the formula
+    n = max(config.batch_size // config.pl_batch_shrink // world, 1)
+
+    def loss(draws: Draws) -> Tensor:
+        with state.autocast(regularising=True):
+            img, ws = draw_fakes(state, n, None if c is None else draws.part.of(c[: n * world]), draws)
+            lengths = path_lengths(img, ws, draws.normal(*img.shape))
+        lengths = distributed.gather_around(lengths)
+        penalty, pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
+        state.pl_mean.copy_(pl_mean)
+        state.log(path_length=lengths)
+        return penalty * (
+            config.pl_weight * config.g_reg_interval * world
+        )  # each process holds its own lengths' share of the gradient
+
+    descend(state, "path_length_step", state.opt_G, None, loss, whole)
 
 
 @torch.no_grad()
@@ -173,8 +258,7 @@ def update_ema(state: TrainingState) -> None:
         half_life = min(half_life, state.cur_nimg * config.ema_rampup)
     beta = 0.5 ** (config.batch_size / max(half_life, 1e-8))
     torch._foreach_lerp_(list(state.G_ema.parameters()), list(state.G.parameters()), 1 - beta)
-    for average, buffer in zip(state.G_ema.buffers(), state.G.buffers(), strict=True):
-        average.copy_(buffer)
+    torch._foreach_copy_(list(state.G_ema.buffers()), list(state.G.buffers()))
 
 
 def update_augment(state: TrainingState) -> None:
@@ -186,36 +270,42 @@ def update_augment(state: TrainingState) -> None:
         state.augment_p = adapt(
             state.augment_p, total / count, images, config.ada_target, config.ada_kimg, config.augment_p_max
         )
-        state.signs = torch.zeros_like(state.signs)
+        state.signs.zero_()
 
 
 # --- What the steps draw and share ------------------------------------------------------------------------------------------------
 
 
-def draw_fakes(state: TrainingState, n: int, c: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_fakes(state: TrainingState, n: int, c: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
     """(pictures [n, C, H, W], their ws [n, num_ws, w_dim]) of random z and noise."""
-    ws = fake_ws(state, n, c, rng)
-    return state.G.synthesis(ws, noise=state.G.synthesis.draw_noise(n, rng)), ws
+    ws = fake_ws(state, n, c, draws)
+    return state.G.synthesis(ws, noise=state.G.synthesis.draw_noise(n, draws)), ws
 
 
-def fake_ws(state: TrainingState, n: int, c: Tensor | None, rng: torch.Generator) -> Tensor:
+def fake_ws(state: TrainingState, n: int, c: Tensor | None, draws: Draws) -> Tensor:
     """ws [n, num_ws, w_dim] of random z. A share style_mixing_prob takes a second z from a random layer on (StyleGAN1, section 3.1)."""
     G, num_ws = state.G, state.G.num_ws
-    z = torch.randn(2 * n, G.z_dim, generator=rng, device=state.device)
+    z = torch.cat([draws.normal(n, G.z_dim), draws.normal(n, G.z_dim)])
     first, second = G.mapping(z, None if c is None else c.repeat(2, 1)).chunk(2)
-    mixed = torch.rand(n, 1, generator=rng, device=state.device) < state.config.style_mixing_prob
-    crossover = torch.randint(1, num_ws, (n, 1), generator=rng, device=state.device)
+    mixed = draws.uniform(n, 1) < state.config.style_mixing_prob
+    crossover = draws.integers(1, num_ws, n, 1)
     takes_second = mixed & (torch.arange(num_ws, device=state.device) >= crossover)  # [n, num_ws]
     return torch.where(takes_second[:, :, None], second, first)
+
+
+def in_parts(state: TrainingState, c: Tensor | None) -> Tensor | None:
+    """c of the whole batch in the order in which the parts of all processes are gathered."""
+    count, group = state.parts[0].count, state.parts[0].group_size
+    return c if c is None or count == 1 else torch.cat([Part(i, count, group).of(c) for i in range(count)])
 
 
 def draw_batch(data: SliceDataset, config: Config, cur_nimg: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """(real [N, C, H, W] in [-1, 1], one-hot c [N, c_dim] or None): batch_size slices from position cur_nimg of the endless order."""
     which = order(len(data) * (2 if config.mirror else 1), config.seed, cur_nimg, config.batch_size)
-    rows, flip = which % len(data), torch.from_numpy(which >= len(data))
-    real = data.tensor(rows)
+    rows, flip = which % len(data), torch.from_numpy(which >= len(data)).to(device)
+    real = data.tensor(rows, device)
     real = torch.where(flip[:, None, None, None], real.flip(3), real).expand(-1, config.img_channels, -1, -1)
-    return real.to(device), one_hot(data.labels[rows], config.c_dim, device)
+    return real, one_hot(data.labels[rows], config.c_dim, device)
 
 
 def one_hot(labels: np.ndarray, c_dim: int, device: torch.device) -> Tensor | None:
@@ -234,14 +324,26 @@ def _epoch(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(length)
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """One optimiser step on the loss; returns the norm of the gradient."""
+def descend(
+    state: TrainingState,
+    step: str,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    loss: Callable[[Draws], Tensor],
+    parts: list[Part] | None = None,
+) -> Tensor:
+    """One optimiser step on the mean loss over the parts of all processes; returns the norm of the gradient."""
+    parts, scaler = parts or state.parts, scaler or torch.amp.GradScaler(state.device.type, enabled=False)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    )
-    optimizer.step()
+    for draws in state.draws(step, parts):
+        scaler.scale(loss(draws) / len(parts)).backward()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    distributed.average_(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if scaler.is_enabled():  # an overflow is skipped, and counts as 0
+        norm = torch.nan_to_num(norm / scaler.scale(torch.ones_like(norm)), 0.0, 0.0, 0.0)
+    scaler.step(optimizer)
+    scaler.update()
     return norm
 
 

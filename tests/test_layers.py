@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "modules", "losses", "augment", "plots", "charts", "cache"),
+    ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "plots", "charts", "cache"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.packing"),
     ("dataset", "stylegan2"),
@@ -24,7 +24,7 @@ LEVELS = (
     ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
-CORE = ("config", "modules", "losses", "augment", "stylegan2", "networks", "train")
+CORE = ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "stylegan2", "networks", "train")
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("reading", "reporting")
 FILES = sorted(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stylegan.config import PRESETS, Config, make_config
+from stylegan.draws import Draws
 from stylegan.losses import path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
 
@@ -151,7 +152,7 @@ def test_noise_modes():
 def test_given_noise_reproduces_a_picture():
     G = noisy(Generator(tiny()))
     ws = G.mapping(torch.randn(2, 8))
-    draw = [G.synthesis.draw_noise(2, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    draw = [G.synthesis.draw_noise(2, Draws(torch.device("cpu"), torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert [tuple(noise.shape) for noise in draw[0]] == [(2, 1, s, s) for s in (4, 8, 8, 16, 16)]
     first, same, other = (G.synthesis(ws, noise=noise) for noise in draw)
     assert torch.equal(first, same)
@@ -269,5 +270,5 @@ def test_automatic_precision_asks_the_processor(monkeypatch, name, avx, amx, fou
 def test_automatic_precision_does_not_take_emulation_for_hardware(monkeypatch):
     """A T4 says that it supports bf16, and emulates it."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert pick_precision("auto", torch.device("cuda")) == "fp32"
+    assert pick_precision("auto", torch.device("cuda")) == "fp16"
     assert pick_precision("auto", torch.device("mps")) == "fp32"

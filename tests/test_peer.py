@@ -15,7 +15,7 @@ STAND_IN = """
 from stylegan import networks
 from stylegan.config import Config
 
-def config(size, channels, **widths):
+def config(size, channels, num_fp16_res=0, conv_clamp=None, **widths):
     return Config(img_resolution=size, img_channels=channels, z_dim=16, w_dim=16, mapping_layers=2, mbstd_group_size=4, **widths)
 
 class Generator(networks.Generator):
@@ -46,21 +46,19 @@ def checkout(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_both_sides_take_the_same_steps_and_ratios_are_round_by_round(peer, checkout, slices, monkeypatch):
-    monkeypatch.setattr(peer, "load_slices", lambda *_: slices)
+def test_both_sides_take_the_same_steps_and_ratios_are_round_by_round(peer, checkout, slices):
     config = make_config("smoke", device="cpu", d_reg_interval=2, g_reg_interval=2)
-    found = peer.compare(config, peer.import_peer(checkout), rounds=3)
+    found = peer.compare(config, peer.import_peer(checkout), slices, rounds=3)
     assert json.loads(json.dumps(found)) == found
-    ratios = sorted(row["ours"] / row["peer"] for row in found["rounds"])
+    ratios = sorted(ours / peer for ours, peer in zip(found["rounds"]["ours"], found["rounds"]["peer"], strict=True))
     assert len(ratios) == 3 and found["ratio_same_schedule_fp32"] == pytest.approx(ratios[1])
     assert 0.2 < ratios[1] < 5  # the same networks
     assert found["best_uses"] and found["peer_operators"] == {"bias_act": False, "upfirdn2d": False, "conv2d_gradfix": False}
 
 
-def test_networks_of_another_size_are_no_comparison(peer, checkout, slices, monkeypatch):
-    monkeypatch.setattr(peer, "load_slices", lambda *_: slices)
+def test_networks_of_another_size_are_no_comparison(peer, checkout, slices):
     with pytest.raises(AssertionError, match="not the same architecture"):
-        peer.compare(make_config("smoke", device="cpu", mapping_layers=3), peer.import_peer(checkout), rounds=1)
+        peer.compare(make_config("smoke", device="cpu", mapping_layers=3), peer.import_peer(checkout), slices, rounds=1)
 
 
 def test_a_folder_without_networks_is_refused_in_a_sentence(tmp_path):

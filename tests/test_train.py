@@ -75,14 +75,16 @@ def test_one_fake_batch_serves_both_networks(slices, one, calls):
     assert {k for k, _ in state.G.named_parameters()} | {"mapping.w_avg"} == set(changed(state.G, before))
 
 
-def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(slices):
+def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(slices, monkeypatch):
     """Drawing the same z and noise again for G, by rewinding the random numbers, gives the same step."""
     states = [new_state(smoke(one_fake_batch=one, augment="none", batch_size=8)) for one in (True, False)]
     for state in states:
-        rng = state.rng()
+        monkeypatch.setattr(
+            state, "reseed", lambda step, state=state: state.generator.manual_seed(1)
+        )  # the same numbers in both steps
         real, c = draw_batch(slices, state.config, 0, state.device)
-        fake = d_step(state, real, c, rng)
-        g_step(state, c, state.rng(), fake if state.config.one_fake_batch else None)
+        d_step(state, real, c)
+        g_step(state, c)
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
@@ -91,14 +93,14 @@ def test_r1_step_alone_changes_the_discriminator_and_nothing_else(slices):
     state = new_state(smoke(r1_gamma=1.0))
     real, c = draw_batch(slices, state.config, 0, state.device)
     before = weights(state.D), weights(state.G)
-    r1_step(state, real, c, state.rng())
+    r1_step(state, real, c)
     assert changed(state.D, before[0]) and not changed(state.G, before[1])
 
 
 def test_path_length_step_uses_the_smaller_batch_and_moves_only_the_generator(slices):
     state = new_state(smoke(pl_weight=2.0, pl_batch_shrink=4))
     before = weights(state.D), weights(state.G)
-    path_length_step(state, None, state.rng())
+    path_length_step(state, None)
     assert changed(state.G, before[1]) and not changed(state.D, before[0])
     assert state.means()["path_length"] > 0
 
@@ -143,13 +145,13 @@ def test_augment_p_rises_when_the_discriminator_is_too_sure():
 
 def test_style_mixing_gives_a_share_of_samples_two_latents():
     state = new_state(smoke(style_mixing_prob=0.5))
-    ws = fake_ws(state, 400, None, state.rng())
+    ws = fake_ws(state, 400, None, next(state.draws("d_step")))
     mixed = (ws != ws[:, :1]).any(dim=2).any(dim=1)
     assert mixed.float().mean().item() == pytest.approx(0.5, abs=0.08)
     switches = (ws[:, 1:] != ws[:, :-1]).any(dim=2).sum(dim=1)
     assert switches.max() == 1  # one crossover: coarse layers from one z, fine layers from the other
     unmixed = new_state(smoke(style_mixing_prob=0.0))
-    ws = fake_ws(unmixed, 50, None, unmixed.rng())
+    ws = fake_ws(unmixed, 50, None, next(unmixed.draws("d_step")))
     assert torch.equal(ws, ws[:, :1].expand_as(ws))
 
 

@@ -1,0 +1,119 @@
+"""What several processes agree on. With one process every function here gives back what it was given.
+
+Started by ``torchrun --nproc-per-node N -m stylegan train ...``. The networks stay bare, without a wrapper: gradients are averaged
+after the backward pass, because wrappers and double backward (R1, path length) do not go together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(minutes=30)  # the others wait this long for the first process while it scores and saves
+
+
+def rank() -> int:
+    """Number of this process, 0 for a process alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """True for the one process that writes and prints."""
+    return rank() == 0
+
+
+def local_device(name: str) -> str:
+    """'auto' and 'cuda' become this process's own card where torchrun started several per machine."""
+    several = "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available()
+    return f"cuda:{os.environ['LOCAL_RANK']}" if several else name
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; leave them at the end.
+
+    Raises ValueError, in every process that is left, when one of them is lost.
+    """
+    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+        if not _lost(error):
+            raise
+        raise ValueError(
+            f"Process {rank()} lost touch with the others ({str(error).splitlines()[0][:120]}); the run stops at its last "
+            "checkpoint. Run the same command again to go on, with any number of processes that divides the batch."
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _lost(error: Exception) -> bool:
+    signs = ("Connection closed", "Connection reset", "Timed out", "timeout", "Broken pipe", "NCCL", "connectFullMesh")
+    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(sign in str(error) for sign in signs)
+
+
+@torch.no_grad()
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one exchange for all."""
+    tensors = list(tensors)
+    if world() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world()
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+@torch.no_grad()
+def total(tensor: Tensor) -> Tensor:
+    """Sum over the processes."""
+    if world() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@torch.no_grad()
+def gather(tensor: Tensor) -> Tensor:
+    """[n, ...] of each process -> [world * n, ...] in the order of the processes; carries no gradient."""
+    if world() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def gather_around(tensor: Tensor) -> Tensor:
+    """As `gather`, but the part of this process keeps its gradient."""
+    if world() == 1:
+        return tensor
+    parts = list(gather(tensor.detach()).split(len(tensor)))
+    parts[rank()] = tensor
+    return torch.cat(parts)
+
+
+def first_decides(value: object) -> object:
+    """The first process's value, in every process. Waits on the host, not on the device."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]

@@ -1,0 +1,82 @@
+"""What only a CUDA card can show: recorded steps, half precision, slices kept on the card. Skipped where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan.config import make_config
+from stylegan.dataset import SliceDataset
+from stylegan.networks import build_networks
+from stylegan.predict import generate
+from stylegan.replay import WARM_UP
+from stylegan.train import new_state, training_step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """96 slices of 16 px that need no template: soft discs."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:16, :16]
+    centres = rng.uniform(5, 11, [96, 2, 1, 1])
+    images = (200 * np.exp(-((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2) / 18)).astype(np.uint8)
+    subjects = np.array([f"s{i // 4}" for i in range(96)])
+    return SliceDataset(
+        images=images, labels=np.arange(96) % 2, classes=("a", "b"), subjects=subjects, levels=np.arange(96) % 4,
+        splits=np.full(96, "train"), columns={}, layout="test", title="discs", key="discs",
+    )  # fmt: skip
+
+
+def smoke(**fields):
+    return make_config("smoke", device="cuda", **{"augment": "adaptive", "pl_weight": 2.0, "ada_kimg": 0.5, **fields})
+
+
+def after(config, data, steps):
+    state = new_state(config)
+    for _ in range(steps):
+        training_step(state, data)
+    torch.cuda.synchronize()
+    return state
+
+
+@pytest.mark.parametrize("one_fake_batch", [False, True])
+def test_recorded_steps_train_as_steps_launched_one_by_one(blobs, one_fake_batch):
+    steps = 40 + 16 * WARM_UP  # so that the rarest step is replayed too
+    states = [after(smoke(cuda_graphs=on, one_fake_batch=one_fake_batch), blobs, steps) for on in (True, False)]
+    names = {key[0] for key in states[0].replay.recorded}
+    assert names == {"d_step", "g_step", "r1_step", "path_length_step"} and not states[1].replay.recorded
+    for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)  # kernels may add in another order
+    assert states[0].augment_p == pytest.approx(states[1].augment_p, abs=0.05)
+    for name, value in states[1].means().items():
+        assert states[0].means()[name] == pytest.approx(value, rel=0.1), name
+
+
+def test_recorded_steps_draw_new_numbers_each_time(blobs):
+    state = after(smoke(augment="none"), blobs, 3 * WARM_UP)
+    losses = []
+    for _ in range(4):
+        state.forget()
+        training_step(state, blobs)
+        losses.append(state.means()["loss_D"])
+    assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_as_full_precision_does_at_first(blobs, precision):
+    half, full = (after(smoke(precision=p, augment="none"), blobs, 20).means() for p in (precision, "fp32"))
+    for name in ("loss_D", "loss_G", "r1", "path_length"):
+        assert half[name] == pytest.approx(full[name], rel=0.15), name
+
+
+def test_pictures_of_the_card_are_those_of_the_processor():
+    G, _ = build_networks(make_config("smoke"))
+    on_card = generate(G.cuda().eval(), range(4))
+    torch.testing.assert_close(on_card, generate(G.cpu(), range(4)), rtol=0, atol=0.02)
+
+
+def test_slices_are_copied_to_the_card_once(blobs):
+    rows = np.array([3, 1, 90])
+    on_card = blobs.tensor(rows, "cuda")
+    assert on_card.is_cuda and list(blobs.shelf) == ["cuda"]
+    torch.testing.assert_close(on_card.cpu(), blobs.tensor(rows))
