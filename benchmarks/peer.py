@@ -202,6 +202,7 @@ def main() -> None:
     print(
         f"ours {found['ours_img_s']:.1f} img/s, peer {found['peer_img_s']:.1f} img/s, ratio {found['ratio_same_schedule_fp32']:.2f}"
     )
+    print(f"ours, best ({', '.join(found['best_uses'])}) {found['best_img_s']:.1f} img/s")
     print(f"peer's best {found['peer_best_img_s']:.1f} img/s, ratio {found['ratio_best']:.2f}")
 
 
