@@ -133,7 +133,16 @@ def _typed(field: dataclasses.Field, value: object) -> object:
         return float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise ValueError(f"{field.name} must be of type {expected.__name__}, not {value!r}.")
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError(f"{field.name} is {value}; give a finite number.")
     return value
+
+
+def differences(old: dict, config: Config) -> list[str]:
+    """In words, how the settings ``old`` of a file differ from the config in what a resumed run may not change."""
+    old, new = {**Config().to_dict(), **old}, config.to_dict()  # an older version knew fewer fields
+    changed = [f"{k} ({old[k]} there, {new[k]} asked)" for k in new if k not in FREE_TO_CHANGE and old[k] != new[k]]
+    return changed + [f"{k} ({old[k]} there, unknown here)" for k in old if k not in new]
 
 
 def _check_numbers(config: Config) -> None:

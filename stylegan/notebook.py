@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stylegan.cache import checkout, read_json
+from stylegan.cache import checkout
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.findings import markdown_table
 from stylegan.networks import Generator, pick_device
-from stylegan.runs import read_metrics, train_run
+from stylegan.runs import read_metrics, read_settings, train_run
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: s
 
 def run_data(folder: str | Path, data: str | Path | None = None) -> Path | None:
     """``data``, by default what the run was trained on; None: the simulated slices."""
-    recorded = (read_json(Path(folder) / "config.json") or {}).get("data", {}).get("path") if data is None else data
+    recorded = (read_settings(folder) or {"data": {}})["data"].get("path") if data is None else data
     if recorded is None:
         return None
     beside = checkout() / recorded  # a relative path counts from where the run was started, mostly the checkout
@@ -56,14 +56,14 @@ def run_slices(folder: str | Path, data: str | Path | None, resolution: int) -> 
 
 
 def _taken_with(folder: str | Path) -> dict[str, str]:
-    known = (read_json(Path(folder) / "config.json") or {}).get("data", {})
+    known = (read_settings(folder) or {"data": {}})["data"]
     return {name: known[name] for name in ("subjects_csv", "levels") if name in known}
 
 
 def plan(folder: str | Path, preset: str, **changes: object) -> Config:
     """The config of the run that lies there, else the preset's; of ``changes`` those that are not None are made."""
     changes = {name: value for name, value in changes.items() if value is not None}
-    known = read_json(Path(folder) / "config.json")
+    known = read_settings(folder)
     return make_config(preset, **changes) if known is None else replace(Config.from_dict(known["config"]), **changes)
 
 
@@ -72,8 +72,8 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
     folder = Path(folder)
     history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
     if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
-        known = read_json(folder / "config.json") or {}
-        _refuse_other_slices(folder, known.get("data", {}), run_slices(folder, data, config.img_resolution))
+        known = read_settings(folder) or {"data": {}}
+        _refuse_other_slices(folder, known["data"], run_slices(folder, data, config.img_resolution))
         print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
         return history
     train_run(config, data, folder, **_taken_with(folder))

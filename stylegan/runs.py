@@ -20,8 +20,8 @@ import torch
 
 from stylegan import __version__
 from stylegan.cache import read_json, replacing, write_json
-from stylegan.checkpoint import checkpoints, load_checkpoint
-from stylegan.config import FREE_TO_CHANGE, Config
+from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
+from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import keep_freed_memory
 from stylegan.recorder import Recorder
@@ -83,6 +83,8 @@ def writing(run_dir: Path) -> Iterator[None]:
     """Be the one writer of a run folder; the operating system frees the lock of a process that dies."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if (run_dir / ".lock").is_symlink():  # ours never is one, and locking would empty what it leads to
+            (run_dir / ".lock").unlink()
         lock = filelock.FileLock(run_dir / ".lock")
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -104,7 +106,8 @@ def settle(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> N
     """
     about = {name: str(value) for name, value in source.items() if value is not None}
     about = {"path": None, **about, "title": data.title, "layout": data.layout, "key": data.key}
-    known = read_json(run_dir / "config.json")
+    _refuse_misshapen(run_dir)
+    known = read_settings(run_dir)
     strange = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
     if strange:
         raise ValueError(
@@ -117,11 +120,30 @@ def settle(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> N
         temporary.write_text(environment())
 
 
+def read_settings(run_dir: str | Path) -> dict | None:
+    """What config.json says (config, data, classes), None where it is missing or no JSON. ValueError where it says it wrongly."""
+    path = Path(run_dir) / "config.json"
+    known = read_json(path)
+    kinds = {"config": dict, "data": dict, "classes": list}
+    wrong = [name for name, kind in kinds.items() if known is not None and not isinstance(known.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{path} is damaged ({', '.join(wrong)}); copy the run folder again or take a new one.")
+    return known
+
+
+def _refuse_misshapen(run_dir: Path) -> None:
+    """Say at the start what would otherwise stop the run at its first tick."""
+    for name, there in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
+        path = run_dir / name
+        if path.exists() and not there(path):
+            kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "something else"
+            raise ValueError(f"{path} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
+
+
 def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> None:
-    old, new = {**asdict(Config()), **known.get("config", {})}, asdict(config)  # an older version knew fewer fields
-    changed = [f"{k} ({old.get(k)} there, {new[k]} asked)" for k in new if k not in FREE_TO_CHANGE and old.get(k) != new[k]]
-    if known.get("data", {}).get("key") != about["key"]:
-        changed.append(f"data ({known.get('data', {}).get('title')} there, {about['title']} asked, or its files changed)")
+    changed = differences(known["config"], config)
+    if known["data"].get("key") != about["key"]:
+        changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
     if changed:
         raise ValueError(
             f"{run_dir} was made with another config: {', '.join(changed)}; take a new --run-dir or the old settings."
@@ -145,21 +167,51 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
         raise FileNotFoundError(
             f"{path.parent} holds no metrics.jsonl; train there first (python -m stylegan train --run-dir {path.parent})."
         )
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of metrics.jsonl that are whole and in order; says how many others there are, but for one cut short at the end."""
+    lines, reached, damaged = [], 0, 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        cur_nimg = _reached(line)
+        if cur_nimg > reached:
+            lines.append(line)
+            reached = cur_nimg
+        else:
+            damaged += line.endswith("\n")
+    if damaged:
+        print(f"{path}: {damaged} damaged line{'s'[: damaged != 1]} dropped.")
+    return lines
+
+
+def _reached(line: str) -> int:
+    """The cur_nimg of a line of metrics.jsonl, 0 for a line that is none."""
+    try:
+        found = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return 0
+    cur_nimg = found.get("cur_nimg") if isinstance(found, dict) else None
+    return cur_nimg if isinstance(cur_nimg, int) and isinstance(found.get("kimg"), float) else 0
 
 
 # --- Going on --------------------------------------------------------------------------------------------------------------------
 
 
 def resume(state: TrainingState, run_dir: Path) -> None:
-    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it."""
-    files = checkpoints(run_dir)
+    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it.
+
+    Those that cannot be read are kept under another ending, so that they do not count as the newest once the run has gone on.
+    """
+    files, unreadable = checkpoints(run_dir), []
     while files and not _loads(state, files[-1]):
-        files.pop()
-        if not files:
-            raise ValueError(
-                f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again."
-            )
+        unreadable.append(files.pop())
+    if unreadable and not files:
+        raise ValueError(
+            f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again."
+        )
+    for path in unreadable:
+        path.rename(path.with_suffix(".unreadable"))
     if files:
         print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
     _cut_metrics(run_dir, state.cur_nimg)
@@ -169,7 +221,9 @@ def _loads(state: TrainingState, path: Path) -> bool:
     try:
         load_checkpoint(state, path)
         return True
-    except ValueError as error:
+    except NewerFormatError:  # the run is further than this package can follow; going back would lose what was trained
+        raise
+    except (ValueError, FileNotFoundError) as error:
         print(f"{error} Going back to the checkpoint before it.")
         return False
 
@@ -177,11 +231,7 @@ def _loads(state: TrainingState, path: Path) -> bool:
 def _cut_metrics(run_dir: Path, cur_nimg: int) -> None:
     """Drop the lines of ticks that the checkpoint has not reached; they will be run and written again."""
     path = run_dir / "metrics.jsonl"
-    if path.is_file():
-        lines = [
-            line
-            for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["cur_nimg"] <= cur_nimg
-        ]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(lines))
+    if path.is_file() or path.is_symlink():
+        lines = [line for line in _whole_lines(path) if _reached(line) <= cur_nimg] if path.is_file() else []
+        with replacing(path) as temporary:  # a new file, also where a link led elsewhere
+            temporary.write_text("".join(lines), encoding="utf-8")
