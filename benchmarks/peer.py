@@ -17,6 +17,7 @@ import argparse
 import copy
 import gc
 import importlib
+import inspect
 import json
 import platform
 import sys
@@ -76,7 +77,9 @@ def peer_networks(module: ModuleType, config: Config, **precision: object) -> tu
     widths = {"channel_base": config.channel_base, "channel_max": config.channel_max, **precision}
     size = (config.img_resolution, config.img_channels)
     mapping = {"num_layers": config.mapping_layers}
-    G = module.Generator(config.z_dim, 0, config.w_dim, *size, mapping_kwargs=mapping, synthesis_kwargs=widths)
+    nested = "synthesis_kwargs" in inspect.signature(module.Generator).parameters  # stylegan2-ada-pytorch, not stylegan3
+    inner = {"synthesis_kwargs": widths} if nested else widths
+    G = module.Generator(config.z_dim, 0, config.w_dim, *size, mapping_kwargs=mapping, **inner)
     D = module.Discriminator(0, *size, **widths, epilogue_kwargs={"mbstd_group_size": config.mbstd_group_size})
     return PeerGenerator(G), D
 
@@ -98,6 +101,19 @@ def loaded_operators() -> dict[str, bool]:
     gradfix = sys.modules.get("torch_utils.ops.conv2d_gradfix")
     usable = getattr(gradfix, "_should_use_custom_op", None)
     return loaded | {"conv2d_gradfix": bool(usable and torch.cuda.is_available() and usable(torch.zeros(1, device="cuda")))}
+
+
+def register_built_operators() -> None:
+    """Let the peer find the operators it has built: it looks for them by name, where torch no longer puts them by itself."""
+    from torch.utils import cpp_extension
+
+    load = cpp_extension.load
+
+    def load_and_register(name: str, *args: object, **kwargs: object) -> ModuleType:
+        sys.modules[name] = load(name, *args, **kwargs)
+        return sys.modules[name]
+
+    cpp_extension.load = load_and_register
 
 
 def import_peer(path: Path) -> ModuleType:
@@ -192,6 +208,8 @@ def main() -> None:
         batch_size=args.batch, augment="none", device=args.device,
     )  # fmt: skip
     data = load_slices(args.data, config.img_resolution).split("train")
+    if args.device == "cuda":
+        register_built_operators()
     found = compare(config, import_peer(args.peer), data, args.rounds)
     if args.json:
         print(json.dumps(found, indent=1))
