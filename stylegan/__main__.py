@@ -196,6 +196,11 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="all: val and test (default)")
     parser.add_argument("--train-data", type=Path, help="the slices it was trained on, where they are another folder")
     parser.add_argument("--num", type=int, default=1000, help="slices of each kind at most (default 1000)")
+    parser.add_argument("--fakes", type=int, default=5000, help="among which copies are looked for (default 5000)")
+    parser.add_argument(
+        "--space", default="efficientnet-lite0", help="feature space: inception, pixel-pca, own-encoder, discriminator"
+    )
+    parser.add_argument("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail")
     parser.add_argument("--device", default="auto", choices=CHOICES["device"])
     parser.add_argument("--json", action="store_true")
 
@@ -203,17 +208,15 @@ def _add_evaluate(commands) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from stylegan.metrics import evaluate
 
-    scores = evaluate(args.path, args.data, split=args.split, train_data=args.train_data, num=args.num, device=args.device)
+    names = ("split", "train_data", "num", "fakes", "controls", "space", "device")
+    scores = evaluate(args.path, args.data, **{name: getattr(args, name) for name in names})
     print(json.dumps(scores, indent=2) if args.json else _render_scores(scores))
 
 
 def _render_scores(scores: dict) -> str:
-    lines = [f"{scores['feature_space']}, n = {scores['n']}, {scores['seconds']:g} s; 95 % intervals by subject"]
-    for name, split in scores["splits"].items():
-        for score in ("kid", "fd"):
-            fake, real = ("{value:9.1f} [{low:.1f}, {high:.1f}]".format(**split[key]) for key in (score, f"{score}_floor"))
-            lines.append(f"{name:5} {score.upper():4} {fake}   real against real {real}")
-    return "\n".join(lines + [f"Note: {warning}" for warning in scores["warnings"]])
+    from stylegan.findings import plain_scores
+
+    return "\n".join([*plain_scores(scores), *(f"Note: {warning}" for warning in scores["warnings"])])
 
 
 def _add_ship(commands) -> None:

@@ -1,14 +1,17 @@
 """Pictures to feature vectors: the space in which real and synthetic slices are compared.
 
-Every score and embedding names the space it was taken in. ImageNet features are not Inception's, so distances here are
-never called FID. Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8 bits of a
-saved PNG first, because a difference in scale or rounding alone would tell real from fake.
+Every score and embedding names the space it was taken in. Those that need nothing but their weights stand in `SPACES`; those
+that are fitted to training slices are made by `spaces.find_space`. Only with the official Inception is a Fréchet distance
+called FID (`distance_name`). Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8
+bits of a saved PNG first, because a difference in scale or rounding alone would tell real from fake.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,11 +22,22 @@ import torch.nn.functional as F
 from stylegan.cache import replacing
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]
+DEFAULT = "efficientnet-lite0"
+INCEPTION_FILE, INCEPTION_SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"  # its sha256 begins with that
+
+
+@dataclass(frozen=True)
+class Space:
+    """One way from pictures to vectors."""
+
+    name: str
+    extract: Extractor
+    key: str  # same key = same vectors of the same pictures: name, version and, where it was fitted, what it was fitted to
 
 
 def features(
     images: np.ndarray | torch.Tensor,
-    space: str = "efficientnet-lite0",
+    space: str | Space = DEFAULT,
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 16,  # faster on CPUs than larger ones, which leave the cache
@@ -31,18 +45,17 @@ def features(
 ) -> np.ndarray:
     """Feature vectors of grey pictures, float32 [N, D].
 
-    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). With ``cache_dir`` the result
-    is kept there by the content of the pictures and the space, and read back the next time. Raises ValueError for an
-    unknown space, another shape or values that are not finite.
+    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). ``space``: a name in `SPACES` or
+    one that `spaces.find_space` made. With ``cache_dir`` the result is kept there by the content of the pictures and the
+    space, and read back the next time. Raises ValueError for an unknown space, another shape or values that are not finite.
     """
-    if space not in SPACES:
-        raise ValueError(f"There is no feature space {space!r}; choose one of {', '.join(SPACES)}.")
+    space = _space(space, str(device)) if isinstance(space, str) else space
     pixels = as_pixels(images)
-    cached = None if cache_dir is None else Path(cache_dir) / f"features-{space}-{_content_key(pixels, space)}.npy"
+    cached = None if cache_dir is None else Path(cache_dir) / f"features-{space.name}-{_content_key(pixels, space)}.npy"
     known = None if cached is None else _read(cached)
     if known is not None:
         return known
-    result = _extract(pixels, _extractor(space, str(device)), batch_size)
+    result = _extract(pixels, space.extract, batch_size)
     if cached is not None:
         _store(cached, result)
     return result
@@ -74,11 +87,23 @@ def _extract(pixels: np.ndarray, extractor: Extractor, batch_size: int) -> np.nd
     return torch.cat(parts).numpy()
 
 
+def distance_name(space: str) -> str:
+    """What a Fréchet distance in this space may be called."""
+    return "FID" if space == "inception" else "FD"
+
+
+def named_space(name: str, device: str | torch.device = "cpu") -> Space:
+    """The space of this name that needs nothing but its weights. Raises ValueError where there is none, or no weights."""
+    return _space(name, str(device))
+
+
 @lru_cache(maxsize=4)
-def _extractor(space: str, device: str) -> Extractor:
+def _space(name: str, device: str) -> Space:
     """Built once per process, as reading the weights takes longer than a batch; the random numbers of a run are left alone."""
+    if name not in SPACES:
+        raise ValueError(f"There is no feature space {name!r}; choose one of {', '.join(SPACES)}.")
     with torch.random.fork_rng(devices=[]):
-        return SPACES[space](torch.device(device))
+        return Space(name, SPACES[name](torch.device(device)), f"{name} v{_VERSION}")
 
 
 def efficientnet_lite0(device: torch.device) -> Extractor:
@@ -107,16 +132,50 @@ def efficientnet_lite0(device: torch.device) -> Extractor:
     return extract
 
 
-# Every space is one row: its name -> what builds its extractor on a device. Raise the version, which is part of the cache's
-# key, when a builder changes.
+def inception(device: torch.device) -> Extractor:
+    """The Inception of the official FID before its classifier: D = 2048 (Heusel et al. 2017, arXiv:1706.08500).
+
+    Network and preprocessing are those of torch-fidelity, which follows the official TensorFlow graph bit by bit; its weights
+    (91 MiB, on GitHub) are looked for at the environment's ``STYLEGAN_INCEPTION`` and in torch's own cache, and must be the
+    official file by their sha256. ValueError says what to do where package or weights are missing: another Inception's
+    numbers would not be FID.
+    """
+    path = _official_weights()
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ValueError("The space inception needs torch-fidelity; install it with: pip install torch-fidelity") from error
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    network.eval().requires_grad_(False).to(device)
+    return lambda pixels: network(pixels[:, None].expand(-1, 3, -1, -1).to(device))[0]  # [n, R, R] -> [n, 2048]
+
+
+def _official_weights() -> Path:
+    """The file of the official Inception, wherever it lies."""
+    places = [Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE]
+    places = [Path(os.environ["STYLEGAN_INCEPTION"])] if os.environ.get("STYLEGAN_INCEPTION") else places
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(
+            f"The official Inception is not here: put {INCEPTION_FILE} (a release of torch-fidelity on GitHub) into "
+            f"{places[-1].parent}, or name the file in STYLEGAN_INCEPTION; until then scores are FD of {DEFAULT}, not FID."
+        )
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(INCEPTION_SHA256):
+        raise ValueError(f"{path} is not the official Inception: its sha256 does not begin with {INCEPTION_SHA256}.")
+    return path
+
+
+# Every space that needs no slices to be made is one row: its name -> what builds its extractor on a device. Raise the version,
+# which is part of the cache's key, when a builder changes.
 SPACES: dict[str, Callable[[torch.device], Extractor]] = {
-    "efficientnet-lite0": efficientnet_lite0,
+    DEFAULT: efficientnet_lite0,
+    "inception": inception,
 }
 _VERSION = 1
 
 
-def _content_key(pixels: np.ndarray, space: str) -> str:
-    digest = hashlib.sha256(f"{space} v{_VERSION} {pixels.shape}".encode())
+def _content_key(pixels: np.ndarray, space: Space) -> str:
+    digest = hashlib.sha256(f"{space.key} {pixels.shape}".encode())
     for start in range(0, len(pixels), 1024):  # in pieces: the pictures may be mapped from a file larger than memory
         digest.update(np.ascontiguousarray(pixels[start : start + 1024]))
     return digest.hexdigest()[:32]

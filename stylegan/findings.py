@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import pairwise_distances
-from sklearn.neighbors import NearestNeighbors
 
 from stylegan.cache import replacing
 from stylegan.dataset import SliceDataset
 from stylegan.directions import Direction
 from stylegan.embedding import Mixing, neighbour_mixing
+from stylegan.features import distance_name
+from stylegan.memorisation import nearest as nearest  # offered here too, to the notebooks
 
 # Up to how many times the floor: what that means for the eye.
 VERDICTS = (
@@ -120,22 +121,105 @@ def verdict(split: Mapping) -> str:
     )
 
 
-def score_rows(scores: Mapping) -> list[dict]:
+# A score of `evaluate` -> its title, how it is written, which way is better.
+TITLES = {
+    "kid": ("KID × 1000", "{:.0f}", "lower"),
+    "fd": ("FD", "{:.0f}", "lower"),
+    "precision": ("precision", "{:.2f}", "higher"),
+    "recall": ("recall", "{:.2f}", "higher"),
+    "density": ("density", "{:.2f}", "near the floor's"),
+    "coverage": ("coverage", "{:.2f}", "higher"),
+    "nn_accuracy_real": ("1-NN accuracy, real", "{:.2f}", "0.5"),
+    "nn_accuracy_fake": ("1-NN accuracy, generated", "{:.2f}", "0.5"),
+    "classifier": ("told apart by a classifier", "{:.0%}", "50%"),
+    "ms_ssim": ("MS-SSIM of random pairs", "{:.2f}", "as real pairs"),
+    "spectrum": ("power spectrum, dB apart", "{:.2f}", "lower"),
+    "intensity": ("grey levels, of 255, apart", "{:.1f}", "lower"),
+    "area": ("area of the head, % apart", "{:.2f}", "lower"),
+    "symmetry": ("symmetry, apart", "{:.3f}", "lower"),
+    "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices"),
+}
+
+
+def title_of(score: str, space: str) -> str:
+    """The name of a score; only in the official Inception's space FD is FID."""
+    return distance_name(space) if score == "fd" else TITLES[score][0]
+
+
+def floor_of(split: Mapping, score: str) -> Mapping | None:
+    """The entry {value, low, high} that real slices have in place of fakes."""
+    return split.get(f"{score}_floor") or split.get(f"{score}_real")
+
+
+def whole_split(scores: Mapping, name: str) -> dict:
+    """Everything `evaluate` found on this split, the promised scores and the further ones."""
+    return {**scores["splits"][name], **scores.get("further", {}).get(name, {})}
+
+
+def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[dict]:
     """The result of `evaluate` as rows of a table, each score beside its floor."""
-
-    def shown(entry: Mapping) -> str:
-        return f"{entry['value']:.0f} ({entry['low']:.0f} to {entry['high']:.0f})"
-
     return [
         {
             "split": f"{name} (n = {split['n']}, {split['subjects']} people)",
-            "score": title,
-            "generated (95 %)": shown(split[key]),
-            "real against real (95 %)": shown(split[f"{key}_floor"]),
+            "score": title_of(key, scores["feature_space"]),
+            "generated (95 %)": shown(split[key], key),
+            "real against real (95 %)": shown(floor_of(split, key), key),
         }
-        for name, split in scores["splits"].items()
-        for key, title in (("kid", "KID × 1000"), ("fd", "FD"))
+        for name in scores["splits"]
+        for split in [whole_split(scores, name)]
+        for key in names
+        if key in split
     ]
+
+
+def shown(entry: Mapping | None, score: str) -> str:
+    """An entry {value, low, high} as 'value (low to high)'."""
+    form = TITLES[score][1]
+    return "" if entry is None else f"{form} ({form} to {form})".format(*(entry[bound] for bound in ("value", "low", "high")))
+
+
+def floor_table(scores: Mapping) -> list[dict]:
+    """Floor, generator and ceilings side by side, one row a score, for the last split of `evaluate`."""
+    name = list(scores["splits"])[-1]
+    split, controls = whole_split(scores, name), scores["controls"]
+    rows = []
+    for key, (_, form, better) in TITLES.items():
+        if key in split:
+            real = floor_of(split, key)
+            row = {f"on {name}": title_of(key, scores["feature_space"]), "better": better}
+            row |= {
+                "real (floor)": form.format(real["value"]) if real else "",
+                "**generated**": f"**{form.format(split[key]['value'])}**",
+            }
+            rows.append(row | {what: form.format(control[key]) for what, control in controls.items() if key in control})
+    ratio = scores["memorisation"]["ratio"]
+    if ratio is not None:
+        row = {
+            f"on {name}": "distance to training slices, ratio",
+            "better": "1",
+            "real (floor)": "1.00",
+            "**generated**": f"**{ratio:.2f}**",
+        }
+        rows.append(row | {what: f"{control['memory']:.2f}" for what, control in controls.items() if "memory" in control})
+    return rows
+
+
+def plain_scores(scores: Mapping) -> list[str]:
+    """The result of `evaluate` as lines for a terminal."""
+    lines = [f"{scores['feature_space']}, n = {scores['n']}, {scores['seconds']:g} s; 95 % intervals by subject"]
+    for row in score_rows(scores, list(TITLES)):
+        cells = row["split"].split(" ")[0], row["score"], row["generated (95 %)"], row["real against real (95 %)"]
+        lines.append("{:6}{:30}{:24} real {}".format(*cells))
+    found = scores["memorisation"]
+    if found["ratio"] is not None:
+        text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
+        lines.append(text.format(**found))
+    for name, control in scores["controls"].items():
+        told = ", ".join(
+            f"{key} {TITLES[key][1].format(control[key])}" for key in ("kid", "fd", "recall", "coverage", "nn_accuracy_fake")
+        )
+        lines.append(f"{name}: {told}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
+    return lines
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -147,12 +231,6 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(distance [n], index [n]) of the nearest of ``others`` [m, D] to each of ``vectors`` [n, D]."""
-    distance, index = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(vectors)
-    return distance[:, 0], index[:, 0]
 
 
 # --- The map --------------------------------------------------------------------------------------------------------------

@@ -1,68 +1,37 @@
 """How far synthetic slices lie from real ones, each number beside its interval and its floor: real slices of other people.
 
-All distances are taken between feature vectors (`features.py`) of equally many real and synthetic slices. People, not
-slices, are the independent observations: neighbouring levels of one head are nearly one picture, so intervals and floors
-draw whole people.
+Here all scores of a generator come together: `distances` (KID and FD), `neighbours` (who lies beside whom), `picture_scores`
+(pixels), `memorisation` (copies), each with `intervals` by person.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
-from threadpoolctl import threadpool_limits
 
+from stylegan import memorisation, neighbours
 from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.features import features
+from stylegan.distances import frechet_distance, kernel_distance
+from stylegan.features import DEFAULT, Space, as_pixels, features
+from stylegan.intervals import draw_people, floor, jackknife
+from stylegan.memorisation import people_of
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.reading.subjects import person
+from stylegan.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
+from stylegan.spaces import find_space
 
-Distance = Callable[[np.ndarray, np.ndarray], float]  # [n, D], [m, D] -> distance
-GROUPS = 24  # of people in the jackknife: with at most so many people each is left out alone
-DRAWS = 20  # of other people for the floor
+__all__ = ["draw_people", "evaluate", "floor", "frechet_distance", "jackknife", "kernel_distance", "kid_against", "score"]
 
-# ------------------------------------------------------------------------------------------------------------- distances
-
-
-def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Kernel distance of x [n, D] and y [m, D]: KID in the given feature space, usually reported times 1000.
-
-    The unbiased squared maximum mean discrepancy under k(a, b) = (a.b / D + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401,
-    sections 2.1 and 4): mean of k over pairs within x, plus within y, minus twice across. It may be slightly negative. n
-    and m may differ.
-    """
-    x, y = _as_samples(x, y)
-
-    def mean_within(a: np.ndarray) -> float:
-        kernel = _cubic_kernel(a, a)
-        return (kernel.sum() - np.trace(kernel)) / (len(a) * (len(a) - 1))  # without k(a_i, a_i): unbiased
-
-    return float(mean_within(x) + mean_within(y) - 2 * _cubic_kernel(x, y).mean())
-
-
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared Frechet distance of Gaussians fitted to x [n, D] and y [m, D] (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
-
-    |mx - my|^2 + tr Sx + tr Sy - 2 tr (Sx Sy)^(1/2). With Sx = A^T A (A: centred rows over sqrt(n - 1)) and Sy = B^T B the
-    last trace is the sum of the singular values of A B^T. They come from a symmetric eigenvalue problem of min(n, m, D)
-    rows in double precision, so that singular covariances (n < D) do no harm, as they do to a matrix square root. Biased
-    upwards at small n: compare only at equal n.
-    """
-    x, y = _as_samples(x, y)
-    a, b = _covariance_root(x), _covariance_root(y)
-    product = a @ b.T
-    small = product @ product.T if len(a) <= len(b) else product.T @ product
-    with threadpool_limits(1):  # LAPACK's threads wait for each other: two on a busy machine took forty times as long
-        overlap = np.sqrt(np.linalg.eigvalsh(small).clip(0)).sum()
-    shift = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
-    return float(max(shift + np.square(a).sum() + np.square(b).sum() - 2 * overlap, 0))
+MOST_TRAINING = 12_000  # slices among which the nearest is looked for
+# What stands in `splits` of an evaluation; all other scores stand in `further`.
+SPLIT_SCORES = ("n", "subjects", "kid", "kid_floor", "fd", "fd_floor", *neighbours.SCORES, "ms_ssim", "ms_ssim_real")
 
 
 def kid_against(real_features: np.ndarray, fake_images: torch.Tensor, **kwargs) -> float:
@@ -73,100 +42,66 @@ def kid_against(real_features: np.ndarray, fake_images: torch.Tensor, **kwargs) 
     return kernel_distance(real_features, features(fake_images, **kwargs))
 
 
-def _as_samples(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"Distances take samples [n, D] and [m, D] with n, m >= 2; these are {list(x.shape)} and {list(y.shape)}."
-        )
-    return x.astype(np.float64), y.astype(np.float64)
-
-
-def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-
-def _covariance_root(x: np.ndarray) -> np.ndarray:
-    """A with A^T A = the covariance of x, of min(n, D) rows."""
-    a = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return a if len(a) <= a.shape[1] else np.linalg.qr(a, mode="r")
-
-
-# Every score is one row: its name, the distance, what it is multiplied by when reported.
-DISTANCES: tuple[tuple[str, Distance, float], ...] = (("kid", kernel_distance, 1000.0), ("fd", frechet_distance, 1.0))
-
-
-# ------------------------------------------------------------------------------------------------- intervals and floors
-
-
-def jackknife(distance: Distance, real: np.ndarray, people: np.ndarray, fake: np.ndarray, *, seed: int = 0) -> dict[str, float]:
-    """{value, low, high}: the distance of real [n, D] and fake [m, D] with its 95 % interval by person.
-
-    ``people`` [n] names the person of each real slice. They are dealt into g = min(people, 24) groups; the distance is
-    taken g times, each time without one group and without one g-th of the fakes, and its variance is (g-1)/g times the
-    summed squared deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of
-    freedom). So the interval holds both sources of chance, who was scanned and which fakes were drawn, and the bias at
-    small n, being the same in all g, stays out of its width. A bootstrap is no alternative: drawing with replacement puts a
-    slice beside itself, where distances are 0 and k(x, x) enters. Raises ValueError for fewer than two people.
-    """
-    names, index = np.unique(people, return_inverse=True)
-    groups = min(len(names), GROUPS)
-    if groups < 2:
-        raise ValueError(f"An interval by subject needs slices of at least 2 subjects; these are of {len(names)}.")
-    real_group = np.random.default_rng(seed).permutation(len(names))[index] % groups
-    fake_group = np.arange(len(fake)) % groups
-    without = np.array([distance(real[real_group != g], fake[fake_group != g]) for g in range(groups)])
-    error = np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum())
-    return _interval(distance(real, fake), error * stats.t.ppf(0.975, groups - 1))
-
-
-def floor(distance: Distance, real: np.ndarray, draws: Sequence[np.ndarray]) -> dict[str, float]:
-    """{value, low, high}: mean and central 95 % of the distances between real [n, D] and each draw [n, D] of other people."""
-    values = np.array([distance(real, draw) for draw in draws])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def draw_people(people: np.ndarray, count: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of n slices of ``count`` random people, thinned at random; of more people where these have too few."""
-    names, index, slices = np.unique(people, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(names))
-    enough = int(np.searchsorted(np.cumsum(slices[order]), n)) + 1
-    chosen = np.flatnonzero(np.isin(index, order[: max(count, enough)]))
-    return np.sort(rng.choice(chosen, n, replace=False))
-
-
-def score(
-    real: np.ndarray, people: np.ndarray, fake: np.ndarray, others: np.ndarray, other_people: np.ndarray, *, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """``{kid, kid_floor, fd, fd_floor}``, each {value, low, high}, from feature vectors alone; KID times 1000.
-
-    ``real`` [n, D] of ``people`` [n] against ``fake`` [n, D]; the floor is ``real`` against n slices at a time of as many
-    *other* people (``others`` [m, D], m >= n), its value the mean over 20 draws, low to high the range of 95 % of them.
-    Score and floor share ``real`` and n, and differ only in what stands on the other side.
-
-    Two cautions. Where there are hardly more other people than one draw takes, draws resemble each other and their range is
-    too narrow. And slices of one person resemble each other, which raises the floor from both sides and the score from one:
-    unrelated slices of a perfect generator score *below* the floor.
-    """
-    if not len(real) == len(fake) <= len(others):
-        counts = f"{len(real)} real, {len(fake)} fake and {len(others)} of others"
-        raise ValueError(f"Scores take equally many real and fake slices and at least as many of other people, not {counts}.")
-    if set(people) & set(other_people):
-        raise ValueError("The floor compares disjoint people, and some stand on both sides.")
-    rng, count = np.random.default_rng(seed), len(set(people))
-    draws = [others[draw_people(other_people, count, len(real), rng)] for _ in range(DRAWS)]
-    result = {}
-    for name, distance, unit in DISTANCES:
-        found = {name: jackknife(distance, real, people, fake, seed=seed), f"{name}_floor": floor(distance, real, draws)}
-        result |= {key: {bound: unit * value for bound, value in entry.items()} for key, entry in found.items()}
-    return result
-
-
-def _interval(value: float, half_width: float) -> dict[str, float]:
-    return {"value": float(value), "low": float(value - half_width), "high": float(value + half_width)}
-
-
 # ---------------------------------------------------------------------------------------------------------- a generator
+
+
+@dataclass(frozen=True)
+class Held:
+    """One split, thinned to n slices, and slices of people who are not in it, for the floor."""
+
+    name: str
+    slices: SliceDataset
+    others: SliceDataset
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how features are taken."""
+
+    space: Space
+    device: torch.device
+    cache: Path
+    seed: int
+
+    def features(self, images: np.ndarray, keep: bool = True) -> np.ndarray:
+        return features(images, self.space, device=self.device, cache_dir=self.cache if keep else None)
+
+
+class Fakes:
+    """Slices of a generator at psi = 1, each with its features, drawn once."""
+
+    def __init__(self, G: Generator, info: dict, setting: Setting):
+        self.G, self.setting, self.first = G, setting, setting.seed * 1_000_000
+        self.classes = {name: index for index, name in enumerate(info.get("classes", ()))} if G.c_dim else {}
+        self.pictures = self.vectors = None
+
+    def like(self, real: SliceDataset, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(uint8 [n, R, R], features [n, D]) of the first n seeds, by default as many as real slices.
+
+        A conditional generator draws each in the class of one of the real slices; another one draws no seed twice.
+        """
+        n = len(real) if n is None else n
+        if self.classes:
+            rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
+            return self._draw(n, self._known(real)[rows].tolist())
+        if self.pictures is None or len(self.pictures) < n:
+            self.pictures, self.vectors = self._draw(n, None)
+        return self.pictures[:n], self.vectors[:n]
+
+    def _draw(self, n: int, classes: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+        given = {} if classes is None else {"class_index": classes}
+        made = as_pixels(generate(self.G, range(self.first, self.first + n), **given))
+        return made, self.setting.features(made, keep=False)
+
+    def _known(self, real: SliceDataset) -> np.ndarray:
+        """The generator's number of each slice's class: int [N]."""
+        names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
+        strange = sorted(set(names) - set(self.classes))
+        if strange:
+            raise ValueError(
+                f"The generator draws the classes {', '.join(self.classes)}, and this data also holds {', '.join(strange)}."
+            )
+        return np.array([self.classes[name] for name in names])
 
 
 def evaluate(
@@ -176,53 +111,87 @@ def evaluate(
     split: str = "all",
     train_data: SliceDataset | str | Path | None = None,
     num: int = 1000,
+    fakes: int = 5000,
+    controls: bool = True,
     seed: int = 0,
-    space: str = "efficientnet-lite0",
+    space: str = DEFAULT,
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> dict:
     """Score the generator of a run folder or .safetensors file on people it has never seen; the result can be written as JSON.
 
-    ``data``: a data set, a folder or .zip, or the simulated slices by default. ``split``: 'val', 'test', 'train', or 'all'
-    for val and test, each by itself. Fakes are drawn at psi = 1 from n seeds, in the split's classes where the generator is
-    conditional; n is the least of ``num``, the split's slices and those of other people. ``train_data``: the training set
-    where that is another one; its training slices then make the floor and, where the generator's file names no subjects,
-    say whom to keep out. A run keeps the generator that was best on its validation subjects, so 'test' is the honest split.
+    ``data``: a data set, a folder or .zip, or the simulated slices by default. ``split``: 'val', 'test', 'train', or 'all' for
+    val and test, each by itself, and beside them as many of the people it was trained on, where these are in the data. Fakes
+    are drawn at psi = 1 from n seeds, in the split's classes where the generator is conditional; n is the least of ``num``, the
+    split's slices and those of other people. ``train_data``: the training set where that is another one; its training slices
+    then make the floor and, where the generator's file names no subjects, say whom to keep out. ``fakes``: so many, and no more
+    than twice the training slices, are compared with all training slices in the search for copies. ``controls``: also score
+    sets that must fail. ``space``: a name of `spaces.NAMES`. A run keeps the generator that was best on its validation
+    subjects, so 'test' is the honest split.
 
-    Returns ``{feature_space, n, seconds, model_hash, data, warnings, splits{name: score(...) and n, subjects}}``; the outer
-    n is the smallest. Raises ValueError, with names, for subjects the generator was trained on, and where slices or
-    subjects are too few.
+    Returns ``{feature_space, n, seconds, model_hash, data, warnings, memorisation, splits, further, controls}``. A score is
+    ``{value, low, high}`` with a 95 % interval by person. ``memorisation``: ``{ratio, low, high, p_value}`` of
+    `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}`` holds `SPLIT_SCORES`,
+    ``further{name: {...}}`` all other scores and floors of that split, ``controls{name: {score: number}}`` those of the sets of
+    `control_sets` on the last split. The outer n is the smallest. Raises ValueError, with names, for subjects the generator was
+    trained on, and where slices or subjects are too few.
     """
     begin = time.perf_counter()
-    if num < 2:
-        raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")
-    chosen_device = pick_device(device)
-    G, info = load_generator(path, chosen_device)
-    dataset = _as_dataset(data, info, cache_dir)
-    reference = dataset if train_data is None else _as_dataset(train_data, info, cache_dir).split("train")
-    trained_on = {person(name) for name in info.get("train_subjects", ())}
-    if not trained_on and train_data is not None:
-        trained_on = set(_people(reference))
+    if num < 2 or fakes < 2:
+        raise ValueError(f"num is {num} and fakes {fakes}; a score takes at least 2 slices, and hundreds to mean something.")
+    G, info = load_generator(path, pick_device(device))
+    dataset, reference, trained_on = _who_is_who(info, data, train_data, cache_dir)
     parts = {name: dataset.split(name) for name in (("val", "test") if split == "all" else (split,))}
     for name, real in parts.items():
-        _refuse_training_subjects(set(_people(real)), trained_on, name)
-    settings = {"space": space, "device": chosen_device, "cache_dir": cache_folder(cache_dir)}
-    splits = {name: _score_split(G, info, real, reference, num, seed, settings) for name, real in parts.items()}
+        _refuse_training_subjects(set(people_of(real)), trained_on, name)
+    train = _training_slices(reference, trained_on)
+    setting = _setting(space, train, path, pick_device(device), cache_dir, seed)
+    held = [_held(name, real, reference, num, seed) for name, real in parts.items()]
+    scored = (_seen(train, held[-1], seed) if split == "all" else []) + held
+    drawn = Fakes(G, info, setting)
+    copies = _memory(train, list(parts.values()), drawn, fakes)
+    found = {part.name: _score_split(part, drawn) for part in scored}
     return {
         "feature_space": space,
-        "n": min(entry["n"] for entry in splits.values()),
+        "n": min(entry["n"] for entry in found.values()),
         "seconds": round(time.perf_counter() - begin, 1),
         "model_hash": info.get("model_hash", ""),
         "data": {"title": dataset.title, "layout": dataset.layout, "key": dataset.key},
         "warnings": _doubts(dataset, trained_on),
-        "splits": splits,
+        "memorisation": copies,
+        "splits": {name: {key: entry[key] for key in SPLIT_SCORES} for name, entry in found.items()},
+        "further": {name: {k: v for k, v in entry.items() if k not in SPLIT_SCORES} for name, entry in found.items()},
+        "controls": _score_controls(held[-1], train, setting) if controls else {},
     }
 
 
-def _score_split(
-    G: Generator, info: dict, real: SliceDataset, reference: SliceDataset, num: int, seed: int, settings: dict
-) -> dict:
-    others = reference.select(~np.isin(_people(reference), _people(real)))
+def _who_is_who(info: dict, data, train_data, cache_dir) -> tuple[SliceDataset, SliceDataset, set[str]]:
+    """(what is scored on, what the floor and the training slices come from, the people the generator saw)."""
+    dataset = _as_dataset(data, info, cache_dir)
+    reference = dataset if train_data is None else _as_dataset(train_data, info, cache_dir).split("train")
+    trained_on = {person(name) for name in info.get("train_subjects", ())}
+    if not trained_on and train_data is not None:
+        trained_on = set(people_of(reference))
+    return dataset, reference, trained_on
+
+
+def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceDataset | None:
+    """The slices the generator saw, by name or, where it names nobody, those of the training split; None where there are none."""
+    where = np.isin(people_of(reference), list(trained_on)) if trained_on else reference.splits == "train"
+    rows = np.flatnonzero(where)
+    if not len(rows):
+        return None
+    return reference.select(np.sort(np.random.default_rng(0).permutation(rows)[:MOST_TRAINING]))
+
+
+def _setting(space: str, train: SliceDataset | None, path: str | Path, device: torch.device, cache_dir, seed: int) -> Setting:
+    run = path if Path(path).is_dir() else None
+    found = find_space(space, train=train, run=run, device=device, cache_dir=cache_dir)
+    return Setting(found, device, cache_folder(cache_dir), seed)
+
+
+def _held(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed: int) -> Held:
+    others = reference.select(~np.isin(people_of(reference), people_of(real)))
     n = min(num, len(real), len(others))
     if n < 2:
         raise ValueError(
@@ -231,25 +200,63 @@ def _score_split(
         )
     rng = np.random.default_rng(seed)
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
-    people = _people(real)
+    count = len(set(people_of(real)))
     # Four times what one draw for the floor takes: enough for unlike draws, where all of a large set would take minutes.
-    others = others.select(draw_people(_people(others), 4 * len(set(people)), min(4 * n, len(others)), rng))
-    at_real, at_others = features(real.images, **settings), features(others.images, **settings)
-    at_fake = features(_fakes(G, info, real, seed), **settings | {"cache_dir": None})
-    return {"n": n, "subjects": len(set(people)), **score(at_real, people, at_fake, at_others, _people(others), seed=seed)}
+    return Held(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)))
 
 
-def _fakes(G: Generator, info: dict, real: SliceDataset, seed: int) -> torch.Tensor:
-    """As many pictures as real slices; a conditional generator draws each in the class of one of them."""
-    seeds = range(seed * 1_000_000, seed * 1_000_000 + len(real))
-    if not G.c_dim:
-        return generate(G, seeds)
-    known = {name: index for index, name in enumerate(info["classes"])}
-    names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
-    strange = sorted(set(names) - set(known))
-    if strange:
-        raise ValueError(f"The generator draws the classes {', '.join(known)}, and this data also holds {', '.join(strange)}.")
-    return generate(G, seeds, class_index=[known[name] for name in names])
+def _seen(train: SliceDataset | None, held: Held, seed: int) -> list[Held]:
+    """As many training people and slices as the held-out split has, against the other training people; [] where they are too few."""
+    count, n = len(set(people_of(held.slices))), len(held.slices)
+    people = np.array([]) if train is None else people_of(train)
+    if len(set(people)) < 2 * count or len(people) < 2 * n:
+        return []
+    rows = draw_people(people, count, n, np.random.default_rng(seed))
+    real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
+    return [_held("train", real, rest, n, seed)] if len(rest) >= n else []
+
+
+def _memory(train: SliceDataset | None, unseen: list[SliceDataset], drawn: Fakes, count: int) -> dict[str, float | None]:
+    """Are fakes nearer to training slices than people it never saw, of all splits that are scored?"""
+    if train is None:
+        return dict.fromkeys(("ratio", "low", "high", "p_value"))
+    at_train, at_fake = drawn.setting.features(train.images), drawn.like(train, min(count, 2 * len(train)))[1]
+    at_unseen = np.concatenate([drawn.setting.features(part.images) for part in unseen])
+    people = np.concatenate([people_of(part) for part in unseen])
+    near = [memorisation.nearest(vectors, at_train)[0] for vectors in (at_fake, at_unseen)]
+    return memorisation.memory(*near, people, seed=drawn.setting.seed)
+
+
+def _score_split(part: Held, drawn: Fakes) -> dict:
+    setting, people = drawn.setting, people_of(part.slices)
+    real, others, other_people = np.array(part.slices.images), np.array(part.others.images), people_of(part.others)
+    fake, at_fake = drawn.like(part.slices)
+    at_real, at_others = setting.features(real), setting.features(others)
+    draws = floor_draws(people, other_people, setting.seed)
+    return {
+        "n": len(real),
+        "subjects": len(set(people)),
+        **score(at_real, people, at_fake, at_others, other_people, seed=setting.seed),
+        **score_pictures(real, people, fake, others, draws, seed=setting.seed),
+        "best_ssim": best_similarity(real, fake),
+        "best_ssim_real": best_similarity(real, np.random.default_rng(0).permutation(others[draws[0]])),
+    }
+
+
+def _score_controls(part: Held, train: SliceDataset | None, setting: Setting) -> dict[str, dict[str, float]]:
+    """The scores of the split for each of `control_sets`, without intervals, and its memory ratio."""
+    others, names, people = np.array(part.others.images), people_of(part.others), people_of(part.slices)
+    rows = floor_draws(people, names, setting.seed)[0]
+    real, result = np.array(part.slices.images), {}
+    at_real = setting.features(real)
+    at_train = None if train is None else setting.features(train.images)
+    for name, control in control_sets(others, rows, setting.seed).items():
+        at_control, whose = setting.features(control), None if name == "collapsed" else names[rows]
+        result[name] = score_control((real, at_real, people), (control, at_control, whose))
+        if at_train is not None:
+            near = [np.median(memorisation.nearest(vectors, at_train)[0]) for vectors in (at_control, at_real)]
+            result[name]["memory"] = float(near[0] / max(near[1], 1e-12))
+    return result
 
 
 def _as_dataset(data: SliceDataset | str | Path | None, info: dict, cache_dir: str | Path | None) -> SliceDataset:
@@ -263,10 +270,6 @@ def _as_dataset(data: SliceDataset | str | Path | None, info: dict, cache_dir: s
         size = f"{data.images.shape[1]} px, and the generator draws {config['img_resolution']} px"
         raise ValueError(f"The slices have {size}; load them at its size.")
     return data
-
-
-def _people(dataset: SliceDataset) -> np.ndarray:
-    return np.array([person(str(subject)) for subject in dataset.subjects])
 
 
 def _refuse_training_subjects(people: set[str], trained_on: set[str], split: str) -> None:
@@ -284,7 +287,7 @@ def _doubts(dataset: SliceDataset, trained_on: set[str]) -> list[str]:
     doubts = []
     if not trained_on:
         doubts.append("The generator's file does not name its training subjects, so nothing tells whether they are scored on.")
-    elif not trained_on & set(_people(dataset)):
+    elif not trained_on & set(people_of(dataset)):
         doubts.append(
             "No training subject of the generator occurs in this data under its name: if the same people are in it under "
             "other names, the scores flatter the generator."

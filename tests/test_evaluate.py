@@ -57,13 +57,16 @@ def test_evaluate_gives_the_promised_json(generator_file, tmp_path):
     dataset = dataset_of()
     found = evaluate(generator_file(dataset), dataset, device="cpu", cache_dir=tmp_path)
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"feature_space", "n", "seconds", "model_hash", "data", "warnings", "splits"}
+    promised = {"feature_space", "n", "seconds", "memorisation", "splits"}
+    assert set(found) == promised | {"model_hash", "data", "warnings", "further", "controls"}
+    assert set(found["memorisation"]) == {"ratio", "low", "high", "p_value"}
     assert found["n"] == 16 and found["feature_space"] == "efficientnet-lite0" and len(found["model_hash"]) == 16
-    assert list(found["splits"]) == ["val", "test"] and not found["warnings"]
+    assert list(found["splits"]) == ["train", "val", "test"] and not found["warnings"]
     for entry in found["splits"].values():
         assert entry["n"] == 16 and entry["subjects"] == 4
-        for name in ("kid", "fd"):
-            assert set(entry[name]) == set(entry[f"{name}_floor"]) == {"value", "low", "high"}
+        assert set(entry) == set(metrics.SPLIT_SCORES)
+        for name in set(entry) - {"n", "subjects"}:
+            assert set(entry[name]) == {"value", "low", "high"}
             assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
         assert entry["kid"]["value"] > entry["kid_floor"]["high"]  # an untrained generator
     again = evaluate(generator_file(dataset), dataset, split="test", device="cpu", cache_dir=tmp_path)
@@ -117,7 +120,10 @@ def test_conditional_generators_draw_the_classes_of_the_split(generator_file, tm
     monkeypatch.setattr(metrics, "generate", spy)
     path = generator_file(dataset, conditional=True, classes=["atrophy", "control"])  # numbered otherwise than in the data
     evaluate(path, dataset, split="val", device="cpu", cache_dir=tmp_path)
-    assert asked == [1 - label for label in dataset.split("val").labels]
+    assert asked[-16:] == [1 - label for label in dataset.split("val").labels]
+    assert np.mean(asked[:-16]) == pytest.approx(
+        1 - dataset.split("train").labels.mean(), abs=0.02
+    )  # beside the training slices
     unlabelled = dataset_of(labels=np.full(80, -1))
     with pytest.raises(ValueError, match="unlabelled"):
         evaluate(path, unlabelled, split="val", device="cpu", cache_dir=tmp_path)

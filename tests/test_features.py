@@ -93,7 +93,7 @@ def test_cache_notices_other_pictures_and_damage(pictures, tmp_path):
 
 
 def test_random_numbers_of_a_run_are_left_alone(pictures):
-    module._extractor.cache_clear()
+    module._space.cache_clear()
     torch.manual_seed(3)
     before = torch.get_rng_state()
     features(pictures[:1])
@@ -116,8 +116,8 @@ def test_wrong_pictures_are_refused_in_a_sentence(images, words):
 
 
 def test_unknown_space_names_the_known_ones(pictures):
-    with pytest.raises(ValueError, match=r"inception.*efficientnet-lite0"):
-        features(pictures, "inception")
+    with pytest.raises(ValueError, match=r"vgg.*efficientnet-lite0"):
+        features(pictures, "vgg")
 
 
 def test_import_is_light():

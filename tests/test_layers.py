@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "plots", "charts", "cache"),
+    ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "plots", "charts", "cache", "intervals"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.packing"),
     ("dataset", "stylegan2"),
     ("networks", "diagram"),
-    ("checkpoint", "predict", "samples", "features", "metrics", "embedding", "directions", "projection", "findings"),
+    ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),
+    ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
+    ("memorisation", "scores", "metrics", "findings"),
     ("train",),
     ("recorder", "runs", "bench", "notebook"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),

@@ -53,7 +53,7 @@ def test_scores_and_hash_are_those_of_the_shipped_file(shipped):
     assert entry["model_hash"] == entry["scores"]["model_hash"] == info["model_hash"]
     assert entry["kimg"] == info["cur_nimg"] / 1000 and entry["changes"] == {"kid_samples": 16, "lr": 0.002}
     assert [kimg for kimg, _ in entry["kid_val"]] == [0.04, 0.08]
-    assert set(entry["scores"]["splits"]) == {"val", "test"}
+    assert set(entry["scores"]["splits"]) == {"train", "val", "test"}
 
 
 def test_the_distances_are_to_the_nearest_training_slice(shipped):

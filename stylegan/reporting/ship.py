@@ -12,7 +12,8 @@ from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.features import features
-from stylegan.findings import markdown_table, nearest, score_rows, verdict
+from stylegan.findings import markdown_table, score_rows, verdict
+from stylegan.memorisation import nearest
 from stylegan.metrics import evaluate
 from stylegan.networks import count_parameters
 from stylegan.predict import generate

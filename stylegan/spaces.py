@@ -1,0 +1,104 @@
+"""Feature spaces that are made of slices or of a run: pixels, an encoder of our own, the discriminator."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_hash
+from stylegan.config import Config
+from stylegan.dataset import SliceDataset
+from stylegan.encoder import trained_encoder
+from stylegan.features import SPACES, Space, named_space
+from stylegan.networks import Discriminator, build_networks
+
+FITTED = ("pixel-pca", "own-encoder", "discriminator")
+NAMES = (*SPACES, *FITTED)
+
+
+def find_space(
+    name: str,
+    *,
+    train: SliceDataset | None = None,
+    run: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    cache_dir=None,
+) -> Space:
+    """The feature space of this name.
+
+    'pixel-pca' and 'own-encoder' are fitted to ``train``, which must hold training subjects only: fitted to those who are
+    scored, a space would know them. 'discriminator' is that of the run folder ``run``, for diagnosis: the generator was trained
+    to please it, so that distances in it flatter. Raises ValueError for another name, and where what it is made of is missing.
+    """
+    if name in SPACES:
+        return named_space(name, device)
+    if name not in FITTED:
+        raise ValueError(f"There is no feature space {name!r}; choose one of {', '.join(NAMES)}.")
+    if name == "discriminator":
+        if run is None:
+            raise ValueError("The space discriminator is that of a run; name its folder.")
+        return discriminator_space(run, device)
+    if train is None or len(train) < 3:
+        raise ValueError(f"The space {name} is fitted to training slices, and there are none here; give them as train_data.")
+    return pixel_pca(train) if name == "pixel-pca" else own_encoder(train, device, cache_dir)
+
+
+def pixel_pca(train: SliceDataset, most: int = 64, seed: int = 0) -> Space:
+    """Principal components of the pixels, of slices resized to 64 px: what no network has looked at. D = 64 at most.
+
+    Fitted to at most 4,000 slices; projections are in grey levels of 255, so that a distance is one of pictures.
+    """
+    from sklearn.decomposition import PCA
+
+    rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:4000])
+    x = _shrunk(torch.from_numpy(np.array(train.images[rows]))).numpy()
+    fitted = PCA(min(most, len(x) - 1), svd_solver="randomized", random_state=seed).fit(x)
+    mean, axes = torch.from_numpy(fitted.mean_).float(), torch.from_numpy(fitted.components_).float()
+    key = hashlib.sha256(mean.numpy().tobytes() + axes.numpy().tobytes()).hexdigest()[:32]
+    return Space("pixel-pca", lambda pixels: (_shrunk(pixels) - mean) @ axes.T, f"pixel-pca {key}")
+
+
+def _shrunk(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, R, R] -> float [n, side^2] with a side of at most 64."""
+    side = min(pixels.shape[-1], 64)
+    return F.interpolate(pixels[:, None].float(), size=(side, side), mode="area").flatten(1)
+
+
+def own_encoder(train: SliceDataset, device: str | torch.device = "cpu", cache_dir=None) -> Space:
+    """The space of `encoder.trained_encoder`: D = 128."""
+    network, key = trained_encoder(train, cache_dir=cache_dir)
+    network = network.to(device)
+    return Space("own-encoder", lambda pixels: network(_as_input(pixels, device)), f"own-encoder {key}")
+
+
+def discriminator_space(run: str | Path, device: str | torch.device = "cpu") -> Space:
+    """What the run's discriminator hands to its last layers, averaged over positions and without its look at the batch."""
+    D, config, key = load_discriminator(run, device)
+
+    def extract(pixels: torch.Tensor) -> torch.Tensor:
+        x = D.from_rgb(_as_input(pixels, device).expand(-1, config.img_channels, -1, -1))
+        return D.blocks(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+
+    return Space("discriminator", extract, f"discriminator {key}")
+
+
+def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
+    """(D in eval mode, config, hash) of the newest checkpoint of a run. FileNotFoundError where there is none."""
+    files = checkpoints(Path(run))
+    if not files:
+        raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
+    tensors, header = load_tensors(files[-1])
+    tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
+    config = Config.from_dict(header["config"])
+    D = build_networks(config)[1]
+    load_state(D, tensors, files[-1])
+    return D.eval().requires_grad_(False).to(device), config, tensor_hash(tensors)
+
+
+def _as_input(pixels: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """uint8 [n, R, R] -> float [n, 1, R, R] in [-1, 1]."""
+    return pixels[:, None].float().div(127.5).sub(1).to(device)

@@ -1,0 +1,119 @@
+"""Copies, attacks and duplicates: each measure lights up where something was remembered, and stays dark where nothing was."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from phantoms import phantoms
+from test_evaluate import dataset_of
+
+from stylegan import memorisation
+from stylegan.config import make_config
+from stylegan.networks import Discriminator
+
+
+def gaussian(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, (n, d))
+
+
+def near(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    return memorisation.nearest(x, train)[0]
+
+
+def test_nearest_is_what_a_loop_finds():
+    x, others = gaussian(9, 4, 0), gaussian(30, 4, 1)
+    away = np.linalg.norm(x[:, None] - others[None], axis=2)
+    distance, index = memorisation.nearest(x, others)
+    assert distance == pytest.approx(away.min(axis=1)) and index.tolist() == away.argmin(axis=1).tolist()
+
+
+def test_new_people_have_the_ratio_one_and_copies_none():
+    train, held, people = gaussian(400, 6, 0), gaussian(200, 6, 1), np.repeat(np.arange(20), 10)
+    fresh = memorisation.memory(near(gaussian(500, 6, 2), train), near(held, train), people)
+    assert fresh["low"] < 1 < fresh["high"] and fresh["p_value"] > 0.05
+    copies = memorisation.memory(near(train + gaussian(400, 6, 3, 0.05), train), near(held, train), people)
+    assert copies["high"] < 0.5 and copies["p_value"] < 1e-3
+    bad = memorisation.memory(near(gaussian(500, 6, 4, 3), train), near(held, train), people)
+    assert bad["low"] > 1 and bad["p_value"] > 0.5  # far from everybody is no copying
+
+
+def test_the_person_is_the_unit_of_the_test():
+    """Sixty slices of one near person are no more evidence than one: p cannot fall below what 4 people can give."""
+    distance = np.full(240, 2.0)
+    found = memorisation.memory(np.full(100, 1.0), distance, np.repeat(np.arange(4), 60))
+    assert found["p_value"] == pytest.approx(1 / 2**4)
+    assert memorisation.memory(np.ones(50), np.ones(8), np.arange(8))["p_value"] == 1  # ties tell nothing
+
+
+def test_p_values_are_uniform_where_nothing_is_remembered():
+    train, people = gaussian(200, 4, 0), np.repeat(np.arange(12), 6)
+    found = [
+        memorisation.memory(near(gaussian(300, 4, 100 + s), train), near(gaussian(72, 4, 500 + s), train), people)["p_value"]
+        for s in range(80)
+    ]
+    assert np.mean(np.array(found) < 0.1) < 0.22 and 0.35 < np.mean(found) < 0.65
+
+
+def test_a_generator_that_copies_one_in_ten_is_seen_at_the_near_end():
+    train, held = gaussian(400, 6, 0), gaussian(200, 6, 1)
+    fresh = gaussian(500, 6, 2)
+    some = np.concatenate([fresh[50:], train[:50] + 0.01])
+    distances = near(some, train), near(held, train)
+    assert memorisation.copied(near(fresh, train), near(held, train)) < 0.04
+    assert memorisation.copied(*distances) >= 0.1
+    assert memorisation.memory(*distances, np.repeat(np.arange(20), 10))["ratio"] > 0.85  # which the median does not see
+
+
+def test_closest_pairs_are_the_nearest_and_each_training_slice_comes_once():
+    pairs = memorisation.closest_pairs(np.array([3.0, 1.0, 2.0, 0.5]), np.array([7, 7, 8, 9]), 3)
+    assert pairs == [(3, 9, 0.5), (1, 7, 1.0), (2, 8, 2.0)]
+
+
+def test_membership_of_people_who_were_seen_and_of_nobody():
+    people, member = np.repeat(np.arange(30), 5), np.repeat([True, False], 75)
+    luck = memorisation.membership(gaussian(150, 1, 0)[:, 0], member, people)
+    assert luck["low"] < 0.5 < luck["high"]
+    seen = memorisation.membership(gaussian(150, 1, 0)[:, 0] + 4 * member, member, people)
+    assert seen["low"] > 0.9
+    assert memorisation.membership(-member.astype(float), member, people)["value"] == 0
+
+
+def test_logits_are_of_every_slice_whatever_their_number():
+    torch.manual_seed(0)
+    D, slices = Discriminator(make_config("smoke")), dataset_of(people=7, levels=3)
+    found = memorisation.logits(D.eval(), slices)
+    assert found.shape == (21,) and np.isfinite(found).all() and len(set(found.tolist())) > 15
+    assert np.array_equal(found, memorisation.logits(D, slices))
+
+
+def test_projection_compares_as_many_people_at_the_same_places(G):
+    slices = dataset_of()
+    chosen = memorisation.one_each(slices.split("train"), 4)
+    assert len(set(chosen.subjects.tolist())) == 4 and chosen.levels.tolist() == [0, 1, 2, 3]
+    found = memorisation.projection_gap(G, slices.split("train"), slices.split("val"), 3, steps=2)
+    assert found["n"] == 3 and found["gap"] == pytest.approx(found["heldout"] - found["train"]) and 0 < found["p_value"] <= 1
+
+
+def test_duplicates_are_found_under_another_name():
+    rng = np.random.default_rng(0)
+    heads, steps = rng.integers(0, 200, (10, 1, 32, 32)), rng.integers(0, 40, (10, 6, 32, 32))
+    images = (heads + steps).reshape(60, 32, 32).astype(np.uint8)
+    slices = dataset_of(people=10, levels=6, size=32, images=images.copy())
+    clean = memorisation.duplicates(slices)
+    assert clean["exact"] == clean["near"] == 0 and clean["yardstick"] > 0
+    images[6:12] = images[:6]  # the second person is the first again
+    images[18] = (images[12].astype(int) + 1).clip(0, 255)  # and one slice of the fourth is nearly one of the third
+    found = memorisation.duplicates(dataclasses.replace(slices, images=images))
+    assert found["exact"] == 6 and found["near"] >= 14
+    names = {(pair[0], pair[2]) for pair in found["pairs"]}
+    assert names == {("OAS1_0000_MR1", "OAS1_0001_MR1"), ("OAS1_0002_MR1", "OAS1_0003_MR1")}
+    unknown = memorisation.duplicates(dataclasses.replace(slices, levels=np.full(60, -1)))
+    assert unknown["near"] is None is unknown["yardstick"]
+
+
+def test_two_scans_of_one_person_are_one_person():
+    slices = dataset_of(people=3, levels=2, size=16)
+    subjects = np.array(["OAS1_0001_MR1", "OAS1_0001_MR1", "OAS1_0001_MR2", "OAS1_0001_MR2", "OAS1_0002_MR1", "OAS1_0002_MR1"])
+    assert len(set(memorisation.people_of(dataclasses.replace(slices, subjects=subjects)))) == 2
+    assert len(phantoms(1, 1, 0)) == 1
