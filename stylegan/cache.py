@@ -68,6 +68,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file and see it to the disk. A kill may leave a part of it: readers take only what ends in a line break."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder."
+        ) from error
+
+
 def write_json(path: Path, value: dict) -> None:
     """Write the dictionary so that it can be read by eye; names of files that are no valid text survive as well."""
     with replacing(path) as temporary:

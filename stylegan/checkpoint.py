@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +41,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write named tensors and a JSON header into one safetensors file, whole or not at all."""
     header = {"format": FORMAT, "stylegan": __version__, **header}
     payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"stylegan": json.dumps(header)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(payload)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())  # the name must not reach the disk before the content
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

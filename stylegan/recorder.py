@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from stylegan.cache import replacing
+from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.dataset import SliceDataset
 from stylegan.features import features
@@ -26,6 +26,7 @@ from stylegan.train import TrainingState, one_hot
 
 GRID_SEEDS = range(24)  # the fixed z of the sample grids
 MONITORED = 128  # slices for D's mean logits at each tick
+MOST_SAMPLES = 400  # sample grids of a run, 20 MB at 64 px
 KID_SEED = 1_000_000  # fakes for the score while training; far from the seeds that people look at
 
 
@@ -75,6 +76,9 @@ class Recorder:
         return stop
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        """Stop after this step; who cannot wait asks twice, and loses what was trained since the last checkpoint."""
+        if self.stop_signal is not None:
+            raise KeyboardInterrupt
         self.stop_signal = number
 
     def _crosses_tick(self) -> bool:
@@ -107,8 +111,7 @@ class Recorder:
             "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
             "peak_memory_mb": peak_memory_mb(state.device),
         }
-        with open(self.run_dir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
         self._draw()
         self._say(means, kid)
         state.forget()
@@ -165,6 +168,7 @@ class Recorder:
         grid = make_grid(images, nrow=8, padding=0).movedim(0, 2).numpy()
         with replacing(self.run_dir / "samples" / f"fakes{self.state.cur_nimg:09d}.png") as temporary:
             Image.fromarray(grid).save(temporary, format="PNG")
+        thin(sorted((self.run_dir / "samples").glob("fakes*.png")))
 
     def _say(self, means: dict[str, float], kid: float | None) -> None:
         state = self.state
@@ -185,9 +189,17 @@ class Recorder:
         self.saved = time.monotonic()
 
     def _save_generator(self, name: str) -> None:
-        known = json.loads((self.run_dir / "config.json").read_text())
+        known = read_json(self.run_dir / "config.json") or {"config": self.state.config.to_dict()}
         info = {**known, "train_subjects": sorted(set(self.train_slices.subjects.tolist())), "cur_nimg": self.state.cur_nimg}
         save_generator(self.run_dir / name, self.state.G_ema, info)
+
+
+def thin(files: list[Path]) -> None:
+    """Of more sample grids than a time-lapse can show remove the one that leaves the smallest gap, never the first or the last."""
+    if len(files) > MOST_SAMPLES:
+        at = [int(path.stem[5:]) for path in files]
+        gaps = [after - before for before, after in zip(at, at[2:], strict=False)]
+        files[1 + gaps.index(min(gaps))].unlink()
 
 
 def spread(values: np.ndarray, n: int) -> np.ndarray:

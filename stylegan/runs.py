@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import filelock
 import torch
 
 from stylegan import __version__
@@ -23,6 +22,7 @@ from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.lock import Held, hold
 from stylegan.networks import keep_freed_memory
 from stylegan.recorder import Recorder
 from stylegan.train import TrainingState, new_state, train
@@ -44,12 +44,12 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
         print(f"Note: {warning}")
     config = with_classes(config, slices)
     keep_freed_memory()
-    with writing(run_dir):
+    with writing(run_dir) as held:
         settle(run_dir, config, slices, {"path": data, "subjects_csv": subjects_csv, "levels": levels})
         state = new_state(config)
         resume(state, run_dir)
         with Recorder(state, slices, run_dir) as recorder:
-            train(state, recorder.train_slices, recorder.on_step)
+            train(state, recorder.train_slices, lambda state: (held.check(), recorder.on_step(state))[1])
     if state.cur_nimg < config.total_kimg * 1000:
         print(
             f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again to go on."
@@ -79,24 +79,26 @@ def with_classes(config: Config, data: SliceDataset) -> Config:
 
 
 @contextlib.contextmanager
-def writing(run_dir: Path) -> Iterator[None]:
-    """Be the one writer of a run folder; the operating system frees the lock of a process that dies."""
+def writing(run_dir: Path) -> Iterator[Held]:
+    """Be the one writer of a run folder, and tell in a sentence where it cannot be written."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if (run_dir / ".lock").is_symlink():  # ours never is one, and locking would empty what it leads to
-            (run_dir / ".lock").unlink()
-        lock = filelock.FileLock(run_dir / ".lock")
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise ValueError(
-            f"Another process is training in {run_dir}; wait for it, stop it, or take another --run-dir."
-        ) from error
+        with hold(run_dir) as held:
+            _sweep(run_dir)
+            yield held
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise ValueError(
-            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); choose another --run-dir."
+            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); make room, or choose another --run-dir."
         ) from error
-    with lock:
-        yield
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed writer was about to write: nobody reads it, and there is no other writer."""
+    for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def settle(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
