@@ -219,6 +219,28 @@ def _render_scores(scores: dict) -> str:
     return "\n".join([*plain_scores(scores), *(f"Note: {warning}" for warning in scores["warnings"])])
 
 
+def _add_groundtruth(commands) -> None:
+    text = (
+        "Read group, level, ventricles and brain off generated slices with models trained on real people; write what was found."
+    )
+    parser = _command(commands, "groundtruth", _groundtruth, text)
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--num", type=int, default=2000, help="generated slices (default 2000)")
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", type=Path, help="folder for groundtruth.json and the figures")
+
+
+def _groundtruth(args: argparse.Namespace) -> None:
+    from stylegan.groundtruth import conclusions, ground_truth, write_ground_truth
+
+    result, strip = ground_truth(args.path, args.data, num=args.num, device=args.device)
+    print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
+    if args.out:
+        write_ground_truth(result, strip, args.out)
+
+
 def _add_ship(commands) -> None:
     text = "Make a reference generator of a run: half precision, scores and card, for others to use."
     parser = _command(commands, "ship", _ship, text)
@@ -292,6 +314,7 @@ COMMANDS = (
     _add_sample,
     _add_project,
     _add_evaluate,
+    _add_groundtruth,
     _add_ship,
     _add_report,
     _add_bench,

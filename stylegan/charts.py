@@ -69,7 +69,7 @@ def scores(history: Sequence[Mapping], axes: Axes | None = None, *, floor: float
         ax.axhline(floor, color=COLOURS[2], linestyle="--", linewidth=1.4, label="real against real")
     if kid.min() > 0:
         _log_scale(ax)
-    _dress(ax, "KID on validation subjects (×1000)", "thousand slices shown (kimg)", legend=floor is not None)
+    dress(ax, "KID on validation subjects (×1000)", "thousand slices shown (kimg)", legend=floor is not None)
     return describe(
         ax.figure,
         f"KID on validation subjects goes from {kid[0]:.0f} to {kid[-1]:.0f}; best {kid[best]:.0f} at {kimg[best]:g} kimg.",
@@ -153,7 +153,7 @@ def class_balance(
             bars = ax.barh(np.arange(len(names)) + 0.27 * (j - 1), counts, 0.25, color=COLOURS[j], label=split)
             ax.bar_label(bars, fontsize=7.5, padding=2, color=INK)
         ax.set_yticks(range(len(names)), names.values())
-        _dress(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
+        dress(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
         ax.margins(x=0.12)
     if not axes[0].yaxis_inverted():
         axes[0].invert_yaxis()
@@ -176,7 +176,7 @@ def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> matpl
         ax.set_yticks(range(len(splits)), splits)
         ax.set_xlim(left=0)
         ax.set_ylim(len(splits) - 0.4, -0.6)
-        _dress(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
+        dress(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
     text = "; ".join(
         f"{name}: KID {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}), "
         f"FD {split['fd']['value']:.0f} (floor {split['fd_floor']['value']:.0f})"
@@ -208,10 +208,10 @@ def _curves(ax: Axes, history: Sequence[Mapping], lines: Mapping[str, str], titl
         title = f"{title}: {next(iter(present.values()))}"
     for i, (key, name) in enumerate(present.items()):
         ax.plot(*_series(history, key), color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
-    _dress(ax, title, "kimg", legend=len(present) > 1)
+    dress(ax, title, "kimg", legend=len(present) > 1)
 
 
-def _dress(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "both") -> None:
+def dress(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "both") -> None:
     """One calm look for all charts."""
     ax.set_title(title, fontsize=9.5, loc="left", color=INK, pad=20)
     ax.set_xlabel(xlabel, fontsize=8.5, color=INK)

@@ -11,7 +11,20 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "plots", "charts", "cache", "lock", "intervals"),
+    (
+        "config",
+        "distributed",
+        "draws",
+        "replay",
+        "modules",
+        "losses",
+        "augment",
+        "plots",
+        "charts",
+        "cache",
+        "lock",
+        "intervals",
+    ),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.packing"),
     ("dataset", "stylegan2"),
@@ -19,6 +32,7 @@ LEVELS = (
     ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),
     ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
     ("memorisation", "scores", "metrics", "findings"),
+    ("truth_charts", "readers", "evidence", "growth", "transfer", "groundtruth"),
     ("train",),
     ("recorder", "runs", "bench", "notebook"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
