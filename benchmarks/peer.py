@@ -34,7 +34,7 @@ from stylegan import train
 from stylegan.bench import whole_cycle
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.networks import count_parameters, keep_freed_memory
+from stylegan.networks import count_parameters, prepare_machine
 
 
 class PeerMapping(nn.Module):
@@ -142,8 +142,7 @@ def sides(config: Config, module: ModuleType) -> dict[str, Callable[[], train.Tr
 
 def compare(config: Config, module: ModuleType, data: SliceDataset, rounds: int) -> dict:
     """Medians over interleaved rounds; ratios are taken round by round."""
-    keep_freed_memory()
-    torch.backends.cudnn.benchmark = True
+    prepare_machine()
     makers = sides(config, module)
     states = {name: make() for name, make in makers.items()}
     counts = {name: [count_parameters(net) for net in (state.G, state.D)] for name, state in states.items()}

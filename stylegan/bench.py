@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stylegan import train
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
-from stylegan.networks import keep_freed_memory
+from stylegan.networks import prepare_machine
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb
 
@@ -30,7 +30,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     Nothing is written.
     """
     config = replace(config, augment="fixed", augment_p=0.3)  # as late in a run, and the same in every round
-    keep_freed_memory()
+    prepare_machine()
     state = train.new_state(config)
     whole_cycle(state, data, 4)  # warms up, and records where steps are replayed
     img_s = config.batch_size / float(np.median([whole_cycle(state, data) for _ in range(rounds)]))

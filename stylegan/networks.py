@@ -130,6 +130,12 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if fast else "fp32"
 
 
+def prepare_machine() -> None:
+    """Settings that make training faster and change no result: once per process, before the first step."""
+    torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next step: new pages cost a training step on a CPU up to a fifth of its time."""
     trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h

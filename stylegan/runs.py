@@ -23,7 +23,7 @@ from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.lock import Held, hold
-from stylegan.networks import keep_freed_memory
+from stylegan.networks import prepare_machine
 from stylegan.recorder import Recorder
 from stylegan.train import TrainingState, new_state, train
 
@@ -43,7 +43,7 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
     for warning in slices.warnings:
         print(f"Note: {warning}")
     config = with_classes(config, slices)
-    keep_freed_memory()
+    prepare_machine()
     with writing(run_dir) as held:
         settle(run_dir, config, slices, {"path": data, "subjects_csv": subjects_csv, "levels": levels})
         state = new_state(config)

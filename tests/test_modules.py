@@ -13,6 +13,7 @@ from stylegan.modules import (
     MinibatchStdDev,
     NoiseInjection,
     blur,
+    blur_by_products,
     pixel_norm,
     upsample,
 )
@@ -149,6 +150,15 @@ def test_blur_is_the_filter_with_padding_and_gain():
     x = torch.randn(2, 3, 6, 10)
     for padding in (1, 2):
         torch.testing.assert_close(blur(x, padding, gain=4), 4 * fir(x, pad=(padding, padding)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+def test_blur_by_products_is_the_blur(padding):
+    x = torch.randn(2, 3, 10, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    products = blur_by_products(x, padding, gain=4)
+    torch.testing.assert_close(products, blur(x, padding, gain=4))
+    assert products.is_contiguous(memory_format=torch.channels_last)
+    assert torch.autograd.gradgradcheck(lambda x: blur_by_products(x, padding, 4.0).square(), x)
 
 
 @pytest.mark.parametrize("padding", [1, 2])
