@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
@@ -39,34 +40,59 @@ def local_device(name: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if several else name
 
 
+class LostProcessError(ValueError):
+    """One of the processes that train together is gone."""
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
+    """Join the processes that torchrun started, if it did, and leave them at the end; only the first prints.
 
-    Raises ValueError, in every process that is left, when one of them is lost.
+    Raises LostProcessError in every process that is left when one of them is gone.
     """
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
-        if not _lost(error):
-            raise
-        raise ValueError(
-            f"Process {rank()} lost touch with the others ({str(error).splitlines()[0][:120]}); the run stops at its last "
-            "checkpoint. Run the same command again to go on, with any number of processes that divides the batch."
-        ) from error
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(dist.destroy_process_group)
+        if not is_first():
+            stack.enter_context(contextlib.redirect_stdout(None))
+            for number in (signal.SIGINT, signal.SIGTERM):  # the first process hears them, saves, and stops all
+                stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_loss(error):
+                raise
+            raise LostProcessError(
+                f"Process {rank()} of {world()} lost touch with the others ({str(error).strip().splitlines()[-1][:120]}). What was "
+                "saved last is whole: run the same command again to go on, with any number of processes that divides the batch."
+            ) from error
 
 
-def _lost(error: Exception) -> bool:
-    signs = ("Connection closed", "Connection reset", "Timed out", "timeout", "Broken pipe", "NCCL", "connectFullMesh")
-    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(sign in str(error) for sign in signs)
+def _is_loss(error: RuntimeError) -> bool:
+    signs = ("Connection closed", "Connection reset", "Timed out", "Broken pipe", "NCCL", "Socket")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def first_goes_ahead() -> Iterator[None]:
+    """The first process does the work of the block, such as filling a cache; the others do it when it is done."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
 
 
 @torch.no_grad()

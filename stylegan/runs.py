@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan import __version__
+from stylegan import __version__, distributed
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
@@ -38,23 +38,39 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
     config or other slices, FloatingPointError when a loss is no longer finite (the last good checkpoint stays), and
     KeyboardInterrupt, after saving, when it was told to stop.
     """
-    run_dir = Path(run_dir)
-    slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
-    for warning in slices.warnings:
-        print(f"Note: {warning}")
-    config = with_classes(config, slices)
-    prepare_machine()
-    with writing(run_dir) as held:
-        settle(run_dir, config, slices, {"path": data, "subjects_csv": subjects_csv, "levels": levels})
-        state = new_state(config)
-        resume(state, run_dir)
-        with Recorder(state, slices, run_dir) as recorder:
-            train(state, recorder.train_slices, lambda state: (held.check(), recorder.on_step(state))[1])
+    run_dir, source = Path(run_dir), {"path": data, "subjects_csv": subjects_csv, "levels": levels}
+    with distributed.together():
+        with distributed.first_goes_ahead():
+            slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
+        for warning in slices.warnings:
+            print(f"Note: {warning}")
+        config = with_classes(config, slices)
+        prepare_machine()
+        with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held:
+            return _train_in(run_dir, config, slices, source, held)
+
+
+def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict, held: Held | None) -> dict:
+    """Train in a folder that this process holds, or beside the process that does."""
+    if held:
+        settle(run_dir, config, slices, source)
+    distributed.wait()
+    state = new_state(config)
+    resume(state, run_dir)
+    recorder = Recorder(state, slices, run_dir) if held else None
+
+    def on_step(state: TrainingState) -> bool:
+        if held:
+            held.check()
+        return distributed.first_decides(recorder and recorder.on_step(state))
+
+    with recorder or contextlib.nullcontext():
+        train(state, slices.split("train"), on_step)
     if state.cur_nimg < config.total_kimg * 1000:
         print(
             f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again to go on."
         )
-    if recorder.stop_signal is not None:
+    if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
     return (read_metrics(run_dir) or [{}])[-1]
 
@@ -216,7 +232,8 @@ def resume(state: TrainingState, run_dir: Path) -> None:
         path.rename(path.with_suffix(".unreadable"))
     if files:
         print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
-    _cut_metrics(run_dir, state.cur_nimg)
+    if distributed.is_first():
+        _cut_metrics(run_dir, state.cur_nimg)
 
 
 def _loads(state: TrainingState, path: Path) -> bool:

@@ -198,18 +198,24 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
 
 def g_step(state: TrainingState, c: Tensor | None) -> None:
     """Teach G to be taken for real, on the fakes that D has just seen or on new ones."""
-    n, kept = state.config.batch_size // state.parts[0].count, state.fake if state.config.one_fake_batch else None
+    n, kept, state.fake = state.config.batch_size // state.parts[0].count, state.fake, None
 
     def loss(draws: Draws) -> Tensor:
         c_part = draws.part.of(c)
         with state.autocast(), frozen(state.D):
-            fake = kept if kept is not None and len(state.parts) == 1 else draw_fakes(state, n, c_part, draws)[0]
+            if not state.config.one_fake_batch:
+                fake, _ = draw_fakes(state, n, c_part, draws)
+            elif len(state.parts) == 1:
+                fake = kept
+            else:  # of the pieces only the last is kept, which is what saves memory: draw the same fakes again
+                state.reseed("d_step")
+                fake, _ = draw_fakes(state, n, c_part, draws)
+                state.reseed("g_step")
             logits = state.D(state.augmented(fake, draws), c_part).float()
         value = logistic_g(logits)
         state.log(loss_G=value)
         return value
 
-    state.fake = None
     state.log(grad_norm_G=descend(state, "g_step", state.opt_G, state.scaler_G, loss))
 
 

@@ -1,0 +1,122 @@
+"""Several processes, or pieces of a batch, train as one process with the whole batch does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stylegan.config import make_config
+from stylegan.draws import Draws, Part
+from stylegan.modules import MinibatchStdDev
+from stylegan.train import new_state, share, training_step
+
+OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
+           "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",
+           "--device", "cpu"]  # fmt: skip
+
+
+COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p"}
+
+
+@pytest.mark.parametrize(("total", "count", "group"), [(16, 2, 4), (16, 4, 4), (32, 4, 4), (24, 3, 4), (8, 4, 4)])
+def test_parts_are_the_batch_and_cut_no_group(total, count, group):
+    rows = torch.cat([torch.arange(total)[Part(i, count, group).rows(total)] for i in range(count)])
+    assert sorted(rows.tolist()) == list(range(total))
+
+
+def test_groups_of_the_minibatch_deviation_stay_together():
+    x = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = MinibatchStdDev(4)(x)
+    for index in range(2):
+        part = Part(index, 2, 4)
+        torch.testing.assert_close(MinibatchStdDev(4)(part.of(x)), part.of(whole))
+
+
+def test_a_part_draws_its_rows_of_the_whole_batch():
+    def draws(part):
+        return Draws(torch.device("cpu"), torch.Generator().manual_seed(5), part)
+
+    whole = draws(Part())
+    numbers = whole.normal(16, 3), whole.uniform(16), whole.integers(0, 9, 16)
+    for index in range(4):
+        part = Part(index, 4, 4)
+        mine = draws(part)
+        for drawn, all_rows in zip((mine.normal(4, 3), mine.uniform(4), mine.integers(0, 9, 4)), numbers, strict=True):
+            assert torch.equal(drawn, part.of(all_rows))
+
+
+@pytest.mark.parametrize("fields", [{}, {"one_fake_batch": True}, {"conditional": "class", "c_dim": 2}])
+def test_accumulated_pieces_train_as_the_whole_batch(slices, fields):
+    states = []
+    for pieces in (1, 2):
+        config = make_config(
+            "smoke", batch_size=16, accumulate=pieces, pl_weight=2.0, augment="fixed", augment_p=0.4, device="cpu", **fields
+        )
+        state = new_state(config)
+        for _ in range(3):
+            training_step(state, slices)
+        states.append(state)
+    for name, value in states[0].means().items():
+        assert states[1].means()[name] == pytest.approx(value, rel=1e-4), name
+    torch.testing.assert_close(states[0].G.mapping.w_avg, states[1].G.mapping.w_avg, rtol=1e-3, atol=1e-5)
+    assert states[0].signs.tolist() == states[1].signs.tolist()
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    with pytest.raises(ValueError, match="multiple of 12"):
+        share(make_config("smoke", batch_size=16, accumulate=3))
+
+
+def command(processes, class_folders, run_dir, kimg, *more):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    train = ["-m", "stylegan", "train", "--data", str(class_folders), "--run-dir", str(run_dir), "--total-kimg", str(kimg)]
+    return [sys.executable, *launcher, *train, *OPTIONS, *more]
+
+
+def environment(tmp_path):
+    return {**os.environ, "STYLEGAN_DATA": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_and_four_processes_train_as_one(class_folders, tmp_path):
+    found, env = {}, environment(tmp_path)
+    for processes in (1, 2, 4):
+        run_dir = tmp_path / str(processes)
+        done = subprocess.run(command(processes, class_folders, run_dir, 0.064), env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Labels in the data") == 1  # one process speaks
+        found[processes] = lines(run_dir), load_file(run_dir / "generator_last.safetensors")
+    for processes in (2, 4):
+        for line, alone in zip(found[processes][0], found[1][0], strict=True):
+            for name in COMPARED & alone.keys():
+                assert line[name] == pytest.approx(alone[name], rel=1e-3), (processes, name, line["kimg"])
+        for name, tensor in found[1][1].items():
+            torch.testing.assert_close(found[processes][1][name], tensor, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes by Linux's /proc")
+def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_path):
+    run_dir, env = tmp_path / "run", environment(tmp_path)
+    line = command(2, class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")
+    running = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, error = running.communicate(timeout=120)
+    assert running.returncode != 0 and "lost touch with the others" in error and "run the same command again" in error
+    reached = lines(run_dir)[-1]["kimg"]
+    done = subprocess.run(command(1, class_folders, run_dir, reached + 0.032), env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "Resuming" in done.stdout, done.stderr
+    assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
