@@ -71,8 +71,8 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
     """Train, go on, or leave a finished run alone; returns the lines of its metrics. Errors as of `train_run`."""
     folder = Path(folder)
     history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
-    if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
-        known = read_settings(folder) or {"data": {}}
+    known = read_settings(folder)
+    if known and history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
         _refuse_other_slices(folder, known["data"], run_slices(folder, data, config.img_resolution))
         print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
         return history
@@ -99,7 +99,12 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
     config = Config.from_dict(info["config"])
     slices = run_slices(folder, data, config.img_resolution)
     _refuse_other_slices(folder, info["data"], slices)
-    return Run(folder, config, read_metrics(folder), G, info, slices)
+    history = read_metrics(folder)
+    if not history:
+        raise ValueError(
+            f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run notebook 02_train."
+        )
+    return Run(folder, config, history, G, info, slices)
 
 
 def _refuse_other_slices(folder: Path, known: Mapping, slices: SliceDataset) -> None:
@@ -117,7 +122,7 @@ def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[lis
     if not files:
         raise FileNotFoundError(f"{folder} holds no sample grids; train there first.")
     files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
-    sheets = np.stack([np.asarray(Image.open(path).convert("L")) for path in files])  # [t, rows R, columns R]
+    sheets = np.stack([np.asarray(Image.open(path, formats=("PNG",)).convert("L")) for path in files])  # [t, rows R, columns R]
     rows, columns = (side // resolution for side in sheets.shape[1:])
     tiles = sheets.reshape(len(files), rows, resolution, columns, resolution).swapaxes(2, 3)
     return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 
 import matplotlib.figure
+import matplotlib.text
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -31,6 +32,13 @@ class Figure(matplotlib.figure.Figure):
     def __init__(self, width: float = 9.0, height: float = 3.4, **kwargs):
         super().__init__(figsize=(width, height), dpi=DPI, facecolor="white", **kwargs)
         FigureCanvasAgg(self)
+
+    def draw(self, renderer) -> None:
+        """Draw every text as it is: what stands between two dollars is no formula, and may be the name of a stranger's folder."""
+        for text in self.findobj(matplotlib.text.Text):
+            text.set_parse_math(False)
+        with matplotlib.rc_context({"text.parse_math": False}):  # of ticks that are made while drawing
+            super().draw(renderer)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         png = io.BytesIO()
@@ -228,7 +236,7 @@ def deviation(mean: torch.Tensor, std: torch.Tensor, off: torch.Tensor | None = 
 
 def _text_width(text: str, size: float) -> int:
     """Width in pixels of the longest line of a text of this size in points."""
-    lines = [TextPath((0, 0), line, size=size) for line in text.splitlines() if line.strip()]
+    lines = [TextPath((0, 0), line.replace("$", r"\$"), size=size) for line in text.splitlines() if line.strip()]
     return int(max((line.get_extents().width for line in lines), default=0) * DPI / 72)
 
 

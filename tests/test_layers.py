@@ -11,20 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    (
-        "config",
-        "distributed",
-        "draws",
-        "replay",
-        "modules",
-        "losses",
-        "augment",
-        "plots",
-        "charts",
-        "cache",
-        "lock",
-        "intervals",
-    ),
+    ("config", "distributed", "draws", "replay", "modules", "losses", "augment"),
+    ("plots", "charts", "cache", "lock", "intervals"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.packing"),
     ("dataset", "stylegan2"),

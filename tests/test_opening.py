@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,68 @@ def test_a_run_that_was_copied_by_halves_is_named(place, name, tmp_path):
     (tmp_path / "run" / "generator.safetensors").write_bytes(whole)
     (tmp_path / "run" / "metrics.jsonl").unlink()
     assert "train there first" in advice(name, run_dir=tmp_path / "run", preset="smoke")
+
+
+class Trap:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+SPOILT = {
+    "config.json is cut short": (lambda run: _cut(run / "config.json"), ""),  # the generator tells all that is needed
+    "config.json is a list": (lambda run: (run / "config.json").write_text("[]"), ""),
+    "its data is a word": (lambda run: _change(run, data="mine"), r"config.json is damaged"),
+    "the generator is a pickle": (lambda run: _pickle(run / "generator.safetensors"), "other formats are never opened"),
+    "the generator is missing": (lambda run: (run / "generator.safetensors").unlink(), "run notebook 02_train first"),
+    "no line of metrics is whole": (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
+    "the run folder is a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), "run notebook 02_train first"),
+}
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _change(run, **entries):
+    (run / "config.json").write_text(json.dumps(json.loads((run / "config.json").read_text()) | entries))
+
+
+def _pickle(path):
+    path.write_bytes(pickle.dumps(Trap(path.with_name("executed"))))
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("name", READERS)
+def test_a_spoilt_run_folder_is_refused_in_the_first_cell(place, name, spoilt, tmp_path):
+    spoil, says = SPOILT[spoilt]
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    spoil(run)
+    if says:
+        assert says in advice(name, run_dir=run, preset="smoke", data=place / "slices")
+    else:
+        assert opened(name, run_dir=run, preset="smoke", data=place / "slices")
+    assert not (run / "executed").exists()
+
+
+@pytest.mark.parametrize("spoilt", ["its data is a word", "config.json is cut short", "no line of metrics is whole"])
+def test_notebook_02_goes_on_or_refuses_before_it_trains(place, spoilt, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    SPOILT[spoilt][0](run)
+    before = _content(run)
+    if "metrics" in spoilt:  # the checkpoint is whole: nothing is trained again
+        notebook.train_or_load(notebook.plan(run, "smoke"), notebook.run_data(run), run)
+        assert {name for name in before if name.suffix == ".safetensors"} <= set(_content(run))
+        return
+    with pytest.raises(ValueError, match=r"damaged|not a run folder"):
+        notebook.train_or_load(notebook.plan(run, "smoke", total_kimg=0.1), place / "slices", run)
+    assert _content(run) == before
 
 
 @pytest.mark.parametrize("name", READERS)
