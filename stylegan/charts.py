@@ -30,6 +30,7 @@ PANELS = {
     "Gradient norms": {"grad_norm_G": "generator", "grad_norm_D": "discriminator"},
     "Probability of augmentation": {"augment_p": "p"},
     "KID on validation subjects (×1000)": {"kid_val": "generated"},
+    "Precision and recall on validation subjects": {"precision_val": "precision", "recall_val": "recall"},
 }
 
 

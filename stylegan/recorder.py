@@ -20,7 +20,8 @@ from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.dataset import SliceDataset
 from stylegan.features import features
-from stylegan.metrics import kid_against
+from stylegan.memorisation import people_of
+from stylegan.metrics import scores_while_training
 from stylegan.predict import generate, to_uint8
 from stylegan.train import TrainingState, one_hot
 
@@ -96,7 +97,7 @@ class Recorder:
         number = math.ceil(state.cur_nimg / (state.config.tick_kimg * 1000))
         last = state.cur_nimg >= state.config.total_kimg * 1000
         due = bool(state.config.kid_ticks) and (last or number % state.config.kid_ticks == 0)
-        kid = self._score() if due and self.val_slices is not None else None
+        scores = self._score() if due and self.val_slices is not None else dict.fromkeys(("kid", "precision", "recall"))
         line = {
             "kimg": state.cur_nimg / 1000,
             "cur_nimg": state.cur_nimg,
@@ -105,7 +106,7 @@ class Recorder:
             **self._logits(),
             "augment_p": state.augment_p,
             "pl_mean": state.pl_mean.item(),
-            "kid_val": kid,
+            **{f"{name}_val": value for name, value in scores.items()},
             "best_kid": state.best_kid,
             "seconds": state.seconds,
             "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
@@ -113,7 +114,7 @@ class Recorder:
         }
         append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
         self._draw()
-        self._say(means, kid)
+        self._say(means, scores["kid"])
         state.forget()
 
     def _refuse_nonfinite(self, means: dict[str, float]) -> None:
@@ -124,17 +125,18 @@ class Recorder:
                 f"{self.run_dir}; try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir."
             )
 
-    def _score(self) -> float:
-        """KID x 1000 of G_ema against all validation slices. The rule: the generator with the lowest value so far is the best."""
+    def _score(self) -> dict[str, float]:
+        """KID x 1000, precision and recall of G_ema on the validation slices. The rule: the lowest KID so far is the best."""
         state, n = self.state, self.state.config.kid_samples
         if self.real_features is None:
             self.real_features = features(self.val_slices.images, device=state.device)
         classes = spread(self.val_slices.labels, n) if state.config.c_dim else None
-        kid = 1000 * kid_against(self.real_features, generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes))
-        if state.best_kid is None or kid < state.best_kid:
-            state.best_kid = kid
+        fakes = generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes)
+        scores = scores_while_training(self.real_features, people_of(self.val_slices), fakes)
+        if state.best_kid is None or scores["kid"] < state.best_kid:
+            state.best_kid = scores["kid"]
             self._save_generator("generator.safetensors")
-        return kid
+        return scores
 
     def _logits(self) -> dict[str, float | None]:
         """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""

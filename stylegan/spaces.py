@@ -13,7 +13,7 @@ from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_ha
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
 from stylegan.encoder import trained_encoder
-from stylegan.features import SPACES, Space, named_space
+from stylegan.features import SPACES, Extractor, Space, named_space
 from stylegan.networks import Discriminator, build_networks
 
 FITTED = ("pixel-pca", "own-encoder", "discriminator")
@@ -50,7 +50,7 @@ def find_space(
 def pixel_pca(train: SliceDataset, most: int = 64, seed: int = 0) -> Space:
     """Principal components of the pixels, of slices resized to 64 px: what no network has looked at. D = 64 at most.
 
-    Fitted to at most 4,000 slices; projections are in grey levels of 255, so that a distance is one of pictures.
+    Fitted to at most 4,000 slices; see `_in_unit` on the scale. Blurred slices lie nearer to everything here than sharp ones.
     """
     from sklearn.decomposition import PCA
 
@@ -59,7 +59,20 @@ def pixel_pca(train: SliceDataset, most: int = 64, seed: int = 0) -> Space:
     fitted = PCA(min(most, len(x) - 1), svd_solver="randomized", random_state=seed).fit(x)
     mean, axes = torch.from_numpy(fitted.mean_).float(), torch.from_numpy(fitted.components_).float()
     key = hashlib.sha256(mean.numpy().tobytes() + axes.numpy().tobytes()).hexdigest()[:32]
-    return Space("pixel-pca", lambda pixels: (_shrunk(pixels) - mean) @ axes.T, f"pixel-pca {key}")
+    extract = _in_unit(lambda pixels: (_shrunk(pixels) - mean) @ axes.T, train)
+    return Space("pixel-pca", extract, f"pixel-pca v2 {key}")
+
+
+def _in_unit(extract: Extractor, train: SliceDataset, most: int = 1000) -> Extractor:
+    """The features centred and divided by one number, so that their variance over training slices is 1 on average.
+
+    Which slice lies beside which stays the same, and the kernel (a.b / D + 1)^3 sees numbers of the size it is made for.
+    """
+    rows = np.linspace(0, len(train) - 1, min(most, len(train))).round().astype(int)
+    with torch.inference_mode():
+        vectors = torch.cat([extract(part) for part in torch.from_numpy(np.array(train.images[rows])).split(64)])
+    centre, scale = vectors.mean(dim=0), vectors.var(dim=0).mean().sqrt().clamp(min=1e-12)
+    return lambda pixels: (extract(pixels) - centre) / scale
 
 
 def _shrunk(pixels: torch.Tensor) -> torch.Tensor:
@@ -72,7 +85,8 @@ def own_encoder(train: SliceDataset, device: str | torch.device = "cpu", cache_d
     """The space of `encoder.trained_encoder`: D = 128."""
     network, key = trained_encoder(train, cache_dir=cache_dir)
     network = network.to(device)
-    return Space("own-encoder", lambda pixels: network(_as_input(pixels, device)), f"own-encoder {key}")
+    extract = _in_unit(lambda pixels: network(_as_input(pixels, device)), train)
+    return Space("own-encoder", extract, f"own-encoder v2 {key}")
 
 
 def discriminator_space(run: str | Path, device: str | torch.device = "cpu") -> Space:

@@ -6,7 +6,16 @@ import torch
 from phantoms import phantoms
 
 from stylegan.features import features
-from stylegan.metrics import draw_people, floor, frechet_distance, jackknife, kernel_distance, kid_against, score
+from stylegan.metrics import (
+    draw_people,
+    floor,
+    frechet_distance,
+    jackknife,
+    kernel_distance,
+    kid_against,
+    score,
+    scores_while_training,
+)
 
 
 def gaussian(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -223,3 +232,6 @@ def test_kid_during_training_is_the_same_number(real_and_others):
     images = torch.from_numpy(pictures[names >= 20])[:, None].float() / 127.5 - 1
     expected = kernel_distance(at[names < 10], at[names >= 20])
     assert kid_against(at[names < 10], images) == pytest.approx(expected, rel=1e-3)
+    found = scores_while_training(at[names < 10], names[names < 10], images)
+    assert found["kid"] == pytest.approx(1000 * expected, rel=1e-3)
+    assert found["precision"] > 0.5 and found["recall"] > 0.5  # other people of the same kind

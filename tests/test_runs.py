@@ -87,17 +87,19 @@ def test_run_folder_holds_what_it_promises(tmp_path, slices):
 def test_metrics_tell_real_fake_and_held_out_apart(tmp_path):
     line = runs.train_run(config(), None, tmp_path)
     wanted = {"kimg", "loss_D", "loss_G", "r1", "path_length", "logits_real", "logits_fake", "logits_heldout", "augment_p",
-              "grad_norm_D", "grad_norm_G", "sec_per_kimg", "peak_memory_mb", "kid_val", "best_kid"}  # fmt: skip
+              "grad_norm_D", "grad_norm_G", "sec_per_kimg", "peak_memory_mb", "kid_val", "precision_val", "recall_val", "best_kid"}  # fmt: skip
     assert wanted <= set(line)
     assert all(isinstance(line[k], float) for k in ("logits_real", "logits_fake", "logits_heldout"))
 
 
 def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path, monkeypatch):
-    scores = iter([3e-3, 1e-3, 2e-3, 4e-3])
+    scores = iter([3.0, 1.0, 2.0, 4.0])
     monkeypatch.setattr(recorder, "features", lambda images, **kwargs: images)
-    monkeypatch.setattr(recorder, "kid_against", lambda real, fake: next(scores))
+    found = {"precision": 0.5, "recall": 0.25}
+    monkeypatch.setattr(recorder, "scores_while_training", lambda real, people, fake: {"kid": next(scores), **found})
     last = runs.train_run(config(kid_ticks=1), None, tmp_path)
     assert last["kid_val"] == pytest.approx(4.0) and last["best_kid"] == pytest.approx(1.0)
+    assert last["precision_val"] == 0.5 and last["recall_val"] == 0.25
     assert load_generator(tmp_path)[1]["cur_nimg"] == 32
     assert load_generator(tmp_path / "generator_last.safetensors")[1]["cur_nimg"] == 64
 
