@@ -83,12 +83,12 @@ def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
     for step in range(steps):
         real, c = timed("data", train.draw_batch, data, config, step * config.batch_size, state.device)
         timed("d", train.d_step, state, real, c)
-        timed("g", train.g_step, state, c)
-        if config.r1_gamma and step % config.d_reg_interval == 0:
-            timed("r1", train.r1_step, state, real, c)
+        timed("g", train.g_step, state, c, real)
+        if train.penalty_is_due(config, step):
+            timed("r1", train.d_penalty_step, state, real, c)
         if config.pl_weight and step % config.g_reg_interval == 0:
             timed("path_length", train.path_length_step, state, c)
-        timed("ema", train.update_ema, state)
+        timed("ema", train.update_ema, state, config.batch_size)
     return {name: total / steps for name, total in seconds.items()}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from stylegan import __version__
 from stylegan.cache import replacing
 from stylegan.config import Config, differences
-from stylegan.networks import Generator
+from stylegan.networks import Generator, grow_to
 
 if TYPE_CHECKING:
     from stylegan.train import TrainingState
@@ -105,6 +105,10 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
     _refuse_false_claims(config, tensors, path)
     G = Generator(config).to(memory_format=torch.channels_last)
     load_state(G, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, path)
+    shown = info.get("cur_nimg", 0)
+    if not isinstance(shown, int) or shown < 0:
+        raise ValueError(f"{path} says that {shown!r} slices were shown; take another generator.")
+    grow_to(config, shown, G)
     return G.eval().requires_grad_(False).to(device), info
 
 
@@ -186,6 +190,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
     state.sums = {k: v.to(state.device) for k, v in _below(tensors, "sums").items()}
     for name in PROGRESS:
         setattr(state, name, header[name])
+    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
     for name in SCALERS:
         if header.get(name):
             getattr(state, name).load_state_dict(header[name])

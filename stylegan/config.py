@@ -10,6 +10,11 @@ import math
 from dataclasses import dataclass
 
 CHOICES = {
+    "architecture": ("stylegan2", "stylegan1", "dcgan"),
+    "loss": ("logistic", "wgan", "relativistic"),
+    "class_input": ("embedded", "one_hot"),
+    "normalise": ("fixed", "percentiles", "standardise"),
+    "mirror_axis": ("auto", "horizontal", "vertical"),
     "conditional": ("none", "class"),
     "augment": ("none", "adaptive", "fixed"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -42,8 +47,12 @@ class Config:
     img_channels: int = 1
     conditional: str = "none"  # "class": G and D are told the class of each slice
     c_dim: int = 0  # number of classes the networks know, filled in from the data
+    class_input: str = "embedded"  # or "one_hot": what the mapping networks see of a class
     mirror: bool = True  # left-right flips double the training slices
+    mirror_axis: str = "auto"  # which flip that is: by the orientation of the data, or "horizontal" or "vertical"
+    normalise: str = "fixed"  # grey values to [-1, 1]; or by "percentiles" or "standardise" of each subject first
     # Networks (Karras et al. 2020a, arXiv:1912.04958)
+    architecture: str = "stylegan2"
     z_dim: int = 128
     w_dim: int = 128
     mapping_layers: int = 4
@@ -52,9 +61,21 @@ class Config:
     channel_max: int = 128
     noise_lr_multiplier: float = 1.0  # below 1 the noise inputs grow more slowly; 0: no noise
     mbstd_group_size: int = 4
+    leaky_slope: float = 0.2  # of the leaky ReLUs below 0
+    attention: str = "none"  # self-attention at these resolutions of G and D, such as "16" or "8,16"
+    spectral_norm: bool = False  # in D
+    # Progressive growing (Karras et al. 2018, arXiv:1710.10196); batches and learning rates follow the resolution
+    grow_from: int = 0  # first resolution, 4 or more; 0: full resolution from the start
+    grow_kimg: float = 600.0  # at each resolution, once it is there
+    fade_kimg: float = 600.0  # for each new one to fade in
+    grow_batch_max: int = 128  # batches double with each halving of the resolution, up to this
     # Losses
+    loss: str = "logistic"
     one_fake_batch: bool = False  # G learns from the fakes that D has just seen: a tenth faster than drawing new ones
     r1_gamma: float = 0.1
+    r2_gamma: float = 0.0  # the same penalty at the fakes
+    gp_weight: float = 0.0  # lambda of WGAN-GP
+    drift: float = 0.0  # epsilon of E D(x)^2
     d_reg_interval: int = 16
     pl_weight: float = 0.0
     pl_decay: float = 0.01
@@ -106,12 +127,26 @@ class Config:
 
     @property
     def num_ws(self) -> int:
-        """Style vectors that the synthesis network takes: 2 log2(resolution) - 2 in both papers."""
-        return 2 * len(self.resolutions)
+        """Style vectors that the synthesis network takes: 2 log2(resolution) - 2 in both papers, one (z itself) in a DCGAN."""
+        return 1 if self.architecture == "dcgan" else 2 * len(self.resolutions)
+
+    @property
+    def attention_resolutions(self) -> tuple[int, ...]:
+        """Where self-attention stands."""
+        return () if self.attention == "none" else tuple(int(part) for part in self.attention.split(","))
+
+    @property
+    def d_penalty(self) -> bool:
+        """Whether any gradient penalty acts on D."""
+        return self.r1_gamma + self.r2_gamma + self.gp_weight > 0
 
     def channels(self, resolution: int) -> int:
         """Feature maps at one resolution."""
         return min(self.channel_base // resolution, self.channel_max)
+
+    def channels_below(self, resolution: int) -> int:
+        """Feature maps at half the resolution; 0 below the first."""
+        return self.channels(resolution // 2) if resolution > 4 else 0
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -153,18 +188,20 @@ def _check_numbers(config: Config) -> None:
         raise ValueError(
             f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
         )
-    positive = ("img_channels", "z_dim", "w_dim", "mapping_layers", "channel_max", "mbstd_group_size", "batch_size", "lr",
+    positive = ("img_channels", "z_dim", "w_dim", "grow_batch_max", "channel_max", "mbstd_group_size", "batch_size", "lr",
                 "d_reg_interval", "g_reg_interval", "pl_batch_shrink", "ada_interval", "ada_kimg", "total_kimg", "tick_kimg",
-                "keep_checkpoints", "kid_samples", "accumulate", "mapping_lr_multiplier")  # fmt: skip
+                "keep_checkpoints", "kid_samples", "accumulate", "mapping_lr_multiplier", "grow_kimg",
+                "fade_kimg")  # fmt: skip
     for name in positive:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")
-    not_negative = ("r1_gamma", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup", "c_dim", "kid_ticks", "max_minutes",
-                    "checkpoint_minutes", "adam_eps", "seed")  # fmt: skip
+    not_negative = ("r1_gamma", "r2_gamma", "gp_weight", "drift", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup",
+                    "c_dim", "kid_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
     for name in not_negative:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must not be negative.")
-    for name in ("style_mixing_prob", "augment_p", "augment_p_max", "ada_target", "beta1", "beta2", "w_avg_beta", "pl_decay"):
+    for name in ("style_mixing_prob", "augment_p", "augment_p_max", "ada_target", "beta1", "beta2", "w_avg_beta", "pl_decay",
+                 "leaky_slope"):  # fmt: skip
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must lie between 0 and 1.")
     if config.batch_size % min(config.mbstd_group_size, config.batch_size):
@@ -172,27 +209,139 @@ def _check_numbers(config: Config) -> None:
             f"batch_size {config.batch_size} is not a multiple of mbstd_group_size {config.mbstd_group_size}: "
             "the minibatch standard deviation works on whole groups."
         )
+    _check_architecture(config)
 
 
-# One published or house recipe per row; a row says only what differs from the defaults above.
+def _check_architecture(config: Config) -> None:
+    """What only some architectures can do."""
+    for name, check in (
+        ("attention", _attention_mistake),
+        ("grow_from", _growing_mistake),
+        ("mapping_layers", _mapping_mistake),
+    ):
+        mistake = check(config)
+        if mistake:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; {mistake}.")
+
+
+def _attention_mistake(config: Config) -> str:
+    parts = [] if config.attention == "none" else config.attention.split(",")
+    inner = [str(res) for res in config.resolutions[1:-1]]  # at the last one it would stand behind G's picture
+    fine = set(parts) <= set(inner) and len(set(parts)) == len(parts) and (not parts or config.architecture != "dcgan")
+    return "" if fine else f"take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none"
+
+
+def _growing_mistake(config: Config) -> str:
+    if config.grow_from and config.architecture != "stylegan1":
+        return f"only the architecture stylegan1 grows, {config.architecture} takes 0"
+    known = (0, *config.resolutions)
+    return "" if config.grow_from in known else f"take one of {', '.join(map(str, known))}"
+
+
+def _mapping_mistake(config: Config) -> str:
+    if config.architecture != "dcgan":
+        return "" if config.mapping_layers else "it must be above 0"
+    plain = config.z_dim == config.w_dim and config.conditional == "none" and not config.style_mixing_prob + config.pl_weight
+    fine = plain and not config.mapping_layers
+    return (
+        "" if fine else "a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0: no styles"
+    )
+
+
+# One published or house recipe per row; a row says only what differs from the defaults above, and '.' is the default.
 # quick is for a few minutes on two cores: small batches and large steps, with noise held back, learn fastest per slice at the start.
-_ROWS = """
-name      img_resolution channel_base channel_max z_dim w_dim mapping_layers batch_size     lr noise_lr_multiplier one_fake_batch precision r1_gamma pl_weight ema_kimg total_kimg max_minutes tick_kimg kid_ticks
-smoke                 16          128          16    16    16              2          8 0.0025                 1.0             no      fp32     0.01       0.0      0.1        0.4           0       0.1         0
-quick                 64          512         128   128   128              4          8 0.0070                 0.1            yes      auto     0.30       0.0      5.0         60           9       4.0         2
-oasis64               64         1024         128   128   128              4         16 0.0025                 1.0             no      auto     0.10       0.0     10.0        400           0       8.0         5
-oasis128             128         4096         256   256   256              4         16 0.0025                 1.0             no      auto     0.30       2.0     10.0       1000           0       8.0         5
-oasis256             256         8192         256   256   256              4         16 0.0025                 1.0             no      auto     1.00       2.0     10.0       2000           0       8.0         5
+_SIZES = """
+name                    architecture img_resolution channel_base channel_max z_dim w_dim mapping_layers batch_size     lr beta1 beta2 precision ema_kimg total_kimg max_minutes tick_kimg kid_ticks
+smoke                              .             16          128          16    16    16              2          8 0.0025     .     .      fp32      0.1        0.4           0       0.1         0
+quick                              .             64          512         128   128   128              4          8 0.0070     .     .      auto      5.0         60           9       4.0         2
+oasis64                            .             64         1024         128   128   128              4         16 0.0025     .     .      auto     10.0        400           0       8.0         5
+oasis128                           .            128         4096         256   256   256              4         16 0.0025     .     .      auto     10.0       1000           0       8.0         5
+oasis256                           .            256         8192         256   256   256              4         16 0.0025     .     .      auto     10.0       2000           0       8.0         5
+stylegan1                  stylegan1            128        16384         512   512   512              8         16 0.0010     .     .      auto     10.0       5000           0      20.0         5
+seed000-stylegan2                  .            128         4096         256   256   256              8         32 0.0010     .     .      auto     10.0       1000           0       8.0         5
+seed001-stylegan1-classes  stylegan1            128         4096         256   256   256              8         16 0.0010     .     .      auto     10.0       1000           0       8.0         5
+seed002-stylegan2-umap             .            128         4096         256   256   256              8         32 0.0020     .     .      auto     10.0       1000           0       8.0         5
+seed003-progressive        stylegan1            128         4096         256   256   256              8         16 0.0010     .     .      auto     10.0       1500           0       8.0         5
+seed004-course             stylegan1             64         1024         128   128   128              8         16 0.0005     .     .      auto     10.0        730           0       8.0         5
+dcgan                          dcgan             64         2048         512   128   128              0         64 0.0002   0.5 0.999      auto      0.0        730           0       8.0         5
+modern                             .             64         1024         128   128   128              4         16 0.0025     .     .      auto     10.0        400           0       8.0         5
 """  # noqa: E501
+_RECIPES = """
+name                              loss r1_gamma r2_gamma gp_weight drift d_reg_interval pl_weight g_reg_interval noise_lr_multiplier one_fake_batch style_mixing_prob  augment conditional class_input   normalise leaky_slope spectral_norm attention grow_from grow_kimg fade_kimg
+smoke                                .     0.01        .         .     .              .         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+quick                                .     0.30        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
+oasis64                              .     0.10        .         .     .              .         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+oasis128                             .     0.30        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+oasis256                             .     1.00        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+stylegan1                            .    10.00        .         .     .              1         .              .                   .              .                 .     none           .           .           .           .             .         .         8       600       600
+seed000-stylegan2                 wgan     0.00        .        10 0.001              1       2.0             16                   .              .                 .     none           .           .           .           .             .         .         .         .         .
+seed001-stylegan1-classes            .    10.00        .         .     .              1         .              .                   .              .                 .     none       class           .           .           .             .         .         .         .         .
+seed002-stylegan2-umap               .    10.00        .         .     .              .       2.0              4                   .              .                 .     none           .           .           .           .             .         .         .         .         .
+seed003-progressive               wgan     0.00        .        10 0.001              1         .              .                   .              .                 .     none       class           .           .           .           yes        16         4       120       120
+seed004-course                       .    10.00        .         .     .              1         .              .                   .              .                 .     none       class     one_hot standardise        0.01             .         .         .         .         .
+dcgan                                .     0.00        .         .     .              .         .              .                   .              .               0.0     none           .           .           .           .             .         .         .         .         .
+modern                    relativistic     0.10     0.10         .     .              1         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+"""  # noqa: E501
+
+# What each is after, and in what it departs from that. Every departure of a seed's system is said here.
+_HOUSE = "this project"
+NOTES = {
+    "smoke": (_HOUSE, "Seconds on any machine: for tests of the plumbing, not for pictures."),
+    "quick": (_HOUSE, "Nine minutes on two cores: StyleGAN2, small and with large steps."),
+    "oasis64": (_HOUSE, "StyleGAN2 with adaptive augmentation for 64 px slices, hours on a CPU or minutes on a GPU."),
+    "oasis128": (_HOUSE, "The same at 128 px with path length regularisation; wants a GPU."),
+    "oasis256": (_HOUSE, "The same at 256 px; wants a GPU."),
+    "stylegan1": (
+        "Karras et al. 2019, arXiv:1812.04948",
+        "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by "
+        "resolution. One-GPU schedule of the official code; a batch is 16 at 128 px.",
+    ),
+    "seed000-stylegan2": (
+        "seed 000, with Karras et al. 2020, arXiv:1912.04958",
+        "z = w = 256, WGAN-GP 10 with drift .001, path length every 16 steps, as its text says. Residual D and skip G do without growing; "
+        "minibatch deviation and equalised rates come from ProGAN. Mapping layers, mixing and moving average are the paper's.",
+    ),
+    "seed001-stylegan1-classes": (
+        "seed 001, with Karras et al. 2019, arXiv:1812.04948",
+        "StyleGAN1 told the class, in place of one model for each: the w of two networks cannot be compared. At one resolution, "
+        "because its text does not grow; narrower than the paper's.",
+    ),
+    "seed002-stylegan2-umap": (
+        "seed 002, with Karras et al. 2020, arXiv:1912.04958",
+        "StyleGAN2 with the paper's numbers and no augmentation, but narrower. Noise is added to the maps, not through AdaIN.",
+    ),
+    "seed003-progressive": (
+        "seed 003, with Karras et al. 2018 and 2019, arXiv:1710.10196, 1812.04948",
+        "Grows from 4 px; spectral normalisation, attention and classes are there, which its text claims; WGAN-GP 10 with drift .001 on the "
+        "square of real scores. Each fade runs once and does not start again at every epoch.",
+    ),
+    "seed004-course": (
+        "seed 004, with Karras et al. 2019, arXiv:1812.04948",
+        "The StyleGAN that its text describes: slope .01, Adam 5e-4, standardise then 0-1 (which is min-max), one-hot classes, 200 epochs of "
+        "114 people. Its Dice and cross-entropy belong to segmentation and have no meaning here: logistic loss with R1.",
+    ),
+    "dcgan": (
+        "Radford et al. 2016, arXiv:1511.06434",
+        "The baseline, and what seed 004's code really was. Departs in nothing but z, which is scaled to a sphere, and one grey channel.",
+    ),
+    "modern": (
+        "Karras et al. 2020 with Huang et al. 2024, arXiv:1912.04958, 2501.05441",
+        "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation.",
+    ),
+}
 
 
 def _parse(rows: str) -> dict[str, dict]:
     header, *lines = (line.split() for line in rows.strip().splitlines())
-    cast = {field.name: type(field.default) for field in dataclasses.fields(Config)} | {"one_fake_batch": "yes".__eq__}
-    return {line[0]: {key: cast[key](value) for key, value in zip(header[1:], line[1:], strict=True)} for line in lines}
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    cast = {name: "yes".__eq__ if kind is bool else kind for name, kind in kinds.items()}
+    return {
+        line[0]: {key: cast[key](value) for key, value in zip(header[1:], line[1:], strict=True) if value != "."}
+        for line in lines
+    }
 
 
-PRESETS = _parse(_ROWS)
+PRESETS = {name: {**row, **_parse(_RECIPES)[name]} for name, row in _parse(_SIZES).items()}
 
 
 def make_config(preset: str, **overrides: object) -> Config:

@@ -6,10 +6,20 @@ D(x) and D(G(z)) are logits [N, 1]. All results are scalars to be minimised, exc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Loss(NamedTuple):
+    """The two players' losses of logits of real and fake, and whether G's needs the real ones."""
+
+    d: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor, Tensor], Tensor]
+    paired: bool
 
 
 def logistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -22,11 +32,48 @@ def logistic_g(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
+def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E[D(G(z))] - E[D(x)]: D is a critic, whose slope a penalty must bound (Arjovsky et al. 2017, arXiv:1701.07875, equation 2)."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E[softplus(D(G(z)) - D(x))]: each real slice shall beat the fake beside it.
+
+    Jolicoeur-Martineau 2019, arXiv:1807.00734; in pairs as in Huang et al. 2024 (R3GAN), arXiv:2501.05441, equation 2. G's loss is
+    the same with real and fake exchanged.
+    """
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+# What a config's ``loss`` names.
+LOSSES = {
+    "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), False),
+    "wgan": Loss(wasserstein_d, lambda real, fake: -fake.mean(), False),
+    "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), True),
+}
+
+
+def drift(real_logits: Tensor) -> Tensor:
+    """E[D(x)^2], which keeps a critic near 0 (Karras et al. 2018, ProGAN, arXiv:1710.10196, appendix A.1, with weight .001)."""
+    return real_logits.square().mean()
+
+
+def gradient_penalty(logits: Tensor, img: Tensor) -> Tensor:
+    """E (||grad_x D(x)||_2 - 1)^2 at pictures between real and fake (Gulrajani et al. 2017, arXiv:1704.00028, equation 3).
+
+    ``img`` must require a gradient. The norm is over all pixels of a slice.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), img, create_graph=True)  # [N, C, H, W]
+    norm = (gradient.square().sum(dim=[1, 2, 3]) + 1e-12).sqrt()  # the root has no slope at exactly 0
+    return (norm - 1).square().mean()
+
+
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """E ||grad_x D(x)||^2: summed over pixels, averaged over slices; the loss is gamma / 2 times this.
 
     Mescheder et al. 2018, arXiv:1801.04406, equation 9. ``real`` must require a gradient. The graph is kept, so that the penalty
-    reaches D's weights.
+    reaches D's weights. At fakes in place of real slices it is R2 (equation 10 there).
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)  # [N, C, H, W]
     return gradient.square().sum(dim=[1, 2, 3]).mean()

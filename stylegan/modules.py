@@ -39,8 +39,15 @@ def bounded(x: Tensor) -> Tensor:
     return x.clamp(-256, 256) if x.dtype == torch.float16 else x
 
 
-def leaky_relu(x: Tensor) -> Tensor:
-    return bounded(F.leaky_relu(elementwise(x), SLOPE))
+def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
+    return bounded(F.leaky_relu(elementwise(x), slope))
+
+
+def set_slope(net: nn.Module, slope: float) -> None:
+    """Give every leaky ReLU of the network this slope below 0. Its gain stays sqrt(2), which is He's for a slope of 0."""
+    for module in net.modules():
+        if hasattr(module, "slope"):
+            module.slope = slope
 
 
 class EqualLinear(nn.Module):
@@ -56,13 +63,13 @@ class EqualLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], bias / lr_multiplier))
-        self.act, self.lr_multiplier = act, lr_multiplier
-        self.scale = lr_multiplier / math.sqrt(in_features)
+        self.act, self.lr_multiplier, self.slope = act, lr_multiplier, SLOPE
+        self.scale, self.norm_gain = lr_multiplier / math.sqrt(in_features), 1.0
 
     @in_full_precision
     def forward(self, x: Tensor) -> Tensor:
         x = F.linear(x, self.weight * self.scale, self.bias * self.lr_multiplier)
-        return F.leaky_relu(x, SLOPE) * GAIN if self.act else x
+        return F.leaky_relu(x, self.slope) * GAIN if self.act else x
 
 
 class EqualConv2d(nn.Module):
@@ -75,10 +82,10 @@ class EqualConv2d(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.kernel, self.down, self.act = kernel, down, act
+        self.kernel, self.down, self.act, self.slope = kernel, down, act, SLOPE
         # A leaky ReLU lets positive factors through, so all gains are applied to the small weights and not to the large maps.
         self.gain = gain * GAIN if act else gain
-        self.scale = self.gain / math.sqrt(in_channels * kernel**2)
+        self.scale, self.norm_gain = self.gain / math.sqrt(in_channels * kernel**2), self.gain
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
@@ -89,7 +96,7 @@ class EqualConv2d(nn.Module):
             x = F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         else:
             x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
-        return leaky_relu(x) if self.act else x
+        return leaky_relu(x, self.slope) if self.act else x
 
 
 # --- Resampling with the binomial filter [1, 3, 3, 1] of StyleGAN2 (appendix B) ----------------------------------------------------
@@ -179,6 +186,44 @@ class MinibatchStdDev(nn.Module):
         return torch.cat([x, y.expand(N, 1, H, W)], dim=1)
 
 
+class SelfAttention(nn.Module):
+    """x + gamma * attention(x): every position looks at every other (Zhang et al. 2019, SAGAN, arXiv:1805.08318, section 3).
+
+    Keys and queries of C / 8 maps, values of C / 2 maps; gamma starts at 0, so that a fresh layer changes nothing.
+    [N, C, H, W] -> [N, C, H, W]; the table of weights is [N, HW, HW], for small maps only.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner, half = max(channels // 8, 1), max(channels // 2, 1)
+        self.query, self.key = (EqualConv2d(channels, inner, 1, act=False) for _ in range(2))
+        self.value, self.out = EqualConv2d(channels, half, 1, act=False), EqualConv2d(half, channels, 1, act=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    @in_full_precision
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))  # [N, C', HW]
+        # Equation 1, with the root of the width that keeps products of equalised layers near 1. Written out, because a gradient
+        # penalty differentiates it twice, which fused kernels cannot be.
+        weights = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=2)  # [N, HW, HW]
+        seen = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])  # [N, C/2, H, W]
+        return x + self.gamma * self.out(seen)
+
+
+def spectral_norm(net: nn.Module) -> None:
+    """Divide every weight of the network by its largest singular value (Miyato et al. 2018, arXiv:1802.05957), as torch does it.
+
+    An equalised layer multiplies its weights by He's constant at run time, which this norm would cancel (sigma(c W) = c sigma(W)) or,
+    multiplied afterwards, make the signal vanish. So the constant is dropped and each layer's gain is left: it is the layer's
+    Lipschitz constant. What stays of the equalised learning rate is that weights of unit size take Adam's steps, in all layers alike.
+    """
+    for module in list(net.modules()):
+        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1:
+            nn.utils.parametrizations.spectral_norm(module)
+            if hasattr(module, "scale"):
+                module.scale = module.norm_gain
+
+
 class NoiseInjection(nn.Module):
     """x + strength * noise with one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
 
@@ -201,14 +246,17 @@ class MappingNetwork(nn.Module):
     """z (and class c) to w: StyleGAN1, section 2; conditioning as in StyleGAN2-ADA.
 
     The moving average of w, one per class where conditional, is the centre of truncation (StyleGAN1, appendix B).
-    With z_dim = 0 it embeds the class alone, as the projection discriminator needs.
+    With z_dim = 0 it embeds the class alone, as the projection discriminator needs. Without ``embed`` the layers see the one-hot c
+    itself. With no layers at all (z_dim = w_dim) w is z on its sphere.
     """
 
-    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, num_layers: int, lr_multiplier: float):
+    def __init__(
+        self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, num_layers: int, lr_multiplier: float, embed: bool = True
+    ):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
-        self.embed = EqualLinear(c_dim, w_dim) if c_dim else None
-        widths = [z_dim + (w_dim if c_dim else 0)] + [w_dim] * num_layers
+        self.embed = EqualLinear(c_dim, w_dim) if c_dim and embed else None
+        widths = [z_dim + (w_dim if self.embed else c_dim)] + [w_dim] * num_layers
         layers = [EqualLinear(i, o, act=True, lr_multiplier=lr_multiplier) for i, o in pairwise(widths)]
         self.layers = nn.Sequential(*layers)
         self.register_buffer("w_avg", torch.zeros([c_dim, w_dim] if c_dim else [w_dim]))
@@ -221,9 +269,9 @@ class MappingNetwork(nn.Module):
         w_avg + psi * (w - w_avg) in the first ``truncation_cutoff`` layers (all for None); psi = 1 leaves w as it is.
         """
         parts = [pixel_norm(z)] if self.z_dim else []
-        if self.embed is not None:
+        if self.c_dim:
             assert c is not None and c.shape[1] == self.c_dim, f"this network needs c of shape [N, {self.c_dim}]"
-            parts.append(pixel_norm(self.embed(c)))
+            parts.append(c if self.embed is None else pixel_norm(self.embed(c)))
         ws = self.layers(torch.cat(parts, dim=1)).unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws

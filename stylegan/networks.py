@@ -6,46 +6,62 @@ import contextlib
 import ctypes
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan import stylegan2
+from stylegan import dcgan, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.draws import Draws
-from stylegan.modules import EqualConv2d, MappingNetwork
+from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm
+from stylegan.progressive import Growing, set_stage, stage
 
-# What a paper calls its blocks. A further architecture is one more row.
-VARIANTS = {"stylegan2": (stylegan2.SynthesisBlock, stylegan2.DiscriminatorBlock, stylegan2.DiscriminatorEpilogue)}
+# A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
+VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 
 
-class SynthesisNetwork(nn.Module):
-    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px."""
+def attention_layers(config: Config) -> nn.ModuleDict:
+    """Self-attention for the maps of the chosen resolutions, by resolution."""
+    return nn.ModuleDict({str(res): SelfAttention(config.channels(res)) for res in config.attention_resolutions})
 
-    def __init__(self, config: Config, block: type[nn.Module]):
-        super().__init__()
-        widths = [0] + [config.channels(res) for res in config.resolutions]
-        self.blocks = nn.ModuleList(
-            block(i, o, config.w_dim, res, config.img_channels, config.noise_lr_multiplier)
-            for i, o, res in zip(widths, widths[1:], config.resolutions, strict=False)
-        )
+
+class SynthesisNetwork(Growing):
+    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px.
+
+    While it grows, the picture of the stage's resolution is enlarged to R by whole pixels, as in the official code.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        variant = VARIANTS[config.architecture]
+        self.blocks = nn.ModuleList(variant.synthesis_block(config, res) for res in config.resolutions)
+        self.attention = attention_layers(config)
         self.num_ws = sum(b.num_conv for b in self.blocks) + self.blocks[-1].num_torgb
         assert self.num_ws == config.num_ws
+
+    @property
+    def active(self) -> nn.ModuleList:
+        """The blocks that the stage uses."""
+        return self.blocks[: self.now.resolution.bit_length() - 2]
 
     def forward(self, ws: Tensor, noise_mode: str = "random", noise: Sequence[Tensor] | None = None) -> Tensor:
         """noise_mode: 'random' (new at each call), 'const' (the fixed maps), 'none'; or give ``noise`` as of `draw_noise`."""
         maps, img, x, first = self._noise(len(ws), noise_mode, noise), None, None, 0
-        for block in self.blocks:
-            last = first + block.num_conv
+        for block in self.active:
+            last, before = first + block.num_conv, img
             x, img = block(x, img, ws[:, first : last + block.num_torgb], [next(maps) for _ in range(block.num_conv)])
+            if str(block.resolution) in self.attention:
+                x = self.attention[str(block.resolution)](x)
             first = last
-        return img
+        if self.now.fading:
+            img = F.interpolate(before, scale_factor=2.0).lerp(img, self.alpha)
+        return img if self.now.resolution == self.full else F.interpolate(img, size=(self.full, self.full))
 
     def draw_noise(self, n: int, draws: Draws | None = None) -> list[Tensor]:
-        """Fresh noise maps, one [n, 1, H, W] for each convolution, on the network's device."""
+        """Fresh noise maps, one [n, 1, H, W] for each convolution of the stage, on the network's device."""
         draws = draws or Draws(next(self.parameters()).device)
-        sizes = [block.resolution for block in self.blocks for _ in range(block.num_conv)]
+        sizes = [block.resolution for block in self.active for _ in range(block.num_conv)]
         return [draws.normal(n, 1, size, size) for size in sizes]
 
     def _noise(self, n: int, mode: str, noise: Sequence[Tensor] | None):
@@ -60,40 +76,47 @@ class SynthesisNetwork(nn.Module):
 class Generator(nn.Module):
     """Mapping network and synthesis network. G(z, c) -> img [N, C, R, R]."""
 
-    def __init__(self, config: Config, variant: str = "stylegan2"):
+    def __init__(self, config: Config):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = config.z_dim, config.c_dim, config.w_dim, config.num_ws
-        self.mapping = MappingNetwork(
-            config.z_dim, config.c_dim, config.w_dim, config.num_ws, config.mapping_layers, config.mapping_lr_multiplier
-        )
-        self.synthesis = SynthesisNetwork(config, VARIANTS[variant][0])
+        self.mapping = _mapping(config, config.z_dim, config.w_dim, config.num_ws)
+        self.synthesis = SynthesisNetwork(config)
+        set_slope(self, config.leaky_slope)
 
     def forward(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0, noise_mode: str = "const") -> Tensor:
         return self.synthesis(self.mapping(z, c, truncation_psi), noise_mode)
 
 
-class Discriminator(nn.Module):
+def _mapping(config: Config, z_dim: int, w_dim: int, num_ws: int) -> MappingNetwork:
+    embed = config.class_input == "embedded"
+    return MappingNetwork(z_dim, config.c_dim, w_dim, num_ws, config.mapping_layers, config.mapping_lr_multiplier, embed)
+
+
+class Discriminator(Growing):
     """img [N, C, R, R] (and one-hot c) -> logits [N, 1].
 
-    With classes the logit is the projection of the features on an embedding of c (Miyato & Koyama 2018, arXiv:1802.05637).
+    With classes the logit is the projection of the features on an embedding of c (Miyato & Koyama 2018, arXiv:1802.05637). While it
+    grows, pictures are reduced to the stage's resolution first.
     """
 
-    def __init__(self, config: Config, variant: str = "stylegan2"):
-        super().__init__()
-        _, block, epilogue = VARIANTS[variant]
-        widths = [config.channels(res) for res in reversed(config.resolutions)]
-        self.from_rgb = EqualConv2d(config.img_channels, widths[0], 1)
-        self.blocks = nn.Sequential(*(block(i, o) for i, o in pairwise(widths)))
-        self.embed_dim = widths[-1]
-        self.mapping = self._class_embedding(config) if config.c_dim else None
-        self.epilogue = epilogue(widths[-1], config.mbstd_group_size, self.embed_dim if config.c_dim else 1)
-
-    def _class_embedding(self, config: Config) -> MappingNetwork:
-        return MappingNetwork(0, config.c_dim, self.embed_dim, 1, config.mapping_layers, config.mapping_lr_multiplier)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        variant, falling = VARIANTS[config.architecture], config.resolutions[:0:-1]
+        self.from_rgb = variant.from_rgb(config, config.img_resolution)
+        grown = [res for res in config.resolutions[:-1] if config.grow_from and res >= config.grow_from]
+        self.from_small_rgb = nn.ModuleDict({str(res): variant.from_rgb(config, res) for res in grown})
+        self.blocks = nn.Sequential(*(variant.discriminator_block(config, res) for res in falling))
+        self.attention = attention_layers(config)
+        self.embed_dim = config.channels(4)
+        self.mapping = _mapping(config, 0, self.embed_dim, 1) if config.c_dim else None
+        self.epilogue = variant.epilogue(config, self.embed_dim if config.c_dim else 1)
+        set_slope(self, config.leaky_slope)
+        if config.spectral_norm:  # the way of a picture; the class's embedding is no part of it
+            for part in (self.from_rgb, self.from_small_rgb, self.blocks, self.attention, self.epilogue):
+                spectral_norm(part)
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
-        x = self.from_rgb(img).contiguous(memory_format=torch.channels_last)  # one channel has no format to hand on
-        x = self.blocks(x)
+        x = self.features(img)
         with torch.autocast(x.device.type, enabled=False):  # the logits decide over p and are compared: full precision
             x = self.epilogue(x.float())  # [N, 1] or [N, embed_dim]
         if self.mapping is None:
@@ -101,10 +124,34 @@ class Discriminator(nn.Module):
         embedding = self.mapping(None, c)[:, 0]  # [N, embed_dim]
         return (x * embedding).sum(dim=1, keepdim=True) / math.sqrt(self.embed_dim)
 
+    def features(self, img: Tensor) -> Tensor:
+        """img [N, C, R, R] -> maps [N, embed_dim, 4, 4], before the epilogue."""
+        res = self.now.resolution
+        img = img if res == self.full else F.avg_pool2d(img, self.full // res)
+        x = self._enter(img)
+        while res > 4:
+            if str(res) in self.attention:
+                x = self.attention[str(res)](x)
+            x = self.blocks[-(res.bit_length() - 3)](x)
+            if self.now.fading and res == self.now.resolution:
+                x = self._enter(F.avg_pool2d(img, 2)).lerp(x, self.alpha)
+            res //= 2
+        return x
+
+    def _enter(self, img: Tensor) -> Tensor:
+        size = img.shape[2]
+        x = (self.from_rgb if size == self.full else self.from_small_rgb[str(size)])(img)
+        return x.contiguous(memory_format=torch.channels_last)  # one channel has no format to hand on
+
 
 def build_networks(config: Config) -> tuple[Generator, Discriminator]:
     """Freshly initialised G and D of this config, in the memory format that is fastest on CPUs and tensor cores."""
     return tuple(net(config).to(memory_format=torch.channels_last) for net in (Generator, Discriminator))
+
+
+def grow_to(config: Config, cur_nimg: int, *nets: nn.Module) -> None:
+    """Bring networks to the stage of growing that belongs to so many slices shown."""
+    set_stage(stage(config, cur_nimg), *nets)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -40,6 +40,7 @@ class Recorder:
         self.val_slices = data.split("val") if (data.splits == "val").any() else None
         self.started = self.saved = self.stepped = time.monotonic()
         self.stop_signal: int | None = None
+        self.shown = state.cur_nimg
         self.real_features: np.ndarray | None = None  # of the validation slices, computed when the first score is due
         (run_dir / "samples").mkdir(exist_ok=True)
         if self.val_slices is None:
@@ -66,9 +67,10 @@ class Recorder:
         """True when the run shall stop here."""
         now = time.monotonic()
         state.seconds += now - self.stepped
-        self.bar.update(state.config.batch_size)
+        batch, self.shown = state.cur_nimg - self.shown, state.cur_nimg
+        self.bar.update(batch)
         last = state.cur_nimg >= state.config.total_kimg * 1000
-        if last or self._crosses_tick():
+        if last or self._crosses_tick(batch):
             self._tick()
         stop = self.stop_signal is not None or self._out_of_time(now)
         if last or stop or now - self.saved > state.config.checkpoint_minutes * 60:
@@ -82,9 +84,9 @@ class Recorder:
             raise KeyboardInterrupt
         self.stop_signal = number
 
-    def _crosses_tick(self) -> bool:
+    def _crosses_tick(self, batch: int) -> bool:
         tick = self.state.config.tick_kimg * 1000
-        return math.floor(self.state.cur_nimg / tick) > math.floor((self.state.cur_nimg - self.state.config.batch_size) / tick)
+        return math.floor(self.state.cur_nimg / tick) > math.floor((self.state.cur_nimg - batch) / tick)
 
     def _out_of_time(self, now: float) -> bool:
         limit = self.state.config.max_minutes

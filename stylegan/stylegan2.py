@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylegan.config import Config
 from stylegan.modules import (
     GAIN,
     SLOPE,
@@ -81,6 +82,7 @@ class SynthesisLayer(nn.Module):
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up)
         self.noise = NoiseInjection(resolution, lr_multiplier=noise_lr)
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.slope = SLOPE
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None) -> Tensor:
         """``noise``: [N, 1, H, W], None for the fixed map, or 'none' for no noise."""
@@ -89,7 +91,7 @@ class SynthesisLayer(nn.Module):
         x = torch.addcmul((self.bias[:, None, None] * GAIN).to(x.dtype), x, demodulation * GAIN)
         if not isinstance(noise, str):
             x = x + (self.noise(noise) * GAIN).to(x.dtype)
-        return bounded(F.leaky_relu(x, SLOPE, inplace=True))
+        return bounded(F.leaky_relu(x, self.slope, inplace=True))
 
 
 class ToRGB(nn.Module):
@@ -165,3 +167,23 @@ class DiscriminatorEpilogue(nn.Module):
         x = self.conv(self.mbstd(x))  # [N, C, 4, 4]
         x = self.fc(x.flatten(1))  # [N, C]
         return self.out(x)  # [N, out]
+
+
+# --- What the skeleton asks of a paper's file (`networks.VARIANTS`) ---------------------------------------------------------------
+
+
+def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
+    i, o = config.channels_below(resolution), config.channels(resolution)
+    return SynthesisBlock(i, o, config.w_dim, resolution, config.img_channels, config.noise_lr_multiplier)
+
+
+def from_rgb(config: Config, resolution: int) -> EqualConv2d:
+    return EqualConv2d(config.img_channels, config.channels(resolution), 1)
+
+
+def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
+    return DiscriminatorBlock(config.channels(resolution), config.channels(resolution // 2))
+
+
+def epilogue(config: Config, out: int) -> DiscriminatorEpilogue:
+    return DiscriminatorEpilogue(config.channels(4), config.mbstd_group_size, out)

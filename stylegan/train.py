@@ -23,8 +23,17 @@ from stylegan.augment import adapt, augment
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
 from stylegan.draws import Draws, Part
-from stylegan.losses import adam_for_lazy, logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
-from stylegan.networks import Discriminator, Generator, build_networks, pick_device, pick_precision
+from stylegan.losses import (
+    LOSSES,
+    adam_for_lazy,
+    drift,
+    gradient_penalty,
+    path_length_penalty,
+    path_lengths,
+    r1_penalty,
+)
+from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
+from stylegan.progressive import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
 from stylegan.replay import Replay
 
 
@@ -55,6 +64,16 @@ class TrainingState:
     seconds: float = 0.0  # spent in training steps
     sums: dict[str, Tensor] = field(default_factory=dict)  # name -> [2]: sum and number since the last tick
     fake: Tensor | None = None  # handed from d_step to g_step with one_fake_batch
+
+    @property
+    def now(self) -> Stage:
+        """The resolution that is trained and how far it is faded in."""
+        return stage(self.config, self.cur_nimg)
+
+    @property
+    def batch_size(self) -> int:
+        """Slices in this step's batch: the config's, or more while a growing network is small."""
+        return batch_size(self.config, self.now.resolution)
 
     def log(self, **values: Tensor) -> None:
         """Add to the running means of this tick, without waiting for the device."""
@@ -107,7 +126,7 @@ def new_state(config: Config) -> TrainingState:
     return TrainingState(
         config, device, G, D, copy.deepcopy(G).eval().requires_grad_(False),
         opt_G=_adam(G, config, config.g_reg_interval if config.pl_weight else None),
-        opt_D=_adam(D, config, config.d_reg_interval if config.r1_gamma else None),
+        opt_D=_adam(D, config, config.d_reg_interval if config.d_penalty else None),
         scaler_G=scaler_G, scaler_D=scaler_D,
         pl_mean=torch.zeros((), device=device), precision=precision,
         augment_p=config.augment_p, p=torch.zeros((), device=device), signs=torch.zeros(2, device=device),
@@ -131,10 +150,11 @@ def share(config: Config) -> list[Part]:
 
 def _adam(net: torch.nn.Module, config: Config, interval: int | None) -> torch.optim.Adam:
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
-    if interval:
+    if interval and interval > 1:  # at every step the penalty is a part of the loss
         settings = adam_for_lazy(config.lr, config.beta1, config.beta2, interval)
     kind = next(net.parameters()).device.type
-    return torch.optim.Adam(net.parameters(), eps=config.adam_eps, fused=kind != "mps", capturable=kind == "cuda", **settings)
+    groups = [{"params": list(net.parameters()), "base_lr": settings["lr"]}]
+    return torch.optim.Adam(groups, eps=config.adam_eps, fused=kind != "mps", capturable=kind == "cuda", **settings)
 
 
 # --- The loop ---------------------------------------------------------------------------------------------------------------------
@@ -150,25 +170,49 @@ def train(state: TrainingState, data: SliceDataset, on_step: Callable[[TrainingS
 
 def training_step(state: TrainingState, data: SliceDataset) -> None:
     """One batch of real slices: D, then G, then the lazy regularisers, then the averages."""
-    config = state.config
-    real, c = draw_batch(data, config, state.cur_nimg, state.device)
+    config, n = state.config, state.batch_size
+    set_rates(state)
+    real, c = draw_batch(data, config, state.cur_nimg, state.device, n)
+    real = fade_reals(real, state.now, state.D.alpha) if config.grow_from else real
     state.p.fill_(state.augment_p)
     run(state, d_step, real, c)
-    run(state, g_step, c)
-    if config.r1_gamma and state.step % config.d_reg_interval == 0:
-        run(state, r1_step, real, c)
+    run(state, g_step, c, real)
+    if penalty_is_due(config, state.step):
+        run(state, d_penalty_step, real, c)
     if config.pl_weight and state.step % config.g_reg_interval == 0:
         run(state, path_length_step, c)
     state.step += 1
-    state.cur_nimg += config.batch_size
-    update_ema(state)
-    update_augment(state)
+    state.cur_nimg += n
+    update_ema(state, n)
+    update_augment(state, n)
+    grow(state, n)
+
+
+def penalty_is_due(config: Config, step: int) -> bool:
+    """Whether this step is followed by one for the gradient penalties alone."""
+    return config.d_penalty and config.d_reg_interval > 1 and step % config.d_reg_interval == 0
 
 
 def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None) -> None:
     """step(state, *inputs), from a recording where the device offers that."""
     state.reseed(step.__name__)
-    state.replay(functools.partial(step, state), *inputs, variant=(state.augment_p > 0,))
+    state.replay(functools.partial(step, state), *inputs, variant=(state.augment_p > 0, state.now.resolution, state.now.fading))
+
+
+def set_rates(state: TrainingState) -> None:
+    """Learning rates of this step."""
+    for group in state.opt_G.param_groups + state.opt_D.param_groups:
+        group["lr"] = group["base_lr"] * lr_factor(state.config, state.now.resolution)
+
+
+def grow(state: TrainingState, n: int) -> None:
+    """After n more slices: bring the networks to the stage of the next step; at a new resolution the optimisers start anew, as in
+    the official code."""
+    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
+    if state.now.resolution != stage(state.config, state.cur_nimg - n).resolution:
+        slots = [slot for optimizer in (state.opt_G, state.opt_D) for slot in optimizer.state.values()]
+        for tensor in (tensor for slot in slots for tensor in slot.values()):
+            tensor.zero_()
 
 
 # --- Steps: real [N, C, H, W] and one-hot c [N, c_dim] are those of the whole batch ---------------------------------------------------
@@ -184,21 +228,23 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
             state.fake, ws = draw_fakes(state, len(x), c_part, draws)
         w.append(ws[:, 0].detach())
         with state.autocast():
-            fake_logits = state.D(state.augmented(state.fake.detach(), draws), c_part).float()
-            real_logits = state.D(state.augmented(x, draws), c_part).float()
+            fake, x = state.augmented(state.fake.detach(), draws), state.augmented(x, draws)
+            fake_logits, real_logits = state.D(fake, c_part).float(), state.D(x, c_part).float()
         signs = real_logits.detach().sign()
         state.signs += distributed.total(torch.stack([signs.sum(), torch.ones_like(signs).sum()]))
-        value = logistic_d(real_logits, fake_logits)
+        value = LOSSES[config.loss].d(real_logits, fake_logits)
         state.log(loss_D=value)
-        return value
+        if config.drift:
+            value = value + config.drift * drift(real_logits)
+        return value + d_penalty(state, x, fake, c_part, draws) if config.d_reg_interval == 1 else value
 
     state.log(grad_norm_D=descend(state, "d_step", state.opt_D, state.scaler_D, loss))
     state.G.mapping.update_w_avg(distributed.gather(torch.cat(w)), in_parts(state, c), config.w_avg_beta)
 
 
-def g_step(state: TrainingState, c: Tensor | None) -> None:
-    """Teach G to be taken for real, on the fakes that D has just seen or on new ones."""
-    n, kept, state.fake = state.config.batch_size // state.parts[0].count, state.fake, None
+def g_step(state: TrainingState, c: Tensor | None, real: Tensor | None = None) -> None:
+    """Teach G to be taken for real, on the fakes that D has just seen or on new ones; a paired loss needs the real slices too."""
+    n, kept, state.fake = state.batch_size // state.parts[0].count, state.fake, None
 
     def loss(draws: Draws) -> Tensor:
         c_part = draws.part.of(c)
@@ -212,24 +258,54 @@ def g_step(state: TrainingState, c: Tensor | None) -> None:
                 fake, _ = draw_fakes(state, n, c_part, draws)
                 state.reseed("g_step")
             logits = state.D(state.augmented(fake, draws), c_part).float()
-        value = logistic_g(logits)
+            paired = LOSSES[state.config.loss].paired
+            real_logits = state.D(state.augmented(draws.part.of(real), draws), c_part).float() if paired else None
+        value = LOSSES[state.config.loss].g(real_logits, logits)
         state.log(loss_G=value)
         return value
 
     state.log(grad_norm_G=descend(state, "g_step", state.opt_G, state.scaler_G, loss))
 
 
-def r1_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
-    """gamma / 2 E||grad D||^2, every ``d_reg_interval`` steps and therefore times the interval."""
+def between(real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
+    """A random point on the line from each real slice to a fake (WGAN-GP, section 4)."""
+    return real.lerp(fake, draws.uniform(len(real), 1, 1, 1))
+
+
+# Config field: (name in the log, where D's gradient is taken, formula, factor).
+PENALTIES = {
+    "r1_gamma": ("r1", lambda real, fake, draws: real, r1_penalty, 0.5),
+    "r2_gamma": ("r2", lambda real, fake, draws: fake, r1_penalty, 0.5),
+    "gp_weight": ("gp", between, gradient_penalty, 1.0),
+}
+
+
+def d_penalty(state: TrainingState, real: Tensor, fake: Tensor | None, c: Tensor | None, draws: Draws) -> Tensor:
+    """The weighted sum of the config's gradient penalties, at pictures as D sees them."""
+    total = torch.zeros((), device=state.device)
+    for field_name, (name, where, formula, factor) in PENALTIES.items():
+        weight = getattr(state.config, field_name)
+        if weight:
+            x = where(real, fake, draws).detach().requires_grad_(True)
+            with state.autocast(regularising=True):
+                penalty = formula(state.D(x, c), x)
+            state.log(**{name: penalty})
+            total = total + factor * weight * penalty
+    return total
+
+
+def d_penalty_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
+    """The penalties in a step of their own, every ``d_reg_interval`` steps and therefore times the interval."""
+    config = state.config
 
     def loss(draws: Draws) -> Tensor:
-        x = state.augmented(draws.part.of(real), draws).detach().requires_grad_(True)
-        with state.autocast(regularising=True):
-            penalty = r1_penalty(state.D(x, draws.part.of(c)), x)
-        state.log(r1=penalty)
-        return penalty * (state.config.r1_gamma / 2 * state.config.d_reg_interval)
+        x, c_part, fake = draws.part.of(real), draws.part.of(c), None
+        if config.r2_gamma or config.gp_weight:
+            with torch.no_grad(), state.autocast():
+                fake = state.augmented(draw_fakes(state, len(x), c_part, draws)[0], draws)
+        return d_penalty(state, state.augmented(x, draws), fake, c_part, draws) * config.d_reg_interval
 
-    descend(state, "r1_step", state.opt_D, None, loss)
+    descend(state, "d_penalty_step", state.opt_D, None, loss)
 
 
 def path_length_step(state: TrainingState, c: Tensor | None) -> None:
@@ -238,7 +314,7 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
     whole = [
         Part(distributed.rank(), world, config.mbstd_group_size)
     ]  # one piece per process: their mean length is in the formula
-    n = max(config.batch_size // config.pl_batch_shrink // world, 1)
+    n = max(state.batch_size // config.pl_batch_shrink // world, 1)
 
     def loss(draws: Draws) -> Tensor:
         with state.autocast(regularising=True):
@@ -256,23 +332,23 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def update_ema(state: TrainingState) -> None:
-    """G_ema's weights follow G's with the half-life ema_kimg, shortened at the start; buffers (w_avg, noise) are copied."""
+def update_ema(state: TrainingState, n: int) -> None:
+    """G_ema's weights follow G's with the half-life ema_kimg per n slices, shortened at the start; buffers (w_avg, noise) are copied."""
     config = state.config
     half_life = config.ema_kimg * 1000
     if config.ema_rampup:
         half_life = min(half_life, state.cur_nimg * config.ema_rampup)
-    beta = 0.5 ** (config.batch_size / max(half_life, 1e-8))
+    beta = 0.5 ** (n / max(half_life, 1e-8))
     torch._foreach_lerp_(list(state.G_ema.parameters()), list(state.G.parameters()), 1 - beta)
     torch._foreach_copy_(list(state.G_ema.buffers()), list(state.G.buffers()))
 
 
-def update_augment(state: TrainingState) -> None:
-    """Adapt the augmentation probability every ``ada_interval`` steps."""
+def update_augment(state: TrainingState, n: int) -> None:
+    """Adapt the augmentation probability every ``ada_interval`` steps of n slices."""
     config = state.config
     if config.augment == "adaptive" and state.step % config.ada_interval == 0:
         total, count = state.signs.tolist()
-        images = config.batch_size * config.ada_interval
+        images = n * config.ada_interval
         state.augment_p = adapt(
             state.augment_p, total / count, images, config.ada_target, config.ada_kimg, config.augment_p_max
         )
@@ -291,10 +367,11 @@ def draw_fakes(state: TrainingState, n: int, c: Tensor | None, draws: Draws) -> 
 def fake_ws(state: TrainingState, n: int, c: Tensor | None, draws: Draws) -> Tensor:
     """ws [n, num_ws, w_dim] of random z. A share style_mixing_prob takes a second z from a random layer on (StyleGAN1, section 3.1)."""
     G, num_ws = state.G, state.G.num_ws
+    reached = max(ws_reached(state.config, state.now.resolution), 2)  # a mix must show at this stage of growing
     z = torch.cat([draws.normal(n, G.z_dim), draws.normal(n, G.z_dim)])
     first, second = G.mapping(z, None if c is None else c.repeat(2, 1)).chunk(2)
     mixed = draws.uniform(n, 1) < state.config.style_mixing_prob
-    crossover = draws.integers(1, num_ws, n, 1)
+    crossover = draws.integers(1, reached, n, 1)
     takes_second = mixed & (torch.arange(num_ws, device=state.device) >= crossover)  # [n, num_ws]
     return torch.where(takes_second[:, :, None], second, first)
 
@@ -305,13 +382,23 @@ def in_parts(state: TrainingState, c: Tensor | None) -> Tensor | None:
     return c if c is None or count == 1 else torch.cat([Part(i, count, group).of(c) for i in range(count)])
 
 
-def draw_batch(data: SliceDataset, config: Config, cur_nimg: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """(real [N, C, H, W] in [-1, 1], one-hot c [N, c_dim] or None): batch_size slices from position cur_nimg of the endless order."""
-    which = order(len(data) * (2 if config.mirror else 1), config.seed, cur_nimg, config.batch_size)
+def draw_batch(
+    data: SliceDataset, config: Config, cur_nimg: int, device: torch.device, n: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(real [n, C, H, W] in [-1, 1], one-hot c [n, c_dim] or None): n slices from position cur_nimg of the endless order."""
+    which = order(len(data) * (2 if config.mirror else 1), config.seed, cur_nimg, n or config.batch_size)
     rows, flip = which % len(data), torch.from_numpy(which >= len(data)).to(device)
     real = data.tensor(rows, device)
-    real = torch.where(flip[:, None, None, None], real.flip(3), real).expand(-1, config.img_channels, -1, -1)
+    real = torch.where(flip[:, None, None, None], real.flip(mirror_axis(config, data)), real).expand(
+        -1, config.img_channels, -1, -1
+    )
     return real, one_hot(data.labels[rows], config.c_dim, device)
+
+
+def mirror_axis(config: Config, data: SliceDataset) -> int:
+    """The axis of [N, C, H, W] whose reversal exchanges left and right: the columns, unless the data say L or R at top or bottom."""
+    upright = config.mirror_axis == "vertical" or (config.mirror_axis == "auto" and {"L", "R"} & set(data.sides[:2]))
+    return 2 if upright else 3
 
 
 def one_hot(labels: np.ndarray, c_dim: int, device: torch.device) -> Tensor | None:

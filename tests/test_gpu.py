@@ -44,7 +44,7 @@ def test_recorded_steps_train_as_steps_launched_one_by_one(blobs, one_fake_batch
     steps = 40 + 16 * WARM_UP  # so that the rarest step is replayed too
     states = [after(smoke(cuda_graphs=on, one_fake_batch=one_fake_batch), blobs, steps) for on in (True, False)]
     names = {key[0] for key in states[0].replay.recorded}
-    assert names == {"d_step", "g_step", "r1_step", "path_length_step"} and not states[1].replay.recorded
+    assert names == {"d_step", "g_step", "d_penalty_step", "path_length_step"} and not states[1].replay.recorded
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)  # kernels may add in another order
     assert states[0].augment_p == pytest.approx(states[1].augment_p, abs=0.05)

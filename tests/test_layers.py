@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "draws", "replay", "modules", "losses", "augment"),
+    ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock", "intervals"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.packing"),
-    ("dataset", "stylegan2"),
-    ("networks", "diagram"),
+    ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
+    ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),
     ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
     ("memorisation", "scores", "metrics", "findings"),
@@ -28,7 +28,8 @@ LEVELS = (
     ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
-CORE = ("config", "distributed", "draws", "replay", "modules", "losses", "augment", "stylegan2", "networks", "train")
+CORE = ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
+        "networks", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("reading", "reporting")
 FILES = sorted(

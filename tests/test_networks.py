@@ -7,14 +7,23 @@ from stylegan.config import PRESETS, Config, make_config
 from stylegan.draws import Draws
 from stylegan.losses import path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
+from stylegan.summary import full_grown
 
-# preset -> (trainable numbers in G, in D, pixels); a new preset needs a row
+# preset -> (trainable numbers in G, in D, pixels), with two classes where it wants classes; a new preset needs a row
 SIZES = {
     "smoke": (11_456, 13_385, 16),
     "quick": (458_006, 569_273, 64),
     "oasis64": (796_958, 878_961, 64),
     "oasis128": (4_556_337, 4_757_217, 128),
     "oasis256": (5_934_132, 6_002_913, 256),
+    "stylegan1": (25_838_982, 22_935_425, 128),
+    "seed000-stylegan2": (4_819_505, 4_757_217, 128),
+    "seed001-stylegan1-classes": (5_150_241, 5_175_776, 128),
+    "seed002-stylegan2-umap": (4_819_505, 4_757_217, 128),
+    "seed003-progressive": (5_233_575, 5_260_065, 128),
+    "seed004-course": (913_297, 984_176, 64),
+    "dcgan": (3_804_033, 2_763_584, 64),
+    "modern": (796_958, 878_961, 64),
 }
 
 
@@ -59,10 +68,11 @@ def test_the_table_of_sizes_is_complete():
 @torch.no_grad()
 @pytest.mark.parametrize("preset", SIZES)
 def test_presets_have_the_sizes_of_the_table(preset):
-    G, D = build_networks(make_config(preset))
-    img = G(torch.randn(1, G.z_dim))
+    G, D = (net.eval() for net in build_networks(full_grown(make_config(preset))))
+    c = torch.eye(G.c_dim)[:1] if G.c_dim else None
+    img = G(torch.randn(1, G.z_dim), c)
     assert img.shape == (1, 1, SIZES[preset][2], SIZES[preset][2])
-    assert D(img).shape == (1, 1)
+    assert D(img, c).shape == (1, 1)
     assert (count_parameters(G), count_parameters(D)) == SIZES[preset][:2]
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from stylegan import recorder, runs
 from stylegan.checkpoint import checkpoints, load_generator, load_tensors
 from stylegan.config import make_config
+from stylegan.losses import LOSSES
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +166,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         stop_at(patch, 32)
         runs.train_run(config(), None, tmp_path)
     good = checkpoints(tmp_path)[-1].read_bytes()
-    monkeypatch.setattr("stylegan.train.logistic_d", lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
+    broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
+    monkeypatch.setitem(LOSSES, "logistic", broken)
     with pytest.raises(FloatingPointError, match=r"loss_D.* not finite.*last good checkpoint"):
         runs.train_run(config(), None, tmp_path)
     assert checkpoints(tmp_path)[-1].read_bytes() == good

@@ -8,6 +8,7 @@ import torch
 
 from stylegan.config import make_config
 from stylegan.train import (
+    d_penalty_step,
     d_step,
     draw_batch,
     fake_ws,
@@ -16,7 +17,6 @@ from stylegan.train import (
     new_state,
     order,
     path_length_step,
-    r1_step,
     train,
     training_step,
     update_augment,
@@ -89,11 +89,11 @@ def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(sl
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_r1_step_alone_changes_the_discriminator_and_nothing_else(slices):
+def test_d_penalty_step_alone_changes_the_discriminator_and_nothing_else(slices):
     state = new_state(smoke(r1_gamma=1.0))
     real, c = draw_batch(slices, state.config, 0, state.device)
     before = weights(state.D), weights(state.G)
-    r1_step(state, real, c)
+    d_penalty_step(state, real, c)
     assert changed(state.D, before[0]) and not changed(state.G, before[1])
 
 
@@ -115,7 +115,7 @@ def test_ema_forgets_half_in_its_half_life_and_copies_buffers():
             p.fill_(1.0)
     state.G.mapping.w_avg.fill_(7.0)
     for _ in range(100):  # 100 batches of 8 slices are the half-life of 0.8 kimg
-        update_ema(state)
+        update_ema(state, state.config.batch_size)
     assert all(torch.allclose(p, torch.full_like(p, 0.5), atol=1e-4) for p in state.G_ema.parameters())
     assert (state.G_ema.mapping.w_avg == 7).all()
 
@@ -128,18 +128,18 @@ def test_ema_ramp_follows_closely_at_the_start():
             p.zero_()
         for p in state.G.parameters():
             p.fill_(1.0)
-    update_ema(state)
+    update_ema(state, state.config.batch_size)
     assert all(torch.allclose(p, torch.full_like(p, 0.5)) for p in state.G_ema.parameters())
 
 
 def test_augment_p_rises_when_the_discriminator_is_too_sure():
     state = new_state(smoke(ada_interval=4, ada_kimg=1.0))
     state.step, state.signs = 4, torch.tensor([30.0, 32.0])
-    update_augment(state)
+    update_augment(state, state.config.batch_size)
     assert state.augment_p == pytest.approx(8 * 4 / 1000)
     assert state.signs.tolist() == [0, 0]
     state.step, state.signs = 8, torch.tensor([0.0, 32.0])
-    update_augment(state)
+    update_augment(state, state.config.batch_size)
     assert state.augment_p == 0
 
 

@@ -1,0 +1,191 @@
+"""The layers and blocks of StyleGAN1: Karras et al. 2019, "A Style-Based Generator Architecture for GANs", arXiv:1812.04948.
+
+Each layer adds noise, then gives every map the mean and deviation that the style asks for (AdaIN). Both networks can grow (`progressive`);
+then each block has a picture of its own, and otherwise only the last one. Any generator block is called as
+``x, img = block(x, img, ws, noise)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylegan.config import Config
+from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, NoiseInjection, in_full_precision, leaky_relu
+from stylegan.stylegan2 import DiscriminatorEpilogue  # ProGAN's, which both papers kept
+
+
+class AdaIN(nn.Module):
+    """Adaptive instance normalisation, equation 1: y_s (x - mean(x)) / std(x) + y_b, each map of each sample by itself.
+
+    The style (y_s, y_b) is an affine map of w and starts around (1, 0). [N, C, H, W], w [N, w_dim] -> [N, C, H, W].
+    """
+
+    def __init__(self, channels: int, w_dim: int):
+        super().__init__()
+        self.affine = EqualLinear(w_dim, 2 * channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1] each
+        return instance_norm(x) * (scale + 1) + shift
+
+
+@in_full_precision
+def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each map [H, W] of each sample with mean 0 and mean square 1: [N, C, H, W]."""
+    x = x - x.mean(dim=[2, 3], keepdim=True)
+    return x * (x.square().mean(dim=[2, 3], keepdim=True) + eps).rsqrt()
+
+
+class Conv2d(nn.Module):
+    """3x3 convolution with equalised learning rate, which may double the resolution before, or halve it after its sums.
+
+    Up: every pixel becomes a square of four, then the convolution, then the filter [1, 2, 1]. Down: the filter, the convolution, then
+    the mean of each square of four. In both the squares and the 3x3 weights together are one 4x4 kernel with stride 2, as in the
+    official code. [N, in, H, W] -> [N, out, H', W'].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, up: bool = False, down: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.up, self.down = up, down
+        self.scale, self.norm_gain = GAIN / math.sqrt(in_channels * 9), GAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.scale
+        if self.up:
+            weight = _spread(weight.flip(2, 3)).transpose(0, 1)  # a transposed convolution turns its kernel round
+            return blur121(F.conv_transpose2d(x, weight, stride=2, padding=1))
+        if self.down:
+            return F.conv2d(blur121(x), _spread(weight) / 4, stride=2, padding=1)
+        return F.conv2d(x, weight, padding=1)
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """[o, i, 3, 3] -> [o, i, 4, 4]: the kernel at its four places in a square of two by two pixels, summed."""
+    wide = F.pad(weight, [1, 1, 1, 1])
+    return wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    taps = torch.tensor([1.0, 2.0, 1.0], device=device, dtype=dtype)
+    return (torch.outer(taps, taps) / 16).expand(channels, 1, 3, 3)
+
+
+@in_full_precision
+def blur121(x: Tensor) -> Tensor:
+    """The binomial filter [1, 2, 1] / 4 in both directions (appendix C, after Zhang 2019): the same shape."""
+    return _Blur.apply(x)
+
+
+class _Blur(torch.autograd.Function):
+    """The filter is its own gradient; torch's backward of a depthwise convolution is slower."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return F.conv2d(x, _taps(x.shape[1], x.device, x.dtype), padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return blur121(grad.contiguous(memory_format=torch.channels_last))
+
+
+class Styled(nn.Module):
+    """What follows each convolution and the constant (figure 1b): noise, bias, leaky ReLU, AdaIN."""
+
+    def __init__(self, channels: int, w_dim: int, resolution: int, noise_lr: float = 1.0):
+        super().__init__()
+        self.noise = NoiseInjection(resolution, channels, lr_multiplier=noise_lr)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.adain = AdaIN(channels, w_dim)
+        self.slope = SLOPE
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None) -> Tensor:
+        """``noise``: [N, 1, H, W], None for the fixed map, or 'none' for no noise."""
+        x = x.float() + self.bias[:, None, None]
+        if not isinstance(noise, str):
+            x = x + self.noise(noise)
+        return self.adain(F.leaky_relu(x, self.slope), w)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the generator, of two styled layers; the first block starts from a learned constant of ones.
+
+    Uses two styles; its picture (``rgb``) is a plain 1x1 convolution without a style.
+    """
+
+    num_torgb = 0
+    num_conv = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        noise_lr: float = 1.0,
+        rgb: bool = True,
+    ):
+        super().__init__()
+        self.is_first, self.resolution = in_channels == 0, resolution
+        if self.is_first:
+            self.const = nn.Parameter(torch.ones(out_channels, resolution, resolution))
+        else:
+            self.conv0 = Conv2d(in_channels, out_channels, up=True)
+        self.styled0 = Styled(out_channels, w_dim, resolution, noise_lr)
+        self.conv1 = Conv2d(out_channels, out_channels)
+        self.styled1 = Styled(out_channels, w_dim, resolution, noise_lr)
+        self.torgb = EqualConv2d(out_channels, img_channels, 1, act=False) if rgb else None
+
+    def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor | None]:
+        """x [N, in, H/2, W/2], ws [N, 2, w_dim] -> x [N, out, H, W] and its picture [N, C, H, W], or None where it has none."""
+        if self.is_first:
+            x = self.const.unsqueeze(0).repeat(len(ws), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(x)
+        x = self.styled0(x, ws[:, 0], noise[0])
+        x = self.styled1(self.conv1(x), ws[:, 1], noise[1])
+        return x, None if self.torgb is None else self.torgb(x).float()
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions, the second halves the resolution. [N, in, H, W] -> [N, out, H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv0 = Conv2d(in_channels, in_channels)
+        self.bias0 = nn.Parameter(torch.zeros(in_channels))
+        self.conv1 = Conv2d(in_channels, out_channels, down=True)
+        self.bias1 = nn.Parameter(torch.zeros(out_channels))
+        self.slope = SLOPE
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = leaky_relu(self.conv0(x) + self.bias0[:, None, None], self.slope)
+        return leaky_relu(self.conv1(x) + self.bias1[:, None, None], self.slope)
+
+
+# --- What the skeleton asks of a paper's file (`networks.VARIANTS`) ---------------------------------------------------------------
+
+
+def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
+    rgb = bool(config.grow_from) or resolution == config.img_resolution
+    i, o = config.channels_below(resolution), config.channels(resolution)
+    return SynthesisBlock(i, o, config.w_dim, resolution, config.img_channels, config.noise_lr_multiplier, rgb)
+
+
+def from_rgb(config: Config, resolution: int) -> EqualConv2d:
+    return EqualConv2d(config.img_channels, config.channels(resolution), 1)
+
+
+def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
+    return DiscriminatorBlock(config.channels(resolution), config.channels(resolution // 2))
+
+
+def epilogue(config: Config, out: int) -> DiscriminatorEpilogue:
+    return DiscriminatorEpilogue(config.channels(4), config.mbstd_group_size, out)
