@@ -1,4 +1,4 @@
-"""Our networks against numbers from two PyTorch implementations of StyleGAN2, with our weights carried into theirs.
+"""Our networks against numbers from PyTorch implementations of StyleGAN2 and StyleGAN1, with our weights carried into theirs.
 
 golden/README.md says how the numbers were made. Agreement is asked to 1e-4 of the largest number in each array.
 """
@@ -14,6 +14,7 @@ from stylegan.config import Config
 from stylegan.losses import logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
 from stylegan.modules import blur, upsample
 from stylegan.networks import build_networks
+from stylegan.progressive import Stage, set_stage
 from stylegan.stylegan2 import ModulatedConv2d
 
 FOLDER = Path(__file__).parent / "golden"
@@ -156,6 +157,35 @@ def test_adversarial_losses(name):
     agrees(loss, golden["loss_g"])
     loss.backward()
     gradients_agree(golden.G, golden, "g")
+
+
+# --- StyleGAN1 ----------------------------------------------------------------------------------------------------------------
+
+
+STAGES = {"4": (4, 1.0), "8fading": (8, 0.3), "8": (8, 1.0), "16fading": (16, 0.75), "16": (16, 1.0)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stage", STAGES)
+def test_stylegan1_at_each_stage_of_growing(stage):
+    """AdaIN, noise, filters and fade of the generator; blocks, minibatch deviation and fade of the discriminator."""
+    golden = Golden("rosinality_stylegan1")
+    G, D = golden.G, golden.D
+    set_stage(Stage(*STAGES[stage]), G, D)
+    noise = [golden[f"noise{i}"] for i in range(len(G.synthesis.active)) for _ in range(2)]
+    img = G.synthesis(G.mapping(golden.z), noise=noise)
+    theirs = golden[f"img{stage}"]
+    agrees(img, torch.nn.functional.interpolate(theirs, size=(16, 16)))
+    agrees(D(golden.real), golden[f"logits{stage}"])
+    assert theirs.std() > 0.1 and golden[f"logits{stage}"].std() > 0.01
+
+
+@torch.no_grad()
+def test_stylegan1_mapping_and_resampling():
+    golden = Golden("rosinality_stylegan1")
+    agrees(golden.G.mapping(golden.z)[:, 0], golden["w"])
+    agrees(golden.G.synthesis.blocks[1].conv0(golden["x"]), golden["up"], 1e-6)
+    agrees(golden.D.blocks[0].conv1(golden["x"]), golden["down"], 1e-6)
 
 
 # --- Operators ----------------------------------------------------------------------------------------------------------------
