@@ -22,6 +22,7 @@ from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.intensity import normalised
 from stylegan.lock import Held, hold
 from stylegan.networks import prepare_machine
 from stylegan.recorder import Recorder
@@ -55,6 +56,7 @@ def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict,
     if held:
         settle(run_dir, config, slices, source)
     distributed.wait()
+    slices = normalised(slices, config.normalise)
     state = new_state(config)
     resume(state, run_dir)
     recorder = Recorder(state, slices, run_dir) if held else None
