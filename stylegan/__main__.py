@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m stylegan", description="StyleGAN2 for brain MRI slices.")
+    parser = argparse.ArgumentParser(prog="python -m stylegan", description="StyleGANs for brain MRI slices.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -120,16 +120,29 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _add_presets(commands) -> None:
-    parser = _command(commands, "presets", _presets, "List the presets.")
+    parser = _command(
+        commands, "presets", _presets, "List the presets: size, loss, what each is after and where it departs from it."
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def _presets(args: argparse.Namespace) -> None:
-    if args.json:
-        print(json.dumps({name: make_config(name).to_dict() for name in PRESETS}, indent=2))
-        return
-    for name, row in PRESETS.items():
-        print(f"{name:10}", "  ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
+    from stylegan.summary import preset_rows, render_presets
+
+    rows = preset_rows()
+    print(json.dumps(rows, indent=2) if args.json else render_presets(rows))
+
+
+def _add_summary(commands) -> None:
+    parser = _command(commands, "summary", _summary, "Print a preset's layers: shape, parameters and multiplications of each.")
+    parser.add_argument("preset", choices=list(PRESETS), metavar="PRESET")
+
+
+def _summary(args: argparse.Namespace) -> None:
+    from stylegan.summary import layers, render_layers
+
+    for title, rows in zip(("generator", "discriminator"), layers(make_config(args.preset)), strict=True):
+        print(render_layers(title, rows), end="\n\n")
 
 
 # --- sample, project, evaluate ----------------------------------------------------------------------------------------------------
@@ -313,6 +326,7 @@ COMMANDS = (
     _add_fetch,
     _add_train,
     _add_presets,
+    _add_summary,
     _add_sample,
     _add_project,
     _add_evaluate,
