@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,8 @@ from stylegan.config import CHOICES, PRESETS, Config, make_config
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        return args.command(args) or 0
+        with _processes():
+            return args.command(args) or 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         from stylegan.reading.naming import shown  # messages quote names that strangers gave to files
 
@@ -24,6 +26,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _processes() -> contextlib.AbstractContextManager:
+    """The group of processes where torchrun started several (train, sample and evaluate share their work), else nothing."""
+    if "LOCAL_RANK" not in os.environ:
+        return contextlib.nullcontext()
+    from stylegan.distributed import together
+
+    return together()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,7 +1,8 @@
 """What several processes agree on. With one process every function here gives back what it was given.
 
-Started by ``torchrun --nproc-per-node N -m stylegan train ...``. The networks stay bare, without a wrapper: gradients are averaged
-after the backward pass, because wrappers and double backward (R1, path length) do not go together.
+Started by ``torchrun --nproc-per-node N -m stylegan train ...``, and likewise ``sample`` and ``evaluate``. The networks stay bare,
+without a wrapper: gradients are averaged after the backward pass, because wrappers and double backward (R1, path length) do not
+go together.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -143,3 +145,14 @@ def first_decides(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def share_out(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
+    """work(0, n), of which each process does its share work(first, last): arrays with a row for each of the n, in order."""
+    edges = [n * i // world() for i in range(world() + 1)]
+    mine = work(edges[rank()], edges[rank() + 1])
+    if world() == 1:
+        return mine
+    parts: list = [None] * world()
+    dist.all_gather_object(parts, mine)
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan import memorisation, neighbours
+from stylegan import distributed, memorisation, neighbours
 from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
@@ -104,9 +104,12 @@ class Fakes:
         return self.pictures[:n], self.vectors[:n]
 
     def _draw(self, n: int, classes: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
-        given = {} if classes is None else {"class_index": classes}
-        made = as_pixels(generate(self.G, range(self.first, self.first + n), **given))
-        return made, self.setting.features(made, keep=False)
+        def draw(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+            given = {} if classes is None else {"class_index": classes[first:last]}
+            made = as_pixels(generate(self.G, range(self.first + first, self.first + last), **given))
+            return made, self.setting.features(made, keep=False)
+
+        return distributed.share_out(draw, n)
 
     def _known(self, real: SliceDataset) -> np.ndarray:
         """The generator's number of each slice's class: int [N]."""

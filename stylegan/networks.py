@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan import dcgan, stylegan1, stylegan2
+from stylegan import dcgan, distributed, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.draws import Draws
 from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm
@@ -155,7 +155,11 @@ def grow_to(config: Config, cur_nimg: int, *nets: nn.Module) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' takes CUDA, then MPS, then the CPU. Raises ValueError where the named device is not there."""
+    """'auto' takes CUDA (each of several processes its own card), then MPS, then the CPU.
+
+    Raises ValueError where the named device is not there.
+    """
+    name = distributed.local_device(name)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)

@@ -40,15 +40,14 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
     KeyboardInterrupt, after saving, when it was told to stop.
     """
     run_dir, source = Path(run_dir), {"path": data, "subjects_csv": subjects_csv, "levels": levels}
-    with distributed.together():
-        with distributed.first_goes_ahead():
-            slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
-        for warning in slices.warnings:
-            print(f"Note: {warning}")
-        config = with_classes(config, slices)
-        prepare_machine()
-        with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held:
-            return _train_in(run_dir, config, slices, source, held)
+    with distributed.first_goes_ahead():
+        slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
+    for warning in slices.warnings:
+        print(f"Note: {warning}")
+    config = with_classes(config, slices)
+    prepare_machine()
+    with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held:
+        return _train_in(run_dir, config, slices, source, held)
 
 
 def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict, held: Held | None) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from stylegan import __version__, plots, predict
+from stylegan import __version__, distributed, plots, predict
 from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.networks import Generator, pick_device
@@ -95,7 +95,11 @@ def sample(
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
     settings = {"truncation_psi": truncation_psi, "truncation_cutoff": truncation_cutoff, "noise_mode": noise_mode}
     writer = Writer(G, info, out, [int(seed) for seed in seeds], settings, class_index)
-    written = [*_write_seeds(writer), *(path for name in extras for path in EXTRAS[name](writer))]
+    written = _write_seeds(writer)
+    distributed.wait()
+    if not distributed.is_first():  # which makes the sheets and the list of all
+        return written
+    written += [path for name in extras for path in EXTRAS[name](writer)]
     return [*written, _write_manifest(writer, written)]
 
 
@@ -114,9 +118,13 @@ def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | No
 
 
 def _write_seeds(w: Writer) -> list[Path]:
+    """One file per seed, by all processes in turn, and the sheet, by the first: all names, whoever wrote them."""
     written, shown = [], w.seeds[:ON_GRID]
-    for start in range(0, len(w.seeds), ON_GRID):
+    for number, start in enumerate(range(0, len(w.seeds), ON_GRID)):
         block = w.seeds[start : start + ON_GRID]
+        if number % distributed.world() != distributed.rank():
+            written += [w.out / f"seed{seed:04d}.png" for seed in block]
+            continue
         pixels = predict.to_uint8(predict.generate(w.G, block, class_index=w.class_index, **w.settings))
         labels = _labels(w, block)
         w.out.mkdir(parents=True, exist_ok=True)  # only once there is something to write
@@ -124,7 +132,7 @@ def _write_seeds(w: Writer) -> list[Path]:
             written.append(w.picture(f"seed{seed:04d}.png", slice_, seed=seed, **{"class": label}))
         if start == 0:
             sheet = plots.grid(pixels, caption=w.caption(shown), alt=f"Sheet of {len(shown)} synthetic slices.")
-    return [*written, w.figure("grid.png", sheet, shown)]
+    return [*written, w.figure("grid.png", sheet, shown)] if distributed.is_first() else written
 
 
 def _write_manifest(w: Writer, written: Sequence[Path]) -> Path:

@@ -116,7 +116,7 @@ class TrainingState:
 
 def new_state(config: Config) -> TrainingState:
     """Fresh networks and optimisers, the same for the same seed. Raises ValueError where the batch cannot be shared out."""
-    device = pick_device(distributed.local_device(config.device))
+    device = pick_device(config.device)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         G, D = (net.to(device) for net in build_networks(config))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.draws import Draws, Part
 from stylegan.modules import MinibatchStdDev
@@ -74,10 +75,13 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         share(make_config("smoke", batch_size=16, accumulate=3))
 
 
-def command(processes, class_folders, run_dir, kimg, *more):
+def stylegan(processes, *arguments):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    train = ["-m", "stylegan", "train", "--data", str(class_folders), "--run-dir", str(run_dir), "--total-kimg", str(kimg)]
-    return [sys.executable, *launcher, *train, *OPTIONS, *more]
+    return [sys.executable, *launcher, "-m", "stylegan", *map(str, arguments)]
+
+
+def command(processes, class_folders, run_dir, kimg, *more):
+    return stylegan(processes, "train", "--data", class_folders, "--run-dir", run_dir, "--total-kimg", kimg, *OPTIONS, *more)
 
 
 def environment(tmp_path):
@@ -120,3 +124,22 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     done = subprocess.run(command(1, class_folders, run_dir, reached + 0.032), env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "Resuming" in done.stdout, done.stderr
     assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
+
+
+def test_processes_share_samples_and_scores(G, class_folders, tmp_path):
+    env, found, untrained = environment(tmp_path), {}, tmp_path / "untrained.safetensors"
+    info = {"config": make_config("smoke").to_dict(), "classes": [], "train_subjects": [], "data": {}, "cur_nimg": 0}
+    save_generator(untrained, G, info)
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        sampled = stylegan(processes, "sample", untrained, "--seeds", "0-129", "--device", "cpu", "--out", out)
+        scored = stylegan(
+            processes, "evaluate", untrained, "--data", class_folders, "--split", "train", "--fakes", 16,
+            "--space", "pixel-pca", "--no-controls", "--device", "cpu", "--json",
+        )  # fmt: skip
+        for line in (sampled, scored):
+            done = subprocess.run(line, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        found[processes] = {path.name: path.read_bytes() for path in out.iterdir()}, json.loads(done.stdout)["splits"]
+    assert len(found[1][0]) == 130 + 2  # the sheet and the list
+    assert found[2] == found[1]
