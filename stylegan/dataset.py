@@ -17,6 +17,7 @@ from stylegan.reading import tables
 from stylegan.reading.fetch import unpack_once
 from stylegan.reading.layouts import natural
 from stylegan.reading.naming import shown
+from stylegan.reading.nearby import copy_once, is_far
 from stylegan.reading.packing import pack_folder, pack_simulated
 from stylegan.reading.subjects import SPLITS, split_by_subject
 
@@ -145,10 +146,18 @@ def load_slices(
     cache = cache_folder(cache_dir)
     if data is None:
         return _choose_levels(_simulated(resolution, seed, cache), chosen)
-    root = unpack_once(Path(data), cache) if Path(data).suffix.lower() == ".zip" else Path(data)
+    root = _on_this_disk(Path(data), cache)
     images, index = pack_folder(root, resolution, chosen, cache)
     table, warnings = _find_table(Path(data), root, subjects_csv, index["subjects"])
     return _label(images, index, table, warnings, seed)
+
+
+def _on_this_disk(data: Path, cache: Path) -> Path:
+    """The folder of the slices, unpacked where they are an archive, copied where they lie far away."""
+    far = is_far(data)
+    if data.suffix.lower() == ".zip":
+        return unpack_once(data, cache, far)
+    return copy_once(data, cache) if far else data
 
 
 def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> SliceDataset:

@@ -14,7 +14,7 @@ LEVELS = (
     ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock", "intervals"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
-    ("reading.tables", "reading.layouts", "reading.packing"),
+    ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),

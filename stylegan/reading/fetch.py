@@ -158,8 +158,11 @@ def _copy_at_most(source: IO[bytes], sink: IO[bytes], member: _Member, archive: 
         sink.write(chunk)
 
 
-def unpack_once(archive: Path, cache: Path) -> Path:
-    """The folder an archive was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time)."""
+def unpack_once(archive: Path, cache: Path, far: bool = False) -> Path:
+    """The folder an archive was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time).
+
+    One that lies ``far`` away is copied first: unpacking jumps to and fro in it.
+    """
     if not archive.is_file():
         raise FileNotFoundError(f"There is no archive {archive}.")
     status = archive.stat()
@@ -170,7 +173,8 @@ def unpack_once(archive: Path, cache: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as scratch:
         unpacked = Path(scratch) / "unpacked"
-        if not unpack(archive, unpacked):
+        near = Path(shutil.copyfile(archive, Path(scratch) / archive.name)) if far else archive
+        if not unpack(near, unpacked):
             raise ValueError(f"{archive} is no zip archive.")
         try:
             os.replace(unpacked, out)
