@@ -257,6 +257,7 @@ quick                              .             64          512         128   1
 oasis64                            .             64         1024         128   128   128              4         16 0.0025     .     .      auto     10.0        400           0       8.0         5
 oasis128                           .            128         4096         256   256   256              4         16 0.0025     .     .      auto     10.0       1000           0       8.0         5
 oasis256                           .            256         8192         256   256   256              4         16 0.0025     .     .      auto     10.0       2000           0       8.0         5
+colab                              .            128         4096         256   256   256              4         32 0.0025     .     .      auto     10.0       1000          60       8.0         5
 stylegan1                  stylegan1            128        16384         512   512   512              8         16 0.0010     .     .      auto     10.0       5000           0      20.0         5
 seed000-stylegan2                  .            128         4096         256   256   256              8         32 0.0010     .     .      auto     10.0       1000           0       8.0         5
 seed001-stylegan1-classes  stylegan1            128         4096         256   256   256              8         16 0.0010     .     .      auto     10.0       1000           0       8.0         5
@@ -273,6 +274,7 @@ quick                                .     0.30        .         .     .        
 oasis64                              .     0.10        .         .     .              .         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
 oasis128                             .     0.30        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
 oasis256                             .     1.00        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
+colab                                .     0.10        .         .     .              .         .              .                   .            yes                 .        .           .           .           .           .             .         .         .         .         .
 stylegan1                            .    10.00        .         .     .              1         .              .                   .              .                 .     none           .           .           .           .             .         .         8       600       600
 seed000-stylegan2                 wgan     0.00        .        10 0.001              1       2.0             16                   .              .                 .     none           .           .           .           .             .         .         .         .         .
 seed001-stylegan1-classes            .    10.00        .         .     .              1         .              .                   .              .                 .     none       class           .           .           .             .         .         .         .         .
@@ -291,6 +293,10 @@ NOTES = {
     "oasis64": (_HOUSE, "StyleGAN2 with adaptive augmentation for 64 px slices, hours on a CPU or minutes on a GPU."),
     "oasis128": (_HOUSE, "The same at 128 px with path length regularisation; wants a GPU."),
     "oasis256": (_HOUSE, "The same at 256 px; wants a GPU."),
+    "colab": (
+        _HOUSE,
+        "An hour at a time on Colab's T4 at 128 px, fp16 there: ADA's rule for r1_gamma, no path length, one fake batch for both networks.",
+    ),
     "stylegan1": (
         "Karras et al. 2019, arXiv:1812.04948",
         "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by "

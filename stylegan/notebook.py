@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,16 +36,53 @@ class Run:
     slices: SliceDataset
 
 
+MOUNT = Path("/content/drive")  # where Colab shows a Drive
+
+
+def home() -> Path | None:
+    """The one folder that keeps slices and runs, named as DRIVE in the set-up cell; on Colab a folder of the Drive. None without."""
+    named = os.environ.get("STYLEGAN_DRIVE", "")
+    if not named:
+        return None
+    if "google.colab" not in sys.modules:
+        return Path(named).expanduser()
+    if not (MOUNT / "MyDrive").is_dir():
+        from google.colab import drive
+
+        drive.mount(str(MOUNT))  # asks the user
+    folder = MOUNT / "MyDrive" / named
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def home_slices(given: str | Path | None = None) -> Path | None:
+    """``given``, else the slices in the home folder: its one .zip or its folder `slices`. None: the simulated slices.
+
+    Raises ValueError where there are several.
+    """
+    folder = home() if given is None else None
+    if folder is None:
+        return None if given is None else Path(given)
+    found = [path for path in (folder / "slices", *sorted(folder.glob("*.zip"))) if path.exists()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{folder} holds {names}; keep one of them there, or name the slices with data = ...")
+    if not found:
+        print(f"There are no slices in {folder} (slices.zip, or a folder slices): the simulated ones are taken.")
+    return found[0] if found else None
+
+
 def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
-    """``run_dir``, by default ``runs/<preset>`` of the checkout, ``runs/<preset>-<name of the data>`` for own slices."""
+    """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices."""
     if run_dir is not None:
         return Path(run_dir)
-    return checkout() / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
+    return (home() or checkout()) / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
 
 
 def run_data(folder: str | Path, data: str | Path | None = None) -> Path | None:
-    """``data``, by default what the run was trained on; None: the simulated slices."""
-    recorded = (read_settings(folder) or {"data": {}})["data"].get("path") if data is None else data
+    """``data``, by default what the run was trained on, before there is a run what lies in the home folder; None: the simulated slices."""
+    known = read_settings(folder) if data is None else None
+    recorded = known["data"].get("path") if known else home_slices(data)
     if recorded is None:
         return None
     beside = checkout() / recorded  # a relative path counts from where the run was started, mostly the checkout

@@ -92,6 +92,7 @@ def colab(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["commit", "-qm", "second", "--allow-empty"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     monkeypatch.chdir(content)
+    monkeypatch.setenv("STYLEGAN_DRIVE", "")  # set by the cell, and put back after the test
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     shell = InteractiveShell(ipython_dir=str(tmp_path / "ipython"), config=Config({"HistoryManager": {"enabled": False}}))
     asked = []
@@ -103,7 +104,11 @@ def colab(tmp_path, monkeypatch):
 
     shell.register_magic_function(pip, magic_name="pip")
     source = badges.SET_UP.format(address=origin.as_uri())
-    return types.SimpleNamespace(run=lambda: shell.run_cell(source).raise_error(), asked=asked, content=content)
+
+    def run(drive=None):
+        shell.run_cell(source.replace("DRIVE = None", f"DRIVE = {drive!r}")).raise_error()
+
+    return types.SimpleNamespace(run=run, asked=asked, content=content)
 
 
 def test_on_colab_the_clone_is_installed_and_becomes_the_place_of_work(colab):
@@ -128,7 +133,27 @@ def test_a_restarted_session_finds_its_clone(colab):
     assert Path.cwd() == colab.content / "course-repository" / "notebooks" and (Path.cwd().parent / "mine.txt").is_file()
 
 
+def test_one_parameter_names_the_folder_of_the_drive(colab):
+    colab.run("brains")
+    assert os.environ["STYLEGAN_DRIVE"] == "brains"
+    colab.run()
+    assert os.environ["STYLEGAN_DRIVE"] == "brains"  # the set-up of the next notebook in the same session keeps it
+
+
+def test_what_is_installed_beside_takes_what_colab_has():
+    """The dependencies that Colab lacks must not ask for other versions of those that it has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    added = [Requirement(text).name for text in project["dependencies"] if Requirement(text).name not in COLAB]
+    assert added  # nilearn and the features
+    for name in added:
+        for needed in map(Requirement, importlib.metadata.requires(name) or []):
+            here = needed.marker is None or needed.marker.evaluate({"extra": "", "python_version": COLAB_PYTHON})
+            if here and needed.name in COLAB:
+                assert needed.specifier.contains(COLAB[needed.name]), f"{name} wants {needed}"
+
+
 def test_elsewhere_the_set_up_does_nothing(colab, monkeypatch):
     monkeypatch.delitem(sys.modules, "google.colab")
     colab.run()
     assert not colab.asked and Path.cwd() == colab.content and not list(colab.content.iterdir())
+    assert os.environ["STYLEGAN_DRIVE"] == ""

@@ -114,7 +114,7 @@ def test_presets_make_configs_that_survive_a_file(preset):
 
 
 def test_presets_the_course_needs_are_there():
-    assert {"smoke", "quick", "oasis64", "oasis128", "oasis256"} <= set(PRESETS)
+    assert {"smoke", "quick", "oasis64", "oasis128", "oasis256", "colab"} <= set(PRESETS)
 
 
 def test_what_a_resumed_run_may_change_are_fields_that_no_network_depends_on():

@@ -17,18 +17,21 @@ BADGE = "[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{repo
 
 # On Colab the working directory becomes the clone's, as it is everywhere else: that is how models/ and figures/ are found.
 # The package is installed as it is, and what Colab has already is held where it is: without that, pip takes the newest nilearn
-# and upgrades pandas for it. A session that starts anew finds its clone.
+# and upgrades pandas for it. A session that starts anew finds its clone. What DRIVE names is mounted when it is first asked for
+# (`notebook.home`).
 SET_UP = """\
 # Set-up: on Colab the repository is cloned and installed here, elsewhere `make setup` has done it
 import os
 import sys
 
 REPOSITORY = "{address}"  # from pyproject.toml, by `make badges`
+DRIVE = None  # a folder of your Drive, such as "brains": slices.zip in it, and the runs are kept there
 if "google.colab" in sys.modules and not os.path.isfile("../pyproject.toml"):
     !test -d course-repository || git clone -q --depth 1 {{REPOSITORY}} course-repository
     %pip list --format=freeze > installed.txt
     %pip install -q -c installed.txt ./course-repository
-    os.chdir("course-repository/notebooks")"""
+    os.chdir("course-repository/notebooks")
+os.environ["STYLEGAN_DRIVE"] = DRIVE or os.environ.get("STYLEGAN_DRIVE", "")"""
 
 
 def address(pyproject: Path) -> str:
