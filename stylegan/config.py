@@ -255,8 +255,8 @@ name                    architecture img_resolution channel_base channel_max z_d
 smoke                              .             16          128          16    16    16              2          8 0.0025     .     .      fp32      0.1        0.4           0       0.1         0
 quick                              .             64          512         128   128   128              4          8 0.0070     .     .      auto      5.0         60           9       4.0         2
 oasis64                            .             64         1024         128   128   128              4         16 0.0025     .     .      auto     10.0        400           0       8.0         5
-oasis128                           .            128         4096         256   256   256              4         16 0.0025     .     .      auto     10.0       1000           0       8.0         5
-oasis256                           .            256         8192         256   256   256              4         16 0.0025     .     .      auto     10.0       2000           0       8.0         5
+oasis128                           .            128         8192         256   256   256              4         32 0.0025     .     .      auto     10.0       1000           0       8.0         5
+oasis256                           .            256         8192         256   256   256              4         32 0.0025     .     .      auto     10.0       2000           0       8.0         5
 colab                              .            128         4096         256   256   256              4         32 0.0025     .     .      auto     10.0       1000          60       8.0         5
 stylegan1                  stylegan1            128        16384         512   512   512              8         16 0.0010     .     .      auto     10.0       5000           0      20.0         5
 seed000-stylegan2                  .            128         4096         256   256   256              8         32 0.0010     .     .      auto     10.0       1000           0       8.0         5
@@ -271,10 +271,10 @@ _RECIPES = """
 name                              loss r1_gamma r2_gamma gp_weight drift d_reg_interval pl_weight g_reg_interval noise_lr_multiplier one_fake_batch style_mixing_prob  augment conditional class_input   normalise leaky_slope spectral_norm attention grow_from grow_kimg fade_kimg
 smoke                                .     0.01        .         .     .              .         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
 quick                                .     0.30        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
-oasis64                              .     0.10        .         .     .              .         .              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
-oasis128                             .     0.30        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
-oasis256                             .     1.00        .         .     .              .       2.0              .                   .              .                 .        .           .           .           .           .             .         .         .         .         .
-colab                                .     0.10        .         .     .              .         .              .                   .            yes                 .        .           .           .           .           .             .         .         .         .         .
+oasis64                              .     0.10        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
+oasis128                             .     0.20        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
+oasis256                             .     0.80        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
+colab                                .     0.10        .         .     .              .         .              .                 0.1            yes                 .        .           .           .           .           .             .         .         .         .         .
 stylegan1                            .    10.00        .         .     .              1         .              .                   .              .                 .     none           .           .           .           .             .         .         8       600       600
 seed000-stylegan2                 wgan     0.00        .        10 0.001              1       2.0             16                   .              .                 .     none           .           .           .           .             .         .         .         .         .
 seed001-stylegan1-classes            .    10.00        .         .     .              1         .              .                   .              .                 .     none       class           .           .           .             .         .         .         .         .
@@ -291,7 +291,7 @@ NOTES = {
     "smoke": (_HOUSE, "Seconds on any machine: for tests of the plumbing, not for pictures."),
     "quick": (_HOUSE, "Nine minutes on two cores: StyleGAN2, small and with large steps."),
     "oasis64": (_HOUSE, "StyleGAN2 with adaptive augmentation for 64 px slices, hours on a CPU or minutes on a GPU."),
-    "oasis128": (_HOUSE, "The same at 128 px with path length regularisation; wants a GPU."),
+    "oasis128": (_HOUSE, "The same at 128 px; wants a GPU."),
     "oasis256": (_HOUSE, "The same at 256 px; wants a GPU."),
     "colab": (
         _HOUSE,
