@@ -77,11 +77,16 @@ def peer_networks(module: ModuleType, config: Config, **precision: object) -> tu
     widths = {"channel_base": config.channel_base, "channel_max": config.channel_max, **precision}
     size = (config.img_resolution, config.img_channels)
     mapping = {"num_layers": config.mapping_layers}
-    nested = "synthesis_kwargs" in inspect.signature(module.Generator).parameters  # stylegan2-ada-pytorch, not stylegan3
-    inner = {"synthesis_kwargs": widths} if nested else widths
+    inner = {"synthesis_kwargs": widths} if _nests(module.Generator) else widths
     G = module.Generator(config.z_dim, 0, config.w_dim, *size, mapping_kwargs=mapping, **inner)
     D = module.Discriminator(0, *size, **widths, epilogue_kwargs={"mbstd_group_size": config.mbstd_group_size})
     return PeerGenerator(G), D
+
+
+def _nests(generator: type) -> bool:
+    """stylegan2-ada-pytorch takes the widths in a dict of their own, stylegan3 among the others; decorators hide which."""
+    named = [inspect.signature(cls.__init__).parameters.get("synthesis_kwargs") for cls in generator.__mro__]
+    return any(parameter is not None and parameter.kind is not parameter.VAR_KEYWORD for parameter in named)
 
 
 def peer_state(module: ModuleType, config: Config, **precision: object) -> train.TrainingState:

@@ -1,0 +1,133 @@
+"""KID per minute of training from scratch: ours beside the official networks, on the same threads and training subjects.
+
+    python benchmarks/race.py run --side ours --seed 0 --minutes 8 --data DIR --out race            # one process per side and seed
+    python benchmarks/race.py run --side peer --peer PATH --seed 0 --minutes 8 --data DIR --out race
+    python benchmarks/race.py score --data DIR --out race                                           # race.json, race.png
+
+Ours is the preset `quick`. The peer has the official networks at base 1024 in float32 with the official recipe: batch 16, Adam
+2.5e-3, R1 of .0002 resolution^2 / batch every 16 steps, EMA of 5 kimg with ramp .05, style mixing .9, mirrored slices.
+A run is stopped by the clock of its training steps; drawing and saving the pictures that are scored does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stylegan import train
+from stylegan.config import Config, make_config
+from stylegan.dataset import load_slices
+from stylegan.distances import kernel_distance
+from stylegan.features import features
+from stylegan.networks import prepare_machine
+from stylegan.plots import to_uint8
+from stylegan.predict import generate
+
+FAKES = 512
+RESOLUTION = 64
+
+
+def peer_config(seed: int) -> Config:
+    gamma = 0.0002 * RESOLUTION**2 / 16
+    return Config(img_resolution=RESOLUTION, batch_size=16, lr=2.5e-3, r1_gamma=gamma, ema_kimg=5.0, seed=seed, device="cpu")
+
+
+def start(side: str, seed: int, peer: Path | None) -> train.TrainingState:
+    """A fresh run of one side."""
+    if side == "ours":
+        return train.new_state(make_config("quick", seed=seed, device="cpu"))
+    spec = importlib.util.spec_from_file_location("peer", Path(__file__).with_name("peer.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.peer_state(module.import_peer(peer), peer_config(seed))
+
+
+@torch.no_grad()
+def pictures(state: train.TrainingState) -> np.ndarray:
+    """Uint8 [FAKES, R, R] of the averaged generator."""
+    if isinstance(state.G_ema, train.Generator):
+        return to_uint8(generate(state.G_ema, range(FAKES)))
+    z = torch.randn(FAKES, state.G_ema.z_dim, generator=torch.Generator().manual_seed(0))
+    drawn = [state.G_ema.synthesis(state.G_ema.mapping(part, None), None) for part in z.split(16)]
+    return to_uint8(torch.cat(drawn))
+
+
+def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer: Path | None, every: float = 1.0) -> None:
+    """Train for so many minutes and keep pictures of each minute in SIDE-SEED.npz."""
+    slices = load_slices(data, RESOLUTION).split("train")
+    prepare_machine()
+    state, spent, kept = start(side, seed, peer), 0.0, []
+    while spent < minutes * 60:
+        begin = time.monotonic()
+        train.training_step(state, slices)
+        spent += time.monotonic() - begin
+        if spent >= min(minutes, every * (len(kept) + 1)) * 60:
+            kept.append((spent / 60, state.cur_nimg / 1000, pictures(state)))
+            print(f"{side} seed {seed}: {spent / 60:.1f} min, {state.cur_nimg / 1000:.1f} kimg", flush=True)
+    at, kimg, shown = (np.array(column) for column in zip(*kept, strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        out / f"{side}-{seed}.npz",
+        minutes=at,
+        kimg=kimg,
+        pictures=shown,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def score(data: Path | None, out: Path) -> dict:
+    """KID x 1000 on validation subjects of all that was kept: race.json and race.png."""
+    real = features(load_slices(data, RESOLUTION).split("val").images)
+    found = {}
+    for path in sorted(out.glob("*-*.npz")):
+        with np.load(path) as run:
+            kid = [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]]
+            found[path.stem] = {"minutes": run["minutes"].tolist(), "kimg": run["kimg"].tolist(), "kid": kid} | {
+                "threads": int(run["threads"]), "torch": str(run["torch"])
+            }  # fmt: skip
+    (out / "race.json").write_text(json.dumps(found, indent=1))
+    draw(found).savefig(out / "race.png", dpi=110)
+    return found
+
+
+def draw(found: dict):
+    """Curves of all runs on a logarithmic scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    looks = {"ours": ("#0072b2", "-", "o"), "peer": ("#d55e00", "--", "s")}
+    for name, curve in found.items():
+        colour, line, marker = looks[name.split("-")[0]]
+        axes.plot(curve["minutes"], curve["kid"], color=colour, linestyle=line, marker=marker, label=name)
+    axes.set(xlabel="minutes of training", ylabel="KID × 1000 on validation subjects", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "score"))
+    parser.add_argument("--side", choices=("ours", "peer"))
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.what == "run":
+        run(args.side, args.seed, args.minutes, args.data, args.out, args.peer)
+        return
+    for name, curve in score(args.data, args.out).items():
+        print(f"{name}: KID {curve['kid'][-1]:.0f} after {curve['minutes'][-1]:.1f} min and {curve['kimg'][-1]:.1f} kimg")
+
+
+if __name__ == "__main__":
+    main()
