@@ -7,7 +7,7 @@ RUN    ?=
 ARGS   ?=
 BIN     = $(VENV)/bin
 
-.PHONY: setup report test test-long lint bench badges
+.PHONY: setup report test test-long lint bench badges floors audit
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -31,6 +31,20 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m stylegan bench $(ARGS)
+
+# the fast tests with the lowest versions that pyproject.toml admits
+floors:
+	$(PYTHON) -m venv $(VENV)-floors/tools
+	$(VENV)-floors/tools/bin/python -m pip install --quiet uv
+	$(VENV)-floors/tools/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV)-floors/lowest
+	$(VENV)-floors/tools/bin/uv pip install --quiet --python $(VENV)-floors/lowest --resolution lowest-direct --editable ".[notebook,dev]"
+	$(VENV)-floors/lowest/bin/python -m pytest -m "not long" $(ARGS)
+
+# known vulnerabilities of what is installed; a package that cannot be looked up fails, so that silence is an answer
+audit: setup
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --skip-editable --strict --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # after a new address in pyproject.toml: the badge and the set-up cell of every notebook
 badges: setup
