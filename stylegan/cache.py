@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+STALE = 24 * 3600.0  # seconds after which a file that was being written is not written any more
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -26,10 +30,20 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
-                return folder
+                pass
+            sweep(folder)
+            return folder
         except OSError:
             continue
     raise ValueError(f"Neither {base} nor the temporary directory can be written; set STYLEGAN_DATA to a folder that can.")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes were writing here a day ago and more: half a set of slices can be gigabytes."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob(".unpack-*")):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _user() -> str:
@@ -49,7 +63,7 @@ def checkout() -> Path:
     return here
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to that becomes ``path`` in one step when the block succeeds and vanishes when it does not.
 

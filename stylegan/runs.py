@@ -25,6 +25,7 @@ from stylegan.dataset import SliceDataset, load_slices
 from stylegan.intensity import normalised
 from stylegan.lock import Held, hold
 from stylegan.networks import prepare_machine
+from stylegan.reading.naming import shown
 from stylegan.recorder import Recorder
 from stylegan.train import TrainingState, new_state, train
 
@@ -78,7 +79,7 @@ def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict,
 
 def with_classes(config: Config, data: SliceDataset) -> Config:
     """The config with the number of classes that the networks shall know; says which labels were seen and whether they are used."""
-    seen = ", ".join(data.classes) or "none"
+    seen = shown(", ".join(data.classes)) or "none"
     if config.conditional == "none":
         print(f"Labels in the data: {seen}; not used (--conditional class uses them).")
         return replace(config, c_dim=0)

@@ -353,7 +353,24 @@ def ticks(slices: Path, place: Path, number: int, seed: int) -> dict:
     }  # fmt: skip
 
 
-TASKS = {"kill": kill, "stop": stop, "full": full, "read_only": read_only, "ticks": ticks}
+def pack(slices: Path, place: Path, number: int, seed: int) -> dict:
+    """Kill while slices are packed for the first time, before any file operation in the cache; then load them."""
+    whole, draw, killed = load_slices(slices, 32), random.Random(seed), 0
+    cache = place / "cache"
+    for _ in range(number):
+        count = draw.randint(1, 12)
+        pid = fork(lambda count=count: (before_file_operation(cache, count), load_slices(slices, 32, cache_dir=place)))
+        killed += ended(pid) == -signal.SIGKILL
+    loaded = load_slices(slices, 32, cache_dir=place)
+    same = loaded.key == whole.key and np.array_equal(loaded.images, whole.images) and list(loaded.paths) == list(whole.paths)
+    left = [path for path in cache.iterdir() if path.name.startswith(".")]
+    for path in left:
+        os.utime(path, (0, 0))
+    load_slices(slices, 32, cache_dir=place)
+    return {"killed": killed, "same": same, "left": len(left), "after": sum(path.exists() for path in left)}
+
+
+TASKS = {"kill": kill, "stop": stop, "full": full, "read_only": read_only, "ticks": ticks, "pack": pack}
 
 
 def main(slices: str, place: str, *tasks: str) -> None:
