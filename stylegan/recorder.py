@@ -27,6 +27,7 @@ from stylegan.train import TrainingState, one_hot
 
 GRID_SEEDS = range(24)  # the fixed z of the sample grids
 MONITORED = 128  # slices for D's mean logits at each tick
+PATIENCE = 10.0  # seconds from one wish to stop to the next that count as one
 MOST_SAMPLES = 400  # sample grids of a run, 20 MB at 64 px
 KID_SEED = 1_000_000  # fakes for the score while training; far from the seeds that people look at
 
@@ -40,6 +41,7 @@ class Recorder:
         self.val_slices = data.split("val") if (data.splits == "val").any() else None
         self.started = self.saved = self.stepped = time.monotonic()
         self.stop_signal: int | None = None
+        self.asked = 0.0  # when
         self.shown = state.cur_nimg
         self.real_features: np.ndarray | None = None  # of the validation slices, computed when the first score is due
         (run_dir / "samples").mkdir(exist_ok=True)
@@ -79,10 +81,14 @@ class Recorder:
         return stop
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        """Stop after this step; who cannot wait asks twice, and loses what was trained since the last checkpoint."""
-        if self.stop_signal is not None:
+        """Stop after this step. Who asks again after a while cannot wait, and loses what was trained since the last checkpoint.
+
+        At once it means nothing: one Ctrl-C reaches a process from the terminal and again from the program that started it.
+        """
+        if self.stop_signal is None:
+            self.stop_signal, self.asked = number, time.monotonic()
+        elif time.monotonic() - self.asked > PATIENCE:
             raise KeyboardInterrupt
-        self.stop_signal = number
 
     def _crosses_tick(self, batch: int) -> bool:
         tick = self.state.config.tick_kimg * 1000

@@ -161,6 +161,24 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert [p.name for p in checkpoints(tmp_path)] == ["000000016.safetensors"]
 
 
+def test_a_wish_to_stop_that_comes_twice_at_once_is_one_and_a_later_one_cannot_wait(tmp_path, monkeypatch):
+    tick = recorder.Recorder._tick
+
+    def ask_twice(self):
+        tick(self)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(recorder.Recorder, "_tick", ask_twice)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(config(), None, tmp_path / "once")
+    assert [p.name for p in checkpoints(tmp_path / "once")] == ["000000016.safetensors"]
+    monkeypatch.setattr(recorder, "PATIENCE", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_run(config(), None, tmp_path / "twice")
+    assert not checkpoints(tmp_path / "twice")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 32)
