@@ -332,6 +332,55 @@ def _bench(args: argparse.Namespace) -> None:
     print(f"per step of {found['batch_size']}: {phases}  (of these the optimisers {1000 * found['optimizer']:.1f} ms)")
 
 
+# --- compare ----------------------------------------------------------------------------------------------------------------------
+
+
+def _add_compare(commands) -> None:
+    text = "Train systems side by side on the same slices and seeds, and score them in one table. The same command resumes."
+    parser = _command(commands, "compare", _compare, text)
+    parser.add_argument(
+        "--presets",
+        default="",
+        metavar="A,B",
+        help="rows: PRESET or PRESET+field=value+..., commas between (default: all systems)",
+    )
+    parser.add_argument("--claims", action="store_true", help="also the rows that the seeds' claims need")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--total-kimg", type=float, default=0.0, metavar="K", help="budget of a run in thousand slices")
+    parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help="budget of a run in minutes of training steps")
+    parser.add_argument("--seeds", default="0,1,2", help="such as 0,1,2 or 0-4 (default 0,1,2)")
+    parser.add_argument("--resolution", type=int, metavar="R", help="of all runs (default: each preset's own)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="[PRESET:]FIELD=VALUE",
+        help="a field of all rows, or of one",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default 1)")
+    parser.add_argument("--num", type=int, default=1000, help="slices of each kind in a score (default 1000)")
+    parser.add_argument("--no-score", action="store_true", help="train only; the same command without this scores")
+    parser.add_argument("--no-train", action="store_true", help="score what is finished")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from stylegan import compare, ladder
+    from stylegan.predict import parse_seeds
+
+    rows = compare.split_rows(args.presets) or list(compare.SYSTEMS)
+    rows += list(ladder.CLAIM_ROWS) if args.claims else []
+    settings = ([f"img_resolution={args.resolution}"] if args.resolution else []) + args.settings
+    budget = compare.Budget(args.total_kimg, args.minutes)
+    runs = compare.plan(rows, parse_seeds(args.seeds), args.out, budget, settings)
+    if not args.no_train:
+        compare.train_all(runs, args.data, args.jobs, ladder.CURVES)
+    if not args.no_score:
+        found = ladder.judge(runs, args.data, compare.describe_budget(budget, settings, args.jobs), args.num, args.out)
+        print(ladder.render(found))
+
+
 COMMANDS = (
     _add_data,
     _add_fetch,
@@ -345,6 +394,7 @@ COMMANDS = (
     _add_ship,
     _add_report,
     _add_bench,
+    _add_compare,
 )
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ FREE_TO_CHANGE = frozenset(
         "device",
         "tick_kimg",
         "kid_ticks",
+        "snapshot_ticks",
         "checkpoint_minutes",
         "keep_checkpoints",
         "accumulate",
@@ -108,6 +109,7 @@ class Config:
     cuda_graphs: bool = True  # on one GPU: record each step and replay it
     tick_kimg: float = 4.0
     kid_ticks: int = 4  # score on validation subjects every so many ticks; 0: never
+    snapshot_ticks: int = 0  # keep the averaged generator in snapshots/ every so many ticks; 0: never
     kid_samples: int = 512
     checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
@@ -196,7 +198,7 @@ def _check_numbers(config: Config) -> None:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")
     not_negative = ("r1_gamma", "r2_gamma", "gp_weight", "drift", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup",
-                    "c_dim", "kid_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
+                    "c_dim", "kid_ticks", "snapshot_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
     for name in not_negative:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must not be negative.")

@@ -120,6 +120,9 @@ class Recorder:
             "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
             "peak_memory_mb": peak_memory_mb(state.device),
         }
+        if state.config.snapshot_ticks and number % state.config.snapshot_ticks == 0:
+            (self.run_dir / "snapshots").mkdir(exist_ok=True)
+            self._save_generator(f"snapshots/{state.cur_nimg:09d}.safetensors")
         append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
         self._draw()
         self._say(means, scores["kid"])

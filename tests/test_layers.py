@@ -22,7 +22,7 @@ LEVELS = (
     ("memorisation", "scores", "metrics", "findings"),
     ("truth_charts", "readers", "evidence", "growth", "transfer", "groundtruth"),
     ("train",),
-    ("recorder", "runs", "bench", "notebook"),
+    ("recorder", "runs", "bench", "notebook", "compare", "ladder"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
     ("reporting.execute", "reporting.export", "reporting.report"),
     ("__main__",),

@@ -1,0 +1,223 @@
+"""The ladder: rows and budgets, runs that resume and are not repeated, and what is concluded from known scores."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylegan import compare, ladder
+from stylegan.__main__ import build_parser, main
+from stylegan.compare import Budget, parse_row, plan, settings_for, split_rows
+from stylegan.config import FREE_TO_CHANGE, make_config
+from stylegan.progressive import stage
+from stylegan.runs import read_metrics
+
+# --- Rows -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_presets_with_changes():
+    assert parse_row("modern") == ("modern", {})
+    found = parse_row("oasis64+mirror=false+lr=0.002+attention=8,16+batch_size=8")
+    assert found == ("oasis64", {"mirror": False, "lr": 0.002, "attention": "8,16", "batch_size": 8})
+    assert split_rows("dcgan,oasis64+attention=8,16,modern") == ["dcgan", "oasis64+attention=8,16", "modern"]
+    for wrong, words in (
+        ("moden", "no preset 'moden'"),
+        ("modern+lr", "not FIELD=VALUE"),
+        ("modern+speed=1", "a field of the config"),
+        ("modern+mirror=maybe", "write true or false"),
+        ("modern+batch_size=big", "of type int"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            parse_row(wrong)
+
+
+def test_settings_reach_all_rows_or_those_of_one_preset():
+    settings = ["ema_kimg=2", "dcgan:ema_kimg=0", "channel_base=64"]
+    assert settings_for("dcgan", settings) == {"ema_kimg": 0.0, "channel_base": 64}
+    assert settings_for("modern", settings) == {"ema_kimg": 2.0, "channel_base": 64}
+    with pytest.raises(ValueError, match="no preset 'modrn'"):
+        settings_for("modern", ["modrn:lr=1"])
+
+
+def test_the_plan_goes_seed_by_seed_and_a_row_s_own_change_wins(tmp_path):
+    runs = plan(
+        ["oasis64", "oasis64+ema_kimg=0", "oasis64"], [3, 1], tmp_path, Budget(kimg=2), ["ema_kimg=5", "img_resolution=32"]
+    )
+    assert [(run.row, run.seed) for run in runs] == [
+        ("oasis64", 3), ("oasis64+ema_kimg=0", 3), ("oasis64", 1), ("oasis64+ema_kimg=0", 1)
+    ]  # fmt: skip
+    assert [run.config.ema_kimg for run in runs] == [5, 0, 5, 0]
+    assert {run.config.img_resolution for run in runs} == {32} and {run.config.total_kimg for run in runs} == {2}
+    assert len({run.folder for run in runs}) == 4 and all(run.config.kid_ticks == 0 for run in runs)
+
+
+def test_every_row_of_the_claims_is_a_valid_run_at_32_px(tmp_path):
+    runs = plan(
+        [*compare.SYSTEMS, *ladder.CLAIM_ROWS], [0], tmp_path, Budget(kimg=4), ["img_resolution=32", "channel_base=256"]
+    )
+    assert {run.row for run in runs} >= {*compare.SYSTEMS, *ladder.CURVES}
+    by_row = {run.row: run.config for run in runs}
+    for claim in ladder.CLAIMS:
+        ours, other = by_row[claim.row].to_dict(), by_row[claim.other].to_dict()
+        changed = {name for name in ours if ours[name] != other[name]} - {"preset", "grow_kimg", "fade_kimg"}
+        assert len(changed) == 1 or claim.row == "modern", claim
+
+
+def test_growing_is_over_after_half_of_any_budget():
+    for total in (2.0, 40.0):
+        config = compare.fit_growth(make_config("stylegan1", img_resolution=64, total_kimg=total))
+        assert stage(config, int(total * 500) + 1) == (64, 1)
+        assert stage(config, int(total * 490)).fading and stage(config, 0) == (8, 1)
+
+
+def test_the_command_line_of_a_run_makes_its_config(tmp_path):
+    (run,) = plan(["seed003-progressive+mirror=false"], [7], tmp_path, Budget(kimg=3, minutes=2), ["batch_size=8"])
+    arguments = compare.command(run, "slices", snapshots=True)
+    args = build_parser().parse_args(arguments[3:])
+    fields = {name: getattr(args, name) for name in run.config.to_dict() if getattr(args, name, None) is not None}
+    config = make_config(args.preset, **{name: value for name, value in fields.items() if name != "preset"})
+    differ = {name for name, value in run.config.to_dict().items() if getattr(config, name) != value}
+    assert differ == {"max_minutes", "snapshot_ticks"} <= FREE_TO_CHANGE
+    assert (config.max_minutes, config.snapshot_ticks, args.data, config.seed) == (2, 1, Path("slices"), 7)
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, simulated):
+    """A few simulated slices as class folders."""
+    for image, label, subject, level in zip(
+        simulated.images, simulated.labels, simulated.subjects, simulated.levels, strict=True
+    ):
+        path = tmp_path / "slices" / simulated.classes[label] / f"{subject}_slice_{level}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(image)).save(path)
+    return tmp_path / "slices"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs train in this process, which has torch loaded; returns their commands."""
+    called = []
+
+    def call(self, arguments, log):
+        called.append(arguments)
+        return main(arguments[3:])
+
+    monkeypatch.setattr(compare.Children, "_call", call)
+    return called
+
+
+def arguments(folder, out, *more):
+    return ["compare", "--presets", "smoke,smoke+mirror=false", "--data", str(folder), "--seeds", "0,1", "--total-kimg", "0.048",
+            "--num", "12", "--out", str(out), *more]  # fmt: skip
+
+
+def test_training_and_scoring_are_apart_and_nothing_is_done_twice(folder, tmp_path, here, capsys):
+    out = tmp_path / "ladder"
+    assert main(arguments(folder, out, "--no-score")) == 0
+    assert len(here) == 4 and not (out / "ladder.json").exists()
+    for run in (out / "runs").glob("*/seed*/"):
+        assert not list((run / "checkpoints").glob("*")) and not (run / "samples").exists()
+    assert main(arguments(folder, out)) == 0
+    assert len(here) == 4
+    found = json.loads((out / "ladder.json").read_text())
+    assert {row["row"] for row in found["rows"]} == {"smoke", "smoke+mirror=false"}
+    for row in found["rows"]:
+        assert (
+            row["seeds"] == [0, 1] and row["kid"]["low"] < row["kid"]["value"] < row["kid"]["high"] and row["fd"]["value"] > 0
+        )
+        assert row["kimg"] == pytest.approx(0.048) and row["img_s"] > 0 and row["parameters_g"] == 11_456
+    assert found["rows"][0]["kid"]["value"] <= found["rows"][1]["kid"]["value"]
+    assert {"kid", "fd", "precision", "recall"} <= set(found["floors"]) and found["n"] == 12
+    text = (out / "ladder.md").read_text()
+    assert "`smoke+mirror=false`" in text and "*real people*" in text and text.strip() in capsys.readouterr().out
+    sheet = np.asarray(Image.open(out / "ladder.png").convert("L"))
+    assert sheet.shape[0] > 3 * 16 and sheet.std() > 10
+    (out / "ladder.json").unlink()
+    assert main(arguments(folder, out, "--no-train")) == 0 and (out / "ladder.json").is_file()
+
+
+def test_a_run_that_was_stopped_resumes_and_one_that_broke_down_is_left(folder, tmp_path, here, monkeypatch, capsys):
+    out = tmp_path / "ladder"
+    first, other, *_ = plan(["smoke", "smoke+mirror=false"], [0], out, Budget(kimg=0.048))
+    stopped = compare.command(first, folder)
+    stopped[stopped.index("--total-kimg") + 1] = "0.024"
+    assert main(stopped[3:]) == 0 and not first.is_done()
+    other.folder.parent.mkdir(parents=True)
+    other.folder.with_suffix(".failed").write_text("Training broke down before 1 kimg: loss_D not finite.")
+    compare.train_all([first, other], folder)
+    assert "Resuming" in capsys.readouterr().out and first.is_done() and len(here) == 1
+    assert read_metrics(first.folder)[-1]["cur_nimg"] == 48
+    entries = ladder.score_runs([first, other], folder, 12)
+    assert "kid" in entries[0] and "not finite" in entries[1]["failed"]
+    (row,) = [row for row in ladder.summarise(entries, {"text": ""})["rows"] if row["row"] == other.row]
+    assert row["failed"] == [0] and row["kid"] is None
+
+
+def test_a_mistake_in_a_run_is_noted_beside_it(folder, tmp_path, here, monkeypatch):
+    (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.048))
+    monkeypatch.setattr(compare.Children, "_call", lambda self, arguments, log: log.write("stylegan: It broke.\n") and 2)
+    compare.train_all([run], folder)
+    assert run.failure() == "stylegan: It broke."
+
+
+def test_runs_train_in_processes_of_their_own(folder, tmp_path):
+    (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.016), ["device=cpu"])
+    compare.train_all([run], folder, snapshots=["smoke"])
+    assert run.is_done(), run.folder.with_suffix(".log").read_text()
+    assert [p.name for p in (run.folder / "snapshots").iterdir()]
+
+
+# --- What is concluded ------------------------------------------------------------------------------------------------------------
+
+
+def scored(row: str, kids: list[float]) -> list[dict]:
+    return [{"row": row, "seed": seed, "kid": {"value": kid}} for seed, kid in enumerate(kids)]
+
+
+@pytest.mark.parametrize(
+    ("kids", "verdict"),
+    [
+        ([50, 55, 52], "held"),
+        ([200, 220, 190], "not held"),
+        ([50, 200, 110], "undecided"),
+        ([50], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_a_claim_is_decided_by_the_interval_over_seeds(kids, verdict):
+    claim = ladder.Claim("It helps.", "somebody", "a", "b")
+    found = ladder.decide(claim, scored("a", kids) + scored("b", [100, 105, 98]))
+    assert found["verdict"] == verdict
+    assert (found["low"] is not None) == (len(kids) >= 2)
+    if kids:
+        pairs = list(zip(kids, [100, 105, 98], strict=False))
+        assert found["ratio"] == pytest.approx(math.exp(np.mean([math.log(a / b) for a, b in pairs])))
+
+
+def curve(kids: list[float], pace: float) -> list[dict]:
+    return [{"kimg": 10.0 * (i + 1), "seconds": pace * (i + 1), "kid": kid} for i, kid in enumerate(kids)]
+
+
+def test_growing_is_judged_at_the_same_kid():
+    """Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg."""
+    entries = [
+        {"row": ladder.CURVES[0], "seed": 0, "curve": curve([200, 100, 50], pace=3)},
+        {"row": ladder.CURVES[1], "seed": 0, "curve": curve([400, 200, 100], pace=6)},
+    ]
+    found = ladder.growing_pays(entries)
+    assert found["ratio_kimg"] == pytest.approx(20 / 30) and found["ratio_seconds"] == pytest.approx(6 / 18)
+    assert "Growing paid" in ladder.growing_sentence(found)
+    entries[0]["row"], entries[1]["row"] = ladder.CURVES[1], ladder.CURVES[0]
+    assert "Growing did not pay" in ladder.growing_sentence(ladder.growing_pays(entries))
+    between = ladder._reached(curve([400, 100], pace=1), 200)
+    assert between == {"kimg": pytest.approx(15), "seconds": pytest.approx(1.5)}  # half-way on a log scale
+
+
+def test_without_two_curves_growing_is_not_judged():
+    assert ladder.growing_sentence(ladder.growing_pays([])) == "Growing was not compared."
