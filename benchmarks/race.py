@@ -63,23 +63,17 @@ def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer
     slices = load_slices(data, RESOLUTION).split("train")
     prepare_machine()
     state, spent, kept = start(side, seed, peer), 0.0, []
+    out.mkdir(parents=True, exist_ok=True)
     while spent < minutes * 60:
         begin = time.monotonic()
         train.training_step(state, slices)
         spent += time.monotonic() - begin
         if spent >= min(minutes, every * (len(kept) + 1)) * 60:
             kept.append((spent / 60, state.cur_nimg / 1000, pictures(state)))
-            print(f"{side} seed {seed}: {spent / 60:.1f} min, {state.cur_nimg / 1000:.1f} kimg", flush=True)
-    at, kimg, shown = (np.array(column) for column in zip(*kept, strict=True))
-    out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        out / f"{side}-{seed}.npz",
-        minutes=at,
-        kimg=kimg,
-        pictures=shown,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
+            at, kimg, shown = (np.array(column) for column in zip(*kept, strict=True))
+            about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+            np.savez_compressed(out / f"{side}-{seed}.npz", minutes=at, kimg=kimg, pictures=shown, **about)
+            print(f"{side} seed {seed}: {at[-1]:.1f} min, {kimg[-1]:.1f} kimg", flush=True)
 
 
 def score(data: Path | None, out: Path) -> dict:

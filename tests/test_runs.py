@@ -45,14 +45,16 @@ def without_times(line):
     return {k: v for k, v in line.items() if k not in ("seconds", "sec_per_kimg", "peak_memory_mb")}
 
 
-@pytest.mark.parametrize("stop", [32, 40])  # at a tick, and between two
-def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, capsys, stop):
-    runs.train_run(config(), None, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("stop", "fields"), [(32, {}), (40, {}), (40, {"precision": "fp16", "one_fake_batch": True})]
+)  # at a tick, and between two
+def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, capsys, stop, fields):
+    runs.train_run(config(**fields), None, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, stop)
-        runs.train_run(config(), None, tmp_path / "broken")
+        runs.train_run(config(**fields), None, tmp_path / "broken")
     assert "run the same command again" in capsys.readouterr().out
-    runs.train_run(config(), None, tmp_path / "broken")
+    runs.train_run(config(**fields), None, tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
 
     whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))

@@ -209,3 +209,25 @@ def test_without_noise_the_generator_draws_one_picture_per_style(slices):
         training_step(state, slices)
     z = torch.randn(4, state.G.z_dim)
     assert torch.equal(state.G(z, noise_mode="random"), state.G(z, noise_mode="none"))
+
+
+@pytest.mark.parametrize("pl_weight", [0.0, 2.0])
+def test_fp16_trains_as_fp32_does_at_first_and_scales_its_losses(slices, pl_weight):
+    states = [new_state(smoke(precision=precision, pl_weight=pl_weight)) for precision in ("fp16", "fp32")]
+    for state in states:
+        for _ in range(4):
+            training_step(state, slices)
+    half, full = (state.means() for state in states)
+    for name, value in full.items():
+        assert half[name] == pytest.approx(value, rel=0.1), name
+    assert states[0].scaler_G.get_scale() > 1 and not states[1].scaler_G.is_enabled()
+
+
+def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale(slices):
+    state = new_state(smoke(precision="fp16"))
+    training_step(state, slices)
+    before, scale = weights(state.D), state.scaler_D.get_scale()
+    real, c = draw_batch(slices, state.config, 0, state.device)
+    d_step(state, real * float("inf"), c)
+    assert not {k for k, _ in state.D.named_parameters()} & set(changed(state.D, before))
+    assert state.scaler_D.get_scale() < scale
