@@ -117,23 +117,23 @@ def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
         return blur_by_products(x, padding, gain) if x.is_cuda else _Blur.apply(elementwise(x), padding, gain)
 
 
-def blur_by_products(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """The same as B_H x B_W^T with band matrices, which tensor cores multiply at the pace of memory."""
+def blur_by_products(x: Tensor, padding: int, gain: float = 1.0, taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)) -> Tensor:
+    """The same, for any taps, as B_H x B_W^T with band matrices, which tensor cores multiply at the pace of memory."""
     N, C, H, W = x.shape
-    rows, columns = (_band(size, padding, root, x.device, x.dtype) for size, root in ((H, gain), (W, 1.0)))
+    rows, columns = (_band(size, padding, root, x.device, x.dtype, taps) for size, root in ((H, gain), (W, 1.0)))
     x = torch.matmul(columns, x.permute(0, 2, 3, 1).contiguous())  # [N, H, W', C]
     x = torch.matmul(rows, x.reshape(N, H, -1))  # [N, H', W' C]
     return x.view(N, len(rows), len(columns), C).permute(0, 3, 1, 2)
 
 
 @functools.lru_cache(maxsize=64)
-def _band(size: int, padding: int, gain: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[size + 2 padding - 3, size]: row i holds [1, 3, 3, 1] / 8 from column i - padding on."""
-    out = size + 2 * padding - 3
+def _band(size: int, padding: int, gain: float, device: torch.device, dtype: torch.dtype, taps: tuple[float, ...]) -> Tensor:
+    """[size + 2 padding - len(taps) + 1, size]: row i holds the taps, of sum gain, from column i - padding on."""
+    out = size + 2 * padding - len(taps) + 1
     width = (size + 7) // 8 * 8  # tensor cores like rows that start at whole 16 bytes
     tap = torch.arange(width) - torch.arange(out)[:, None] + padding
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) * (gain / 8)
-    band = torch.where((tap >= 0) & (tap < 4), taps[tap.clamp(0, 3)], 0.0)
+    values = torch.tensor(taps) * (gain / sum(taps))
+    band = torch.where((tap >= 0) & (tap < len(taps)), values[tap.clamp(0, len(taps) - 1)], 0.0)
     return band.to(device, dtype)[:, :size]
 
 

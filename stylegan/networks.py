@@ -134,7 +134,8 @@ class Discriminator(Growing):
                 x = self.attention[str(res)](x)
             x = self.blocks[-(res.bit_length() - 3)](x)
             if self.now.fading and res == self.now.resolution:
-                x = self._enter(F.avg_pool2d(img, 2)).lerp(x, self.alpha)
+                before = self._enter(F.avg_pool2d(img, 2))
+                x = before + self.alpha * (x - before)  # keeps half precision, as lerp with a tensor does not
             res //= 2
         return x
 

@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, NoiseInjection, in_full_precision, leaky_relu
+from stylegan.modules import (
+    GAIN,
+    SLOPE,
+    EqualConv2d,
+    EqualLinear,
+    NoiseInjection,
+    blur_by_products,
+    elementwise,
+    in_full_precision,
+    leaky_relu,
+)
 from stylegan.stylegan2 import DiscriminatorEpilogue  # ProGAN's, which both papers kept
 
 
@@ -77,10 +87,10 @@ def _taps(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return (torch.outer(taps, taps) / 16).expand(channels, 1, 3, 3)
 
 
-@in_full_precision
 def blur121(x: Tensor) -> Tensor:
     """The binomial filter [1, 2, 1] / 4 in both directions (appendix C, after Zhang 2019): the same shape."""
-    return _Blur.apply(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return blur_by_products(x, 1, taps=(1.0, 2.0, 1.0)) if x.is_cuda else _Blur.apply(elementwise(x))
 
 
 class _Blur(torch.autograd.Function):

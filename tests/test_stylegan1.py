@@ -1,12 +1,14 @@
 """The layers and blocks of StyleGAN1 against equation 1 and against slow twins."""
 
+import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan.stylegan1 import AdaIN, Conv2d, DiscriminatorBlock, Styled, SynthesisBlock, blur121, instance_norm
+from stylegan.modules import blur_by_products
+from stylegan.stylegan1 import AdaIN, Conv2d, DiscriminatorBlock, Styled, SynthesisBlock, _Blur, instance_norm
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +66,12 @@ def slow_blur(x):
     return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
 
 
-def test_the_filter_and_its_two_derivatives():
+@pytest.mark.parametrize("form", [_Blur.apply, functools.partial(blur_by_products, padding=1, taps=(1.0, 2.0, 1.0))])
+def test_the_filter_and_its_two_derivatives(form):
+    """As a convolution, and as the products that stand for it on a GPU."""
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(blur121(x), slow_blur(x))
-    assert torch.autograd.gradcheck(blur121, x) and torch.autograd.gradgradcheck(blur121, x)
+    torch.testing.assert_close(form(x), slow_blur(x))
+    assert torch.autograd.gradcheck(form, x) and torch.autograd.gradgradcheck(form, x)
 
 
 @torch.no_grad()
