@@ -29,7 +29,7 @@ from stylegan.networks import prepare_machine
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
 
-FAKES = 512
+FAKES = 384
 RESOLUTION = 64
 
 
