@@ -143,7 +143,7 @@ class Recorder:
             self.real_features = features(self.val_slices.images, device=state.device)
         classes = spread(self.val_slices.labels, n) if state.config.c_dim else None
         fakes = generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes)
-        scores = scores_while_training(self.real_features, people_of(self.val_slices), fakes)
+        scores = scores_while_training(self.real_features, people_of(self.val_slices), fakes, device=state.device)
         if state.best_kid is None or scores["kid"] < state.best_kid:
             state.best_kid = scores["kid"]
             self._save_generator("generator.safetensors")
