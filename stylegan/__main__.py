@@ -267,21 +267,51 @@ def _groundtruth(args: argparse.Namespace) -> None:
         write_ground_truth(result, strip, args.out)
 
 
+def _add_audit(commands) -> None:
+    text = "Everything a reviewer may ask: evaluate, memory, attacks, projections, failure cases; kept as audit.json."
+    parser = _command(commands, "audit", _audit, text)
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--num", type=int, default=1000, help="slices of each kind at most (default 1000)")
+    parser.add_argument("--fakes", type=int, default=5000, help="among which copies are looked for (default 5000)")
+    parser.add_argument("--projections", type=int, default=24, help="people on either side (default 24), 0: none")
+    parser.add_argument(
+        "--control-kimg", type=float, default=0, help="train a memoriser for so long (80: ten minutes), 0: none"
+    )
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and pictures; a run folder will do")
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from stylegan.audit import audit
+    from stylegan.findings import plain_table
+    from stylegan.verdict import summary, verdict_rows
+
+    names = ("num", "fakes", "projections", "control_kimg", "device")
+    found = audit(args.path, args.data, args.out, **{name: getattr(args, name) for name in names})
+    rows = verdict_rows(found["evaluation"], found["memory"])
+    print(
+        f"{plain_table(rows)}\n{summary(rows).replace('**', '')}\nWrote audit.json and pictures to {args.out}; pairs.png shows real slices."
+    )
+
+
 def _add_ship(commands) -> None:
     text = "Make a reference generator of a run: half precision, scores and card, for others to use."
     parser = _command(commands, "ship", _ship, text)
-    parser.add_argument("run_dir", type=Path, metavar="RUN")
+    parser.add_argument("run_dir", type=Path, metavar="RUN|FILE", help="a shipped file is scored again and its card rewritten")
     parser.add_argument("--data", type=Path, required=True, help="the folder or .zip it was trained on")
     parser.add_argument("--name", required=True, help="of the files, such as oasis1-stylegan2-64")
     parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
     parser.add_argument("--terms", default="own", choices=("oasis1", "simulated", "own"))
     parser.add_argument("--out", type=Path, default=Path("models"))
+    parser.add_argument("--audited", type=Path, metavar="DIR", help="where `audit` has judged this file already")
 
 
 def _ship(args: argparse.Namespace) -> None:
     from stylegan.reporting.ship import ship
 
-    print(f"Wrote {ship(args.run_dir, args.data, args.name, title=args.title, terms=args.terms, out=args.out)}.")
+    names = ("title", "terms", "out", "audited")
+    print(f"Wrote {ship(args.run_dir, args.data, args.name, **{name: getattr(args, name) for name in names})}.")
 
 
 # --- report, bench ----------------------------------------------------------------------------------------------------------------
@@ -390,6 +420,7 @@ COMMANDS = (
     _add_sample,
     _add_project,
     _add_evaluate,
+    _add_audit,
     _add_groundtruth,
     _add_ship,
     _add_report,

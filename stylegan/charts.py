@@ -165,7 +165,8 @@ def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> matpl
     """KID (x1000) and FD of each split beside real against real, with intervals, from the JSON of ``evaluate``."""
     splits = evaluation["splits"]
     axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True) if axes is None else axes
-    for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", "FD"), strict=True):
+    distance = "FID" if evaluation["feature_space"] == "inception" else "FD"  # only there
+    for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", distance), strict=True):
         for j, (suffix, label) in enumerate((("", "generated"), ("_floor", "real against real"))):
             rows = [split[key + suffix] for split in splits.values()]
             value, low, high = (np.array([row.get(k, row["value"]) for row in rows], float) for k in ("value", "low", "high"))
@@ -184,6 +185,40 @@ def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> matpl
         for name, split in splits.items()
     )
     return describe(axes[0].figure, f"Scores beside the score of real against real slices. {text}.")
+
+
+def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> matplotlib.figure.Figure:
+    """Mean power spectra [F] in dB by frequency: 'real', 'generated', and 'low' to 'high', the range of real slices of other people."""
+    ax = axes or Figure(9, 3.4, layout="constrained").add_subplot()
+    frequency = np.arange(1, len(lines["real"]) + 1)
+    ax.fill_between(frequency, lines["low"], lines["high"], color=FAINT, label="real, other people")
+    for i, name in enumerate(("real", "generated")):
+        ax.plot(frequency, lines[name], color=COLOURS[i], linestyle=LINES[i], linewidth=1.6, label=name)
+    dress(
+        ax, "Power by frequency (dB): blur bends the right end down, a checkerboard lifts it", "waves per picture", legend=True
+    )
+    away = np.asarray(lines["generated"]) - np.asarray(lines["real"])
+    half = len(away) // 2
+    text = f"{away[:half].mean():+.1f} dB at low and {away[half:].mean():+.1f} dB at high frequencies"
+    return describe(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
+
+
+def distributions(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Sequence[Axes] | None = None
+) -> matplotlib.figure.Figure:
+    """Histograms of real [n] and generated [m] numbers side by side, a panel for each title -> (real, generated)."""
+    axes = _panels(len(panels)) if axes is None else axes
+    for ax, (title, values) in zip(axes, panels.items(), strict=True):
+        low, high = np.quantile(np.concatenate(values), [0.002, 0.998])
+        edges = np.linspace(low, max(high, low + 1e-9), 31)
+        for i, (name, x) in enumerate(zip(("real", "generated"), values, strict=True)):
+            counts = np.histogram(x, edges)[0] / max(len(x), 1)
+            ax.stairs(counts, edges, color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
+        dress(ax, title, "", legend=ax is axes[0])
+    told = "; ".join(
+        f"{title}: median {np.median(a):.3g} real, {np.median(b):.3g} generated" for title, (a, b) in panels.items()
+    )
+    return describe(axes[0].figure, f"Histograms of real and generated slices. {told}.")
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------------

@@ -102,10 +102,11 @@ def degrade(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def judged(encoder: Encoder, slices: SliceDataset) -> dict[str, float]:
-    """Correlation of what the encoder says of slices and the truth: {level, blur, noise}; for held-out people, to trust it at all."""
+    """Correlation of what the encoder says of slices and the truth, {level, blur, noise}; for held-out people, to trust it at all."""
     rng = torch.Generator().manual_seed(1)
     x, blur, noise = degrade(slices.tensor(), rng)
     with torch.no_grad():
         said = torch.cat([encoder.heads(encoder(part)) for part in x.split(64)]).numpy()
     truth = {"level": slices.levels.astype(float), "blur": blur.numpy(), "noise": noise.numpy()}
-    return {name: float(np.corrcoef(said[:, i], values)[0, 1]) for i, (name, values) in enumerate(truth.items())}
+    told = {name: (said[:, i], values) for i, (name, values) in enumerate(truth.items()) if values.std() > 0}
+    return {name: float(np.corrcoef(*pair)[0, 1]) for name, pair in told.items()}

@@ -98,7 +98,10 @@ class Fakes:
         n = len(real) if n is None else n
         if self.classes:
             rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
-            return self._draw(n, self._known(real)[rows].tolist())
+            made = self._draw(n, self._known(real)[rows].tolist())
+            if self.pictures is None or len(self.pictures) < n:
+                self.pictures, self.vectors = made  # the largest set, for whoever wants many
+            return made
         if self.pictures is None or len(self.pictures) < n:
             self.pictures, self.vectors = self._draw(n, None)
         return self.pictures[:n], self.vectors[:n]
@@ -120,6 +123,21 @@ class Fakes:
                 f"The generator draws the classes {', '.join(self.classes)}, and this data also holds {', '.join(strange)}."
             )
         return np.array([self.classes[name] for name in names])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A generator, the people it saw and those it is judged by."""
+
+    G: Generator
+    info: dict  # as of `load_generator`
+    dataset: SliceDataset
+    trained_on: set[str]
+    train: SliceDataset | None  # the slices it saw, where they are at hand
+    unseen: list[SliceDataset]  # the held-out splits, whole
+    scored: list[Held]  # what fakes are compared with; the last is the split that counts
+    fakes: Fakes
+    setting: Setting
 
 
 def evaluate(
@@ -155,32 +173,76 @@ def evaluate(
     trained on, and where slices or subjects are too few.
     """
     begin = time.perf_counter()
-    if num < 2 or fakes < 2:
-        raise ValueError(f"num is {num} and fakes {fakes}; a score takes at least 2 slices, and hundreds to mean something.")
-    G, info = load_generator(path, pick_device(device))
+    case = open_case(
+        path, data, split=split, train_data=train_data, num=num, seed=seed, space=space, device=device, cache_dir=cache_dir
+    )
+    found = score_case(case, fakes=fakes, controls=controls)
+    return {**found, "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def open_case(
+    path: str | Path,
+    data: SliceDataset | str | Path | None = None,
+    *,
+    split: str = "all",
+    train_data: SliceDataset | str | Path | None = None,
+    num: int = 1000,
+    seed: int = 0,
+    space: str = DEFAULT,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+) -> Case:
+    """Everything `evaluate` needs before it draws the first slice; arguments and errors are its."""
+    if num < 2:
+        raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")
+    chosen = pick_device(device)
+    G, info = load_generator(path, chosen)
     dataset, reference, trained_on = _who_is_who(info, data, train_data, cache_dir)
     parts = {name: dataset.split(name) for name in (("val", "test") if split == "all" else (split,))}
     for name, real in parts.items():
         _refuse_training_subjects(set(people_of(real)), trained_on, name)
     train = _training_slices(reference, trained_on)
-    setting = _setting(space, train, path, pick_device(device), cache_dir, seed)
+    setting = _setting(space, train, path, chosen, cache_dir, seed)
     held = [_held(name, real, reference, num, seed) for name, real in parts.items()]
-    scored = (_seen(train, held[-1], seed) if split == "all" else []) + held
-    drawn = Fakes(G, info, setting)
-    copies = _memory(train, list(parts.values()), drawn, fakes)
-    found = {part.name: _score_split(part, drawn) for part in scored}
+    seen = _seen(train, held[-1], seed) if split == "all" else []
+    return Case(G, info, dataset, trained_on, train, list(parts.values()), seen + held, Fakes(G, info, setting), setting)
+
+
+def score_case(case: Case, *, fakes: int = 5000, controls: bool = True) -> dict:
+    """What `evaluate` returns, without the seconds."""
+    if fakes < 2:
+        raise ValueError(f"fakes is {fakes}; a search for copies takes at least 2.")
+    copies = copies_of(case, fakes)[0]
+    found = {part.name: _score_split(part, case.fakes) for part in case.scored}
     return {
-        "feature_space": space,
+        "feature_space": case.setting.space.name,
         "n": min(entry["n"] for entry in found.values()),
-        "seconds": round(time.perf_counter() - begin, 1),
-        "model_hash": info.get("model_hash", ""),
-        "data": {"title": dataset.title, "layout": dataset.layout, "key": dataset.key},
-        "warnings": _doubts(dataset, trained_on),
+        "seconds": 0.0,
+        "model_hash": case.info.get("model_hash", ""),
+        "data": {"title": case.dataset.title, "layout": case.dataset.layout, "key": case.dataset.key},
+        "warnings": _doubts(case.dataset, case.trained_on),
         "memorisation": copies,
         "splits": {name: {key: entry[key] for key in SPLIT_SCORES} for name, entry in found.items()},
         "further": {name: {k: v for k, v in entry.items() if k not in SPLIT_SCORES} for name, entry in found.items()},
-        "controls": _score_controls(held[-1], train, setting) if controls else {},
+        "controls": _score_controls(case.scored[-1], case.train, case.setting) if controls else {},
     }
+
+
+def copies_of(case: Case, fakes: int) -> tuple[dict[str, float | None], dict]:
+    """Are fakes nearer to training slices than people it never saw? (`memorisation.memory` of all held-out splits, the distances).
+
+    The distances: ``{fake, row, heldout, people}``, of each fake the nearest training slice and its row, of each held-out slice
+    the distance and the person. Without training slices all numbers are None and there are no distances.
+    """
+    if case.train is None:
+        return dict.fromkeys(("ratio", "low", "high", "p_value")), {}
+    at_train = case.setting.features(case.train.images)
+    near, row = memorisation.nearest(case.fakes.like(case.train, min(fakes, 2 * len(case.train)))[1], at_train)
+    unseen = np.concatenate([case.setting.features(part.images) for part in case.unseen])
+    people = np.concatenate([people_of(part) for part in case.unseen])
+    heldout = memorisation.nearest(unseen, at_train)[0]
+    found = {"fake": near, "row": row, "heldout": heldout, "people": people}
+    return memorisation.memory(near, heldout, people, seed=case.setting.seed), found
 
 
 def _who_is_who(info: dict, data, train_data, cache_dir) -> tuple[SliceDataset, SliceDataset, set[str]]:
@@ -232,17 +294,6 @@ def _seen(train: SliceDataset | None, held: Held, seed: int) -> list[Held]:
     rows = draw_people(people, count, n, np.random.default_rng(seed))
     real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
     return [_held("train", real, rest, n, seed)] if len(rest) >= n else []
-
-
-def _memory(train: SliceDataset | None, unseen: list[SliceDataset], drawn: Fakes, count: int) -> dict[str, float | None]:
-    """Are fakes nearer to training slices than people it never saw, of all splits that are scored?"""
-    if train is None:
-        return dict.fromkeys(("ratio", "low", "high", "p_value"))
-    at_train, at_fake = drawn.setting.features(train.images), drawn.like(train, min(count, 2 * len(train)))[1]
-    at_unseen = np.concatenate([drawn.setting.features(part.images) for part in unseen])
-    people = np.concatenate([people_of(part) for part in unseen])
-    near = [memorisation.nearest(vectors, at_train)[0] for vectors in (at_fake, at_unseen)]
-    return memorisation.memory(*near, people, seed=drawn.setting.seed)
 
 
 def _score_split(part: Held, drawn: Fakes) -> dict:

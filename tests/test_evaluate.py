@@ -1,5 +1,6 @@
 """The evaluation of a generator: what it returns, whom it refuses, what it warns of."""
 
+import functools
 import json
 
 import numpy as np
@@ -32,25 +33,27 @@ def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = 
     return SliceDataset(**(fields | changes))
 
 
+def save_untrained(folder, dataset: SliceDataset, conditional: bool = False, **info):
+    """An untrained generator with this header in a file; returns the file."""
+    config = make_config("smoke", **({"conditional": "class", "c_dim": 2} if conditional else {}))
+    torch.manual_seed(0)
+    trained_on = sorted(set(dataset.split("train").subjects.tolist()))
+    about = {"title": dataset.title, "layout": dataset.layout, "key": dataset.key, "path": ""}
+    header = {
+        "config": config.to_dict(),
+        "classes": list(dataset.classes),
+        "train_subjects": trained_on,
+        "data": about,
+        "cur_nimg": 0,
+    }
+    path = folder / "generator.safetensors"
+    save_generator(path, Generator(config), header | info)
+    return path
+
+
 @pytest.fixture
 def generator_file(tmp_path):
-    """Saves an untrained generator with this header and names the file."""
-
-    def save(dataset: SliceDataset, conditional: bool = False, **info) -> str:
-        config = make_config("smoke", **({"conditional": "class", "c_dim": 2} if conditional else {}))
-        torch.manual_seed(0)
-        train = dataset.split("train")
-        header = {
-            "config": config.to_dict(),
-            "classes": list(dataset.classes),
-            "train_subjects": sorted(set(train.subjects.tolist())),
-        }
-        header |= {"data": {"title": dataset.title, "layout": dataset.layout, "key": dataset.key, "path": ""}, "cur_nimg": 0}
-        path = tmp_path / "generator.safetensors"
-        save_generator(path, Generator(config), header | info)
-        return path
-
-    return save
+    return functools.partial(save_untrained, tmp_path)
 
 
 def test_evaluate_gives_the_promised_json(generator_file, tmp_path):

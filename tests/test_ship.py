@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan import audit, encoder
+from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
@@ -23,6 +25,11 @@ def shipped(tmp_path_factory, class_folders_of_phantoms):
     config = make_config("smoke", total_kimg=0.08, tick_kimg=0.04, kid_ticks=1, kid_samples=16, lr=0.002)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(base / "cache"))
+        patch.setattr(audit, "OTHER_SPACES", ())  # their own tests try the other spaces
+        patch.setattr(audit, "trained_encoder", lambda train: (encoder._train(train, 2, 0).eval(), "key"))
+        patch.setattr(
+            audit.memorisation, "projection_gap", lambda *_: {"train": 9.0, "heldout": 9.5, "gap": 0.5, "p_value": 0.3}
+        )
         train_run(config, class_folders_of_phantoms, base / "run")
         path = ship(base / "run", class_folders_of_phantoms, "tiny-16", title="Phantoms", out=base / "models")
         yield base, path, load_slices(class_folders_of_phantoms, 16)
@@ -74,7 +81,17 @@ def test_the_card_says_all_that_a_user_needs(shipped):
     entry = json.loads((base / "models" / "metrics.json").read_text())["tiny-16"]
     train = slices.split("train")
     assert card("tiny-16", entry, train) == text
-    for part in ("Phantoms", f"{len(train)} slices", entry["model_hash"], "times the floor", "Terms", "Intended use", "Limits"):
+    for part in (
+        "Phantoms",
+        f"{len(train)} slices",
+        entry["model_hash"],
+        "times the floor",
+        "Terms",
+        "Intended use",
+        "Limits",
+        "✘ fail",
+        "pass**",
+    ):
         assert part in text
     assert all(subject in text for subject in set(train.subjects.tolist()))
     assert not any(subject in text for subject in set(slices.split("test").subjects.tolist()))
@@ -86,11 +103,21 @@ def test_nothing_tells_where_the_slices_lay(shipped):
         assert str(base.parent).encode() not in file.read_bytes(), file.name
 
 
-def test_a_second_generator_keeps_the_entry_of_the_first(shipped, class_folders_of_phantoms):
-    base, _, _ = shipped
-    ship(base / "run", class_folders_of_phantoms, "other", out=base / "models")
-    assert {"tiny-16", "other"} <= set(json.loads((base / "models" / "metrics.json").read_text()))
-    assert TERMS["own"] in (base / "models" / "other.md").read_text()
+def test_a_shipped_file_is_scored_again_and_the_entry_of_another_is_kept(shipped, class_folders_of_phantoms):
+    base, path, _ = shipped
+    before = json.loads((base / "models" / "metrics.json").read_text())["tiny-16"]
+    entry = {**before, "scores": {}, "audit": {}}
+    write_json(base / "models" / "metrics.json", {"tiny-16": entry, "other": {"model_hash": "1"}})
+    kept = {"evaluation": before["scores"], **before["audit"]}
+    write_json(base / "audit.json", kept)
+    text = path.read_text()
+    assert ship(path.with_suffix(".safetensors"), class_folders_of_phantoms, "tiny-16", audited=base) == path
+    after = json.loads((base / "models" / "metrics.json").read_text())
+    assert after == {"tiny-16": before, "other": {"model_hash": "1"}} and path.read_text() == text
+    write_json(base / "audit.json", {**kept, "evaluation": {**before["scores"], "model_hash": "another"}})
+    with pytest.raises(ValueError, match=r"holds no audit of .* but of another; run: python -m stylegan audit"):
+        ship(path.with_suffix(".safetensors"), class_folders_of_phantoms, "tiny-16", audited=base)
+    assert TERMS["own"] in text
 
 
 def test_unknown_terms_are_refused_before_anything_is_written(tmp_path):

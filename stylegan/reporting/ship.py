@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from stylegan.audit import FILE as AUDIT
+from stylegan.audit import audit
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.features import features
-from stylegan.findings import markdown_table, score_rows, verdict
+from stylegan.findings import floor_table, markdown_table, score_rows, verdict
 from stylegan.memorisation import nearest
-from stylegan.metrics import evaluate
 from stylegan.networks import count_parameters
 from stylegan.predict import generate
 from stylegan.runs import read_metrics
+from stylegan.verdict import control_sentence, failure_rows, summary, verdict_rows
 
 SAMPLES = range(8)  # seeds whose nearest training slice the card tells
 
@@ -51,6 +53,17 @@ Features: {space}. The floor is the same distance between real slices of other s
 
 On test subjects: {verdict}
 
+## The verdict
+
+On test subjects, by rules fixed beforehand (`stylegan/verdict.py`). Slices of one person resemble each other, which raises the floor of a
+distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
+
+{doubts}
+
+Floor, generator and ceilings (sets that must fail) side by side:
+
+{ceilings}
+
 ## Does it copy?
 
 Distance in feature space from a slice to the nearest of all training slices. Held-out real slices of the validation and test subjects are
@@ -58,7 +71,13 @@ Distance in feature space from a slice to the nearest of all training slices. He
 
 {copies}
 
-Median ratio of {count} samples: {ratio:.2f}.
+Median ratio of {count} samples: {ratio:.2f}; of {fakes:,} samples nearer than the nearest 1 % of held-out slices: {copied:.1%}. {control}
+
+## Where it fails
+
+The worst of 2,000 seeds by five rules; the guesses are guesses.
+
+{failures}
 
 ## Terms of the data
 
@@ -81,27 +100,64 @@ Trained on, and therefore unfit for scoring this generator: {people}.
 
 
 def ship(
-    run_dir: str | Path, data: str | Path, name: str, *, title: str = "", terms: str = "own", out: str | Path = "models"
+    run_dir: str | Path,
+    data: str | Path,
+    name: str,
+    *,
+    title: str = "",
+    terms: str = "own",
+    out: str | Path = "models",
+    audited: str | Path | None = None,
 ) -> Path:
     """Write ``name.safetensors`` (half precision), ``name.md`` (its card) and its entry in ``metrics.json``; returns the card.
 
-    ``data``: the slices it was trained on, for scores on the validation and test subjects; ``title`` names them for the reader.
-    What is scored is the shipped file itself. Errors are those of `load_generator` and `evaluate`.
+    ``run_dir``: a run folder, or the shipped file itself to score it again and rewrite its card. ``data``: the slices it was
+    trained on, for scores on the validation and test subjects; ``title`` names them for the reader. What is scored is the shipped
+    file. ``audited``: a folder in which `audit` has judged this very file already; without it that is done here, for minutes.
+    Errors are those of `load_generator` and `audit`, and a ValueError where the audit is of another generator.
     """
     if terms not in TERMS:
         raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
     run_dir, out = Path(run_dir), Path(out)
+    if run_dir.is_file():
+        return _score_again(run_dir, data, audited)
     G, info = load_generator(run_dir)
     slices = load_slices(data, info["config"]["img_resolution"])
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.safetensors"
     about = {key: value for key, value in info["data"].items() if key != "path"}  # where the slices lay is nobody's business
     save_generator(path, G, {**info, "data": {**about, "title": title or slices.title}}, half=True)
-    entry = {**_history(run_dir, path), "terms": terms}
-    entry |= {"scores": evaluate(path, slices), "nearest": nearest_training(path, slices)}
-    write_json(out / "metrics.json", {**(read_json(out / "metrics.json") or {}), name: entry})
+    return _write(path, {**_history(run_dir, path), "terms": terms}, slices, _judge(path, data, audited))
+
+
+def _score_again(path: Path, data: str | Path, audited: str | Path | None) -> Path:
+    """Judge a shipped file anew; what its entry tells of the training stays."""
+    entry = (read_json(path.with_name("metrics.json")) or {}).get(path.stem)
+    _, info = load_generator(path)
+    if entry is None or entry.get("model_hash") != info["model_hash"]:
+        raise ValueError(f"metrics.json beside {path} tells nothing of this generator; ship it from its run folder.")
+    return _write(path, entry, load_slices(data, info["config"]["img_resolution"]), _judge(path, data, audited))
+
+
+def _judge(path: Path, data: str | Path, audited: str | Path | None) -> dict:
+    if audited is None:
+        return audit(path, data)
+    found = read_json(Path(audited) / AUDIT) or {}
+    model, known = load_generator(path)[1]["model_hash"], found.get("evaluation", {}).get("model_hash")
+    if known != model:
+        raise ValueError(
+            f"{audited} holds no audit of {path} (model {model}) but of {known}; run: python -m stylegan audit {path}"
+        )
+    return found
+
+
+def _write(path: Path, entry: dict, slices: SliceDataset, found: dict) -> Path:
+    """The entry in metrics.json, the card, and the sheet of failure cases; returns the card."""
+    audited = {name: value for name, value in found.items() if name != "evaluation"}
+    entry = {**entry, "scores": found["evaluation"], "audit": audited, "nearest": nearest_training(path, slices)}
+    write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
     with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(card(name, entry, slices.split("train")), encoding="utf-8")
+        temporary.write_text(card(path.stem, entry, slices.split("train")), encoding="utf-8")
     return path.with_suffix(".md")
 
 
@@ -144,13 +200,16 @@ def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SA
 def card(name: str, entry: dict, train: SliceDataset) -> str:
     """The card as Markdown."""
     config, near = entry["config"], entry["nearest"]
-    ratios = [row["ratio"] for row in near["samples"]]
+    ratios, scores, audited = [row["ratio"] for row in near["samples"]], entry["scores"], entry["audit"]
+    doubts, memory = verdict_rows(scores, audited["memory"]), audited["memory"]
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
         subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
-        space=entry["scores"]["feature_space"], scores=markdown_table(score_rows(entry["scores"])), verdict=verdict(entry["scores"]["splits"]["test"]),
+        space=scores["feature_space"], scores=markdown_table(score_rows(scores)), verdict=verdict(scores["splits"]["test"]),
         copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
         heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios), terms=TERMS[entry["terms"]],
-        people=", ".join(sorted(set(train.subjects.tolist()))),
+        summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
+        fakes=min(5000, 2 * len(train)), copied=memory.get("copied", float("nan")), control=control_sentence(audited["control"]),
+        failures=markdown_table(failure_rows(audited["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
         **{key: entry[key] for key in ("data", "kimg", "run_kimg", "hours", "machine", "parameters", "model_hash")},
     )  # fmt: skip

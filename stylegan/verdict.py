@@ -1,0 +1,151 @@
+"""The verdict: one table of doubts, each answered with pass, borderline or fail by rules that were fixed before any generator was seen.
+
+Mind the floor. Slices of one person resemble each other. A set of real people is therefore further from another such set than
+unrelated slices of the same population would be: it raises the floor of every distance from both sides, and the score of a
+generator, whose slices are strangers to each other, from one. "At the floor" is thus lenient, and so a distance passes only
+where it is no larger than the *mean* of its floor; reaching the floor's range, where chance may explain the rest, is borderline.
+Neighbour scores leave out slices of the same person, their floor's mean is not shifted, only its range is wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stylegan.findings import floor_of, shown, title_of, whole_split
+
+PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
+SIGNS = {PASS: "✔ pass", BORDERLINE: "◐ borderline", FAIL: "✘ fail", UNKNOWN: "– not measured"}
+
+# The doubt, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
+DOUBTS = (
+    ("Could the set pass for other people?", "kid", "lower"),
+    ("... and by mean and covariance?", "fd", "lower"),
+    ("Do generated slices lie where real ones do?", "precision", "higher"),
+    ("Are all kinds of real slices drawn?", "recall", "higher"),
+    ("... and each real slice near to a generated one?", "coverage", "higher"),
+    ("Do generated slices keep to themselves?", "nn_accuracy_fake", "as"),
+    ("Can a classifier tell them apart?", "classifier", "as"),
+    ("Are they as various as real ones?", "ms_ssim", "as"),
+    ("Is the texture right (blur, checkerboard)?", "spectrum", "lower"),
+    ("Are the grey levels right?", "intensity", "lower"),
+    ("Are the heads of the right size?", "area", "lower"),
+    ("Are they as symmetric as real heads?", "symmetry", "lower"),
+)
+
+
+def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) -> str:
+    """pass, borderline or fail of one score {value, low, high} beside its floor.
+
+    'lower': pass up to the floor's mean, borderline while the interval reaches the floor's range; 'higher' is its mirror image;
+    'as': pass inside the floor's range, borderline where interval and range meet.
+    """
+    meets = entry["low"] <= floor["high"] and floor["low"] <= entry["high"]
+    if better == "as":
+        return PASS if floor["low"] <= entry["value"] <= floor["high"] else BORDERLINE if meets else FAIL
+    if better == "lower":
+        return PASS if entry["value"] <= floor["value"] else BORDERLINE if entry["low"] <= floor["high"] else FAIL
+    return PASS if entry["value"] >= floor["value"] else BORDERLINE if entry["high"] >= floor["low"] else FAIL
+
+
+def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
+    """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `metrics.evaluate`.
+
+    ``memory``: what `audit` found beyond it (people, attack, projection); without it only the ratio is judged.
+    """
+    split, space = whole_split(scores, list(scores["splits"])[-1]), scores["feature_space"]
+    rows = []
+    for doubt, key, better in DOUBTS:
+        entry, floor = split.get(key), floor_of(split, key)
+        found = mark(entry, floor, better) if entry and floor else UNKNOWN
+        rows.append(_row(doubt, title_of(key, space), shown(entry, key), shown(floor, key), found))
+    return rows + _memory_rows(scores["memorisation"], memory or {})
+
+
+def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dict:
+    return {"doubt": doubt, "score": score, "generated (95 %)": generated, "real people": real, "verdict": SIGNS[verdict]}
+
+
+def _memory_rows(ratio: Mapping, memory: Mapping) -> list[dict]:
+    rows, doubt = [], "Does it copy training slices?"
+    if ratio["ratio"] is None:
+        return [_row(doubt, "distance to training slices", "", "", UNKNOWN)]
+    text = "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}".format(**ratio)
+    near = ratio["p_value"] < 0.05
+    found = FAIL if near and ratio["ratio"] < 0.8 else BORDERLINE if near else PASS
+    rows.append(_row(doubt, "distance to training slices, ratio", text, "1", found))
+    if "people" in memory:
+        people = memory["people"]
+        text = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
+        found = PASS if people["p_value"] >= 0.05 else FAIL if people["p_value"] < 0.001 else BORDERLINE
+        rows.append(
+            _row(
+                "Do its slices lie by people it saw?",
+                "nearest person is a training person",
+                text,
+                f"{people['expected']:.0%}",
+                found,
+            )
+        )
+    for key, name in (("attack", "distance to the nearest of its slices"), ("logits", "logits of its discriminator")):
+        if memory.get(key):
+            area = memory[key]
+            found = PASS if area["low"] <= 0.5 else BORDERLINE if area["value"] < 0.6 else FAIL
+            rows.append(
+                _row(
+                    "Can one tell who was trained on?",
+                    f"AUC of the {name}",
+                    "{value:.2f} ({low:.2f} to {high:.2f})".format(**area),
+                    "0.5",
+                    found,
+                )
+            )
+    if "projection" in memory:
+        gap = memory["projection"]
+        found = PASS if gap["p_value"] >= 0.05 else BORDERLINE if gap["gap"] < 0.1 * gap["heldout"] else FAIL
+        text = f"{gap['train']:.1f} grey levels, p = {gap['p_value']:.2g}"
+        rows.append(
+            _row(
+                "Does it draw people it saw better?",
+                "residual of projections, training people",
+                text,
+                f"{gap['heldout']:.1f}, held-out people",
+                found,
+            )
+        )
+    return rows
+
+
+def summary(rows: Sequence[Mapping]) -> str:
+    """One sentence: how many pass, and what fails first."""
+    counts = {name: sum(row["verdict"] == sign for row in rows) for name, sign in SIGNS.items()}
+    failed = [row["score"] for row in rows if row["verdict"] == SIGNS[FAIL]]
+    text = f"**{counts[PASS]} of {len(rows)} pass**, {counts[BORDERLINE]} are borderline, {counts[FAIL]} fail"
+    return text + (f": {', '.join(failed)}." if failed else ".")
+
+
+def failure_rows(cases: Sequence[Mapping]) -> list[dict]:
+    """The failure cases as rows of a table."""
+    return [
+        {
+            "rule": case["rule"],
+            "seed": case["seed"],
+            "its value": f"{case['value']:.2f} {case['unit']}",
+            "98 % of real slices": f"{case['real_low']:.2f} to {case['real_high']:.2f}",
+            "guess": case["guess"],
+        }
+        for case in cases
+    ]
+
+
+def control_sentence(control: Mapping | None) -> str:
+    """What the positive control gave, that is whether these measures light up at all."""
+    if not control:
+        return "Whether these measures would light up was not tried with a memorising generator here."
+    memory, people = control["memorisation"], control["people"]
+    return (
+        f"That these measures light up is shown by a generator trained on {control['slices']} slices until it draws them "
+        f"({control['kimg']:g} kimg at 32 px): its ratio is {memory['ratio']:.2f} (p = {memory['p_value']:.1g}), "
+        f"{control['copied']:.0%} of its samples are nearer than the nearest 1 % of held-out slices, the person nearest to them is a "
+        f"training person in {people['share']:.0%} ({people['expected']:.0%} by chance), and whom it saw can be told with an AUC of "
+        f"{control['attack']['value']:.2f} from its samples and {control['logits']['value']:.2f} from its discriminator."
+    )
