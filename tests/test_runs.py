@@ -211,3 +211,11 @@ def test_config_json_is_what_was_asked(tmp_path):
     runs.train_run(config(seed=7), None, tmp_path)
     kept = json.loads((tmp_path / "config.json").read_text())
     assert kept["config"]["seed"] == 7 and kept["data"]["layout"] == "simulated"
+
+
+def test_training_needs_none_of_the_packages_it_only_reports(monkeypatch):
+    def absent(name):
+        raise runs.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(runs.importlib.metadata, "version", absent)
+    assert "umap-learn not installed" in runs.environment()

@@ -91,7 +91,9 @@ def test_every_cell_can_be_run_twice(made, name, tmp_path, monkeypatch):
     execute(doubled(path, run_dir=run, data=made.slices, preset="smoke", num=40, total_kimg=0.2), path)
     after = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     changed = {str(name) for name in before if before[name] != after.get(name)}
-    assert changed <= {"evaluation.json", "embedding.csv", "environment.txt"} and not {path for path in after if path.suffix == ".tmp"}
+    assert changed <= {"evaluation.json", "embedding.csv", "environment.txt"} and not {
+        path for path in after if path.suffix == ".tmp"
+    }
 
 
 def test_a_sentence_about_a_stranger_is_shown_as_text(monkeypatch):
