@@ -102,10 +102,20 @@ def _add_train(commands) -> None:
     parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
     parser.add_argument("--run-dir", type=Path, required=True)
     _slices_options(parser)
+    _config_options(parser)
+
+
+def _config_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fields of the config, in place of the preset's")
     for field in dataclasses.fields(Config):
         if field.name not in ("preset", "c_dim"):
             _add_field(group, field)
+
+
+def _chosen(args: argparse.Namespace) -> Config:
+    """The preset with the fields that were given."""
+    fields = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Config) if f.name != "preset"}
+    return make_config(args.preset, **{k: v for k, v in fields.items() if v is not None})
 
 
 def _add_field(group, field: dataclasses.Field) -> None:
@@ -125,9 +135,7 @@ def _add_field(group, field: dataclasses.Field) -> None:
 def _train(args: argparse.Namespace) -> None:
     from stylegan.runs import train_run
 
-    fields = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Config) if f.name != "preset"}
-    config = make_config(args.preset, **{k: v for k, v in fields.items() if v is not None})
-    train_run(config, args.data, args.run_dir, subjects_csv=args.subjects, levels=args.levels)
+    train_run(_chosen(args), args.data, args.run_dir, subjects_csv=args.subjects, levels=args.levels)
 
 
 def _add_presets(commands) -> None:
@@ -335,20 +343,16 @@ def _report(args: argparse.Namespace) -> None:
 def _add_bench(commands) -> None:
     parser = _command(commands, "bench", _bench, "Time full training steps and sampling on this machine.")
     parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
-    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument("--precision", choices=CHOICES["precision"])
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
     parser.add_argument("--json", action="store_true")
+    _config_options(parser)
 
 
 def _bench(args: argparse.Namespace) -> None:
     from stylegan.bench import bench
     from stylegan.dataset import load_slices
 
-    changes = {"precision": args.precision} if args.precision else {}
-    changes |= {"batch_size": args.batch_size} if args.batch_size else {}
-    config = make_config(args.preset, device=args.device, **changes)
+    config = _chosen(args)
     found = bench(config, load_slices(args.data, config.img_resolution))
     if args.json:
         print(json.dumps(found, indent=2))
