@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from stylegan import recorder, runs
+from stylegan.cache import append_line
 from stylegan.checkpoint import checkpoints, load_generator, load_tensors
 from stylegan.config import make_config
 from stylegan.losses import LOSSES
@@ -200,6 +202,29 @@ def test_conditional_runs_need_labels(slices, capsys):
     assert "not used" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a label for every slice"):
         runs.with_classes(config(conditional="class"), replace(slices, labels=slices.labels - 1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is there on Linux only")
+def test_a_line_that_finds_no_room_is_one_sentence():
+    with pytest.raises(ValueError, match=r"Cannot write /dev/full: No space left on device; free some space"):
+        append_line(Path("/dev/full"), "{}")
+
+
+def test_a_tick_that_finds_no_room_leaves_what_was_saved(tmp_path, monkeypatch):
+    """The line of the second tick is cut in the middle; the run stops in a sentence and goes on without a gap or a double line."""
+    whole = recorder.append_line
+
+    def full(path, line):
+        if '"cur_nimg": 32' in line:
+            path.write_text(path.read_text() + line[:50])
+            raise ValueError(f"Cannot write {path}: No space left on device; free some space or choose another folder.")
+        whole(path, line)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left"):
+        patch.setattr(recorder, "append_line", full)
+        runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
+    runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
+    assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64]
 
 
 def test_metrics_of_an_empty_folder(tmp_path):
