@@ -101,7 +101,7 @@ def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path, monk
     scores = iter([3.0, 1.0, 2.0, 4.0])
     monkeypatch.setattr(recorder, "features", lambda images, **kwargs: images)
     found = {"precision": 0.5, "recall": 0.25}
-    monkeypatch.setattr(recorder, "scores_while_training", lambda real, people, fake: {"kid": next(scores), **found})
+    monkeypatch.setattr(recorder, "scores_while_training", lambda real, people, fake, **_: {"kid": next(scores), **found})
     last = runs.train_run(config(kid_ticks=1), None, tmp_path)
     assert last["kid_val"] == pytest.approx(4.0) and last["best_kid"] == pytest.approx(1.0)
     assert last["precision_val"] == 0.5 and last["recall_val"] == 0.25
