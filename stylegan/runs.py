@@ -47,7 +47,7 @@ def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, s
         print(f"Note: {warning}")
     config = with_classes(config, slices)
     prepare_machine()
-    with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held:
+    with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held, enough_memory(config):
         return _train_in(run_dir, config, slices, source, held)
 
 
@@ -75,6 +75,20 @@ def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict,
     if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
     return (read_metrics(run_dir) or [{}])[-1]
+
+
+@contextlib.contextmanager
+def enough_memory(config: Config) -> Iterator[None]:
+    """Turn what torch raises when memory ends into a ValueError that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a plain one
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"There is not enough memory for batches of {config.batch_size} at {config.img_resolution} px with up to "
+            f"{config.channel_max} channels; take a smaller --batch-size or preset in a new --run-dir, or a larger machine."
+        ) from error
 
 
 def with_classes(config: Config, data: SliceDataset) -> Config:

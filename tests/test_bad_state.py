@@ -92,6 +92,13 @@ def test_an_unknown_option_or_a_wrong_type_is_named(options, says, tmp_path, cap
     assert says in capsys.readouterr().err
 
 
+def test_more_memory_than_there_is(tmp_path, capsys):
+    """256 TB of weights: more than any process may ask for, so that nothing is taken."""
+    sizes = ("--z-dim", "8000000", "--w-dim", "8000000")
+    status, text = told(capsys, *COMMAND, *sizes, "--run-dir", str(tmp_path / "run"))
+    assert status == 2 and "There is not enough memory for batches of 8 at 16 px" in text.splitlines()[-1]
+
+
 def test_more_classes_than_labels(slices, tmp_path, capsys, monkeypatch):
     unlabelled = replace(slices, labels=np.full_like(slices.labels, -1))
     monkeypatch.setattr(runs, "load_slices", lambda *args, **kwargs: unlabelled)
