@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from stylegan import train
 from stylegan.bench import whole_cycle
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import count_parameters, prepare_machine
+from stylegan.state import TrainingState, adam, new_state
 
 
 class PeerMapping(nn.Module):
@@ -89,13 +89,13 @@ def _nests(generator: type) -> bool:
     return any(parameter is not None and parameter.kind is not parameter.VAR_KEYWORD for parameter in named)
 
 
-def peer_state(module: ModuleType, config: Config, **precision: object) -> train.TrainingState:
+def peer_state(module: ModuleType, config: Config, **precision: object) -> TrainingState:
     """Our training state around the peer's networks."""
-    state = train.new_state(replace(config, precision="fp32", cuda_graphs=False))
+    state = new_state(replace(config, precision="fp32", cuda_graphs=False))
     state.G, state.D = (net.to(state.device) for net in peer_networks(module, config, **precision))
     state.G_ema = copy.deepcopy(state.G).eval().requires_grad_(False)
-    state.opt_G = train._adam(state.G, config, None)
-    state.opt_D = train._adam(state.D, config, config.d_reg_interval)
+    state.opt_G = adam(state.G, config, None)
+    state.opt_D = adam(state.D, config, config.d_reg_interval)
     return state
 
 
@@ -132,13 +132,13 @@ def import_peer(path: Path) -> ModuleType:
     return importlib.import_module(f"training.{name}")
 
 
-def sides(config: Config, module: ModuleType) -> dict[str, Callable[[], train.TrainingState]]:
+def sides(config: Config, module: ModuleType) -> dict[str, Callable[[], TrainingState]]:
     """What is compared, by name; each call makes a fresh state."""
     ours_best = replace(config, precision="auto" if config.device == "cuda" else "bf16", one_fake_batch=True)
     found = {
-        "ours": lambda: train.new_state(replace(config, cuda_graphs=False)),
+        "ours": lambda: new_state(replace(config, cuda_graphs=False)),
         "peer": lambda: peer_state(module, config),
-        "ours_best": lambda: train.new_state(ours_best),
+        "ours_best": lambda: new_state(ours_best),
     }
     if config.device == "cuda":
         found["peer_half"] = lambda: peer_state(module, config, num_fp16_res=4, conv_clamp=256)
@@ -185,7 +185,7 @@ def compare(config: Config, module: ModuleType, data: SliceDataset, rounds: int)
     return found
 
 
-def reserved_memory(make: Callable[[], train.TrainingState], data: SliceDataset) -> float:
+def reserved_memory(make: Callable[[], TrainingState], data: SliceDataset) -> float:
     """MiB of the card that one side takes by itself."""
     gc.collect()
     torch.cuda.empty_cache()

@@ -25,9 +25,10 @@ from stylegan.config import Config, make_config
 from stylegan.dataset import load_slices
 from stylegan.distances import kernel_distance
 from stylegan.features import features
-from stylegan.networks import prepare_machine
+from stylegan.networks import Generator, prepare_machine
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
+from stylegan.state import TrainingState, new_state
 
 FAKES = 384
 RESOLUTION = 64
@@ -38,10 +39,10 @@ def peer_config(seed: int) -> Config:
     return Config(img_resolution=RESOLUTION, batch_size=16, lr=2.5e-3, r1_gamma=gamma, ema_kimg=5.0, seed=seed, device="cpu")
 
 
-def start(side: str, seed: int, peer: Path | None) -> train.TrainingState:
+def start(side: str, seed: int, peer: Path | None) -> TrainingState:
     """A fresh run of one side."""
     if side == "ours":
-        return train.new_state(make_config("quick", seed=seed, device="cpu"))
+        return new_state(make_config("quick", seed=seed, device="cpu"))
     spec = importlib.util.spec_from_file_location("peer", Path(__file__).with_name("peer.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -49,9 +50,9 @@ def start(side: str, seed: int, peer: Path | None) -> train.TrainingState:
 
 
 @torch.no_grad()
-def pictures(state: train.TrainingState) -> np.ndarray:
+def pictures(state: TrainingState) -> np.ndarray:
     """Uint8 [FAKES, R, R] of the averaged generator."""
-    if isinstance(state.G_ema, train.Generator):
+    if isinstance(state.G_ema, Generator):
         return to_uint8(generate(state.G_ema, range(FAKES)))
     z = torch.randn(FAKES, state.G_ema.z_dim, generator=torch.Generator().manual_seed(0))
     drawn = [state.G_ema.synthesis(state.G_ema.mapping(part, None), None) for part in z.split(16)]

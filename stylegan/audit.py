@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stylegan import memorisation, plots
+from stylegan.batches import one_hot
 from stylegan.cache import read_json, write_json
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.encoder import judged, trained_encoder
@@ -23,7 +24,6 @@ from stylegan.metrics import Case, copies_of, open_case, score_case
 from stylegan.picture_scores import spectrum
 from stylegan.scores import floor_draws, score
 from stylegan.spaces import find_space, load_discriminator
-from stylegan.train import one_hot
 
 FILE = "audit.json"
 OTHER_SPACES = ("pixel-pca", "own-encoder")

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan import train
+from stylegan.batches import draw_batch
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
 from stylegan.networks import prepare_machine
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb
+from stylegan.state import TrainingState, new_state
 
 aten = torch.ops.aten
 
@@ -31,7 +33,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     """
     config = replace(config, augment="fixed", augment_p=0.3)  # as late in a run, and the same in every round
     prepare_machine()
-    state = train.new_state(config)
+    state = new_state(config)
     whole_cycle(state, data, 4)  # warms up, and records where steps are replayed
     img_s = config.batch_size / float(np.median([whole_cycle(state, data) for _ in range(rounds)]))
     peak = peak_memory_mb(state.device)
@@ -58,7 +60,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     }
 
 
-def whole_cycle(state: train.TrainingState, data: SliceDataset, cycles: int = 1) -> float:
+def whole_cycle(state: TrainingState, data: SliceDataset, cycles: int = 1) -> float:
     """Seconds per training step, over as many steps as the longest lazy interval."""
     steps = cycles * max(state.config.d_reg_interval, state.config.g_reg_interval)
     begin = _now(state)
@@ -67,7 +69,7 @@ def whole_cycle(state: train.TrainingState, data: SliceDataset, cycles: int = 1)
     return (_now(state) - begin) / steps
 
 
-def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
+def cycle(state: TrainingState, data: SliceDataset) -> dict[str, float]:
     """Seconds per step of each phase over as many steps as the longest lazy interval, in the order of `train.training_step`."""
     config = state.config
     state.p.fill_(state.augment_p)
@@ -81,7 +83,7 @@ def cycle(state: train.TrainingState, data: SliceDataset) -> dict[str, float]:
 
     steps = max(config.d_reg_interval, config.g_reg_interval)
     for step in range(steps):
-        real, c = timed("data", train.draw_batch, data, config, step * config.batch_size, state.device)
+        real, c = timed("data", draw_batch, data, config, step * config.batch_size, state.device)
         timed("d", train.d_step, state, real, c)
         timed("g", train.g_step, state, c, real)
         if train.penalty_is_due(config, step):
@@ -125,7 +127,7 @@ def _filled(value: object, device: torch.device) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def convolution_limit(state: train.TrainingState, data: SliceDataset, rounds: int = 5) -> float:
+def convolution_limit(state: TrainingState, data: SliceDataset, rounds: int = 5) -> float:
     """Images per second if a training step were nothing but its dense convolutions, each timed by itself."""
     total = 0.0
     with _Convolutions() as seen:
@@ -137,7 +139,7 @@ def convolution_limit(state: train.TrainingState, data: SliceDataset, rounds: in
     return state.config.batch_size / total
 
 
-def _median(state: train.TrainingState, function: Callable[[], object], rounds: int) -> float:
+def _median(state: TrainingState, function: Callable[[], object], rounds: int) -> float:
     """Median seconds of a call, after one that warms up."""
     seconds = []
     for _ in range(rounds + 1):
@@ -147,7 +149,7 @@ def _median(state: train.TrainingState, function: Callable[[], object], rounds: 
     return float(np.median(seconds[1:]))
 
 
-def _now(state: train.TrainingState) -> float:
+def _now(state: TrainingState) -> float:
     if state.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -21,7 +21,7 @@ from stylegan.config import Config, differences
 from stylegan.networks import Generator, grow_to
 
 if TYPE_CHECKING:
-    from stylegan.train import TrainingState
+    from stylegan.state import TrainingState
 
 FORMAT = 1
 SCALERS = ("scaler_G", "scaler_D")

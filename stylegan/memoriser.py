@@ -19,7 +19,8 @@ from stylegan.dataset import SliceDataset
 from stylegan.features import as_pixels, features
 from stylegan.memorisation import people_of
 from stylegan.predict import generate
-from stylegan.train import TrainingState, new_state, train
+from stylegan.state import TrainingState, new_state
+from stylegan.train import train
 
 COUNT, RESOLUTION = 64, 32
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from stylegan.batches import one_hot
 from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.dataset import SliceDataset
@@ -23,7 +24,7 @@ from stylegan.features import features
 from stylegan.memorisation import people_of
 from stylegan.metrics import scores_while_training
 from stylegan.predict import generate, to_uint8
-from stylegan.train import TrainingState, one_hot
+from stylegan.state import TrainingState
 
 GRID_SEEDS = range(24)  # the fixed z of the sample grids
 MONITORED = 128  # slices for D's mean logits at each tick

@@ -27,7 +27,8 @@ from stylegan.lock import Held, hold
 from stylegan.networks import prepare_machine
 from stylegan.reading.naming import shown
 from stylegan.recorder import Recorder
-from stylegan.train import TrainingState, new_state, train
+from stylegan.state import TrainingState, new_state
+from stylegan.train import train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 

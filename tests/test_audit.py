@@ -12,7 +12,7 @@ from stylegan import audit as module
 from stylegan import encoder, memoriser
 from stylegan.audit import audit
 from stylegan.findings import whole_split
-from stylegan.train import new_state
+from stylegan.state import new_state
 from stylegan.verdict import FAIL, SIGNS, failure_rows, verdict_rows
 
 

@@ -16,7 +16,8 @@ from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.draws import Draws, Part
 from stylegan.modules import MinibatchStdDev
-from stylegan.train import new_state, share, training_step
+from stylegan.state import new_state, share
+from stylegan.train import training_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",

@@ -9,7 +9,8 @@ from stylegan.dataset import SliceDataset
 from stylegan.networks import build_networks
 from stylegan.predict import generate
 from stylegan.replay import WARM_UP
-from stylegan.train import new_state, training_step
+from stylegan.state import new_state
+from stylegan.train import training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 

@@ -21,7 +21,7 @@ LEVELS = (
     ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
     ("memorisation", "scores", "metrics", "findings", "failures", "verdict"),
     ("truth_charts", "readers", "evidence", "growth", "transfer", "groundtruth"),
-    ("train",),
+    ("batches", "state", "train"),
     ("memoriser", "audit", "recorder", "runs", "bench", "notebook", "compare", "ladder"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
     ("reporting.execute", "reporting.export", "reporting.report"),
@@ -29,7 +29,7 @@ LEVELS = (
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
-        "networks", "train")  # fmt: skip
+        "networks", "batches", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("reading", "reporting")
 FILES = sorted(

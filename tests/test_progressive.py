@@ -13,7 +13,8 @@ from stylegan.checkpoint import load_checkpoint, load_generator, save_generator,
 from stylegan.config import Config, make_config
 from stylegan.networks import build_networks, grow_to
 from stylegan.progressive import Stage, set_stage, stage
-from stylegan.train import new_state, train, training_step
+from stylegan.state import new_state
+from stylegan.train import train, training_step
 
 
 def growing(**changes) -> Config:

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan.batches import draw_batch, order
 from stylegan.config import make_config
+from stylegan.state import new_state
 from stylegan.train import (
     d_penalty_step,
     d_step,
-    draw_batch,
     fake_ws,
     frozen,
     g_step,
-    new_state,
-    order,
     path_length_step,
     train,
     training_step,
