@@ -284,7 +284,7 @@ def _add_audit(commands) -> None:
     parser.add_argument("--fakes", type=int, default=5000, help="among which copies are looked for (default 5000)")
     parser.add_argument("--projections", type=int, default=24, help="people on either side (default 24), 0: none")
     parser.add_argument(
-        "--control-kimg", type=float, default=0, help="train a memoriser for so long (80: ten minutes), 0: none"
+        "--control-kimg", type=float, default=0, help="train a memoriser for so long (60: two minutes), 0: none"
     )
     parser.add_argument("--device", default="auto", choices=CHOICES["device"])
     parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and pictures; a run folder will do")

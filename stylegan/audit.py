@@ -44,7 +44,7 @@ def audit(
 
     ``{evaluation, memory{copied, people, attack, logits, projection, pairs}, duplicates, spaces{name: {...}}, encoder, spectra,
     failures, control, seconds}``. ``projections``: people on either side, 0 for none. ``control_kimg``: train the positive control
-    for so long (80 will do); 0 keeps what an ``audit.json`` in ``out`` tells of one. The picture of the closest pairs shows real
+    for so long (60 will do); 0 keeps what an ``audit.json`` in ``out`` tells of one. The picture of the closest pairs shows real
     training slices; the others show generated ones only. Errors are those of `evaluate`.
     """
     begin, case = time.perf_counter(), open_case(path, data, num=num, device=device)
@@ -58,7 +58,7 @@ def audit(
         "encoder": _encoder(case),
         "spectra": spectra_of(case),
         "failures": failures_of(case),
-        "control": _control(case, data, control_kimg) if control_kimg else ((read_json(Path(out) / FILE) or {}).get("control") if out else None),
+        "control": _control(data, control_kimg) if control_kimg else ((read_json(Path(out) / FILE) or {}).get("control") if out else None),
     }  # fmt: skip
     result["evaluation"]["seconds"] = result["seconds"] = round(time.perf_counter() - begin, 1)
     if out is not None:
@@ -153,7 +153,7 @@ def failures_of(case: Case) -> list[dict]:
     return [{"seed": case.fakes.first + entry.pop("row"), **entry} for entry in cases]
 
 
-def _control(case: Case, data: SliceDataset | str | Path | None, kimg: float) -> dict | None:
+def _control(data: SliceDataset | str | Path | None, kimg: float) -> dict | None:
     """The positive control on the same people at its own resolution; None for a data set that cannot be loaded at another size."""
     small = load_slices(data, RESOLUTION) if not isinstance(data, SliceDataset) else None
     return None if small is None else positive_control(small, kimg=kimg)

@@ -90,25 +90,28 @@ class Fakes:
         self.classes = {name: index for index, name in enumerate(info.get("classes", ()))} if G.c_dim else {}
         self.pictures = self.vectors = None
 
-    def like(self, real: SliceDataset, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def like(self, real: SliceDataset, n: int | None = None, psi: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """(uint8 [n, R, R], features [n, D]) of the first n seeds, by default as many as real slices.
 
-        A conditional generator draws each in the class of one of the real slices; another one draws no seed twice.
+        A conditional generator draws each in the class of one of the real slices; another one draws no seed twice at psi = 1.
         """
         n = len(real) if n is None else n
         if self.classes:
             rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
-            made = self._draw(n, self._known(real)[rows].tolist())
-            if self.pictures is None or len(self.pictures) < n:
+            made = self._draw(n, self._known(real)[rows].tolist(), psi)
+            if psi == 1 and (self.pictures is None or len(self.pictures) < n):
                 self.pictures, self.vectors = made  # the largest set, for whoever wants many
             return made
+        if psi != 1:
+            return self._draw(n, None, psi)
         if self.pictures is None or len(self.pictures) < n:
-            self.pictures, self.vectors = self._draw(n, None)
+            self.pictures, self.vectors = self._draw(n, None, psi)
         return self.pictures[:n], self.vectors[:n]
 
-    def _draw(self, n: int, classes: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, n: int, classes: list[int] | None, psi: float) -> tuple[np.ndarray, np.ndarray]:
         def draw(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
             given = {} if classes is None else {"class_index": classes[first:last]}
+            given |= {} if psi == 1 else {"truncation_psi": psi}
             made = as_pixels(generate(self.G, range(self.first + first, self.first + last), **given))
             return made, self.setting.features(made, keep=False)
 
@@ -243,6 +246,14 @@ def copies_of(case: Case, fakes: int) -> tuple[dict[str, float | None], dict]:
     heldout = memorisation.nearest(unseen, at_train)[0]
     found = {"fake": near, "row": row, "heldout": heldout, "people": people}
     return memorisation.memory(near, heldout, people, seed=case.setting.seed), found
+
+
+def score_truncated(case: Case, psi: float) -> dict[str, float]:
+    """``{fd, precision, recall}`` of fakes at this truncation_psi on the last split, without intervals."""
+    part = case.scored[-1]
+    real, made = case.setting.features(np.array(part.slices.images)), case.fakes.like(part.slices, psi=psi)[1]
+    near = neighbours.Neighbourhood(real, people_of(part.slices), made).scores()
+    return {"fd": frechet_distance(real, made), "precision": near["precision"], "recall": near["recall"]}
 
 
 def _who_is_who(info: dict, data, train_data, cache_dir) -> tuple[SliceDataset, SliceDataset, set[str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from stylegan.features import distance_name
 from stylegan.findings import floor_of, shown, title_of, whole_split
 
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
@@ -149,3 +150,86 @@ def control_sentence(control: Mapping | None) -> str:
         f"training person in {people['share']:.0%} ({people['expected']:.0%} by chance), and whom it saw can be told with an AUC of "
         f"{control['attack']['value']:.2f} from its samples and {control['logits']['value']:.2f} from its discriminator."
     )
+
+
+def splits_sentence(scores: Mapping) -> str:
+    """Whether the people it saw, validation and test people give the same FD."""
+    found = {name: split["fd"] for name, split in scores["splits"].items()}
+    overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
+    good = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
+    words = good if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
+    return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
+
+
+def controls_sentence(scores: Mapping) -> str:
+    """Which of the spoiled sets KID finds fault with, and what gives the copies away."""
+    controls, most = scores["controls"], whole_split(scores, list(scores["splits"])[-1])["kid_floor"]["high"]
+    seen = [what for what, control in controls.items() if control["kid"] > most]
+    text = f"KID finds fault with **{', '.join(seen) or 'none of these sets'}**. "
+    if "memorised" not in seen:
+        text += "With *memorised* it has none to find: these *are* real slices. "
+    if "memory" in controls["memorised"]:
+        text += f"Only the last row, the distance to the training slices, gives copies away ({controls['memorised']['memory']:.2f} where new people have 1)."
+    return text.strip()
+
+
+def ssim_sentence(scores: Mapping) -> str:
+    """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
+    split = whole_split(scores, list(scores["splits"])[-1])
+    ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
+    blurred = scores["controls"]["blurred"]["best_ssim"]
+    blur = "rewards blur, and " if blurred > theirs else ""
+    return (
+        f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
+        f"{blur}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
+        "does as well as a population. The best that it should be is what real slices of other people have."
+    )
+
+
+def copies_sentence(memory: Mapping) -> str:
+    """What `memorisation.memory` found, in words."""
+    if memory["ratio"] is None:
+        return "No training slices are at hand, so that no copies could be looked for."
+    near = memory["ratio"] < 0.8 and memory["p_value"] < 0.05
+    far = "no sign of copying" if memory["ratio"] < 1.5 else "no copies, but not like real slices either"
+    return (
+        f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
+        f"that of held-out people (p = {memory['p_value']:.2g} that they lie nearer by chance): {'**suspiciously near**' if near else far}."
+    )
+
+
+def memory_table(found: Mapping) -> list[dict]:
+    """The further measures of memory as rows: whose slice is nearest, and two attacks."""
+    people = found["people"]
+    share = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
+    rows = [{"": "nearest person is a training person", "found": share, "by chance": f"{people['expected']:.0%}"}]
+    for key, name in (("attack", "AUC from generated slices"), ("logits", "AUC from the discriminator's logits")):
+        entry = found.get(key)
+        told = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry) if entry else "its discriminator is not at hand"
+        rows.append({"": name, "found": told, "by chance": "0.50"})
+    near = {"": "nearer than the nearest 1 % of held-out slices", "found": f"{found['copied']:.1%}", "by chance": "1%"}
+    return [*rows, near]
+
+
+def duplicates_sentence(found: Mapping) -> str:
+    """What `memorisation.duplicates` found, in words."""
+    near = "levels are unknown, so that near ones could not be judged"
+    if found["near"] is not None:
+        near = f"{found['near']} are nearer to another person's slice than half of the neighbouring levels of one head are to each other"
+    return f"Of {found['slices']:,} real slices {found['exact']} are equal to an earlier one, pixel by pixel; {near}."
+
+
+def space_rows(found: Mapping) -> list[dict]:
+    """The same scores through other eyes, each beside its floor, from an audit."""
+    name = list(found["evaluation"]["splits"])[-1]
+    evaluated = {**whole_split(found["evaluation"], name), "memory": found["evaluation"]["memorisation"]}
+    rows = []
+    for space, split in ({found["evaluation"]["feature_space"]: evaluated} | found["spaces"]).items():
+        row = {"features": space}
+        for key in ("fd", "precision", "recall", "coverage", "classifier"):
+            form = "{:.0%}" if key == "classifier" else "{:.2f}"
+            row[f"{title_of(key, space)} (floor)"] = (
+                f"{form.format(split[key]['value'])} ({form.format(floor_of(split, key)['value'])})"
+            )
+        rows.append(row | {"distance ratio": f"{split['memory']['ratio']:.2f}"})
+    return rows

@@ -11,8 +11,9 @@ from test_evaluate import dataset_of, save_untrained
 from stylegan import audit as module
 from stylegan import encoder, memoriser
 from stylegan.audit import audit
+from stylegan.config import make_config
 from stylegan.findings import whole_split
-from stylegan.state import new_state
+from stylegan.networks import build_networks
 from stylegan.verdict import FAIL, SIGNS, failure_rows, verdict_rows
 
 
@@ -54,7 +55,7 @@ def test_an_untrained_generator_fails_and_its_cases_have_seeds(found):
 
 
 def test_positive_control_trains_on_one_slice_of_each_of_64_people_at_most(slices):
-    found = memoriser.positive_control(slices, kimg=0.016, fakes=20, img_resolution=16, channel_base=128, channel_max=16)
+    found = memoriser.positive_control(slices, kimg=0.05, fakes=20, img_resolution=16, channel_base=128, channel_max=16)
     assert set(found) >= {"memorisation", "copied", "people", "attack", "logits"} and found["slices"] == 8
     few = memoriser.chosen_few(dataset_of(people=200, levels=2))
     assert len(few) == 64 == len(set(few.subjects.tolist())) and set(few.splits) == {"train"}
@@ -69,8 +70,8 @@ def test_every_measure_lights_up_for_copies_and_none_for_new_people(copies, monk
     drawn = source[np.random.default_rng(0).integers(0, len(source), 200)].astype(float)
     drawn = torch.from_numpy(drawn + np.random.default_rng(1).normal(0, 1, drawn.shape))[:, None].float() / 127.5 - 1
     monkeypatch.setattr(memoriser, "generate", lambda *_: drawn)
-    config = memoriser.memoriser_config(1, img_resolution=16, channel_base=128)
-    found = memoriser.measure(new_state(config), few, heldout, 200)
+    G, D = build_networks(make_config("smoke"))
+    found = memoriser.measure(G, D, few, heldout, 200)
     if copies:
         assert found["memorisation"]["high"] < 0.6 and found["memorisation"]["p_value"] < 1e-3
         assert found["copied"] > 0.5 and found["people"]["p_value"] < 1e-3 and found["attack"]["low"] > 0.8
@@ -83,6 +84,6 @@ def test_every_measure_lights_up_for_copies_and_none_for_new_people(copies, monk
 def test_a_generator_trained_until_it_memorises_is_found_out():
     from stylegan.dataset import load_slices
 
-    found = memoriser.positive_control(load_slices(None, 32), kimg=80)
+    found = memoriser.positive_control(load_slices(None, 32), kimg=60)
     assert found["memorisation"]["ratio"] < 0.8 and found["memorisation"]["p_value"] < 0.01
     assert found["people"]["p_value"] < 0.01 and found["attack"]["value"] > 0.7

@@ -132,6 +132,17 @@ def test_conditional_generators_draw_the_classes_of_the_split(generator_file, tm
         evaluate(path, unlabelled, split="val", device="cpu", cache_dir=tmp_path)
 
 
+def test_truncated_slices_are_other_slices(generator_file, tmp_path):
+    dataset = dataset_of()
+    case = metrics.open_case(generator_file(dataset), dataset, device="cpu", cache_dir=tmp_path)
+    part = case.scored[-1]
+    whole, same = metrics.score_truncated(case, 1.0), metrics.score_truncated(case, 0.999999)
+    real, made = case.setting.features(part.slices.images), case.setting.features(case.fakes.like(part.slices)[0])
+    assert whole["fd"] == pytest.approx(metrics.frechet_distance(real, made)) == pytest.approx(same["fd"], rel=0.01)
+    assert metrics.score_truncated(case, 0.0)["fd"] != pytest.approx(whole["fd"], rel=0.01)
+    assert np.ptp(case.fakes.like(part.slices, psi=0.0)[0], axis=0).max() == 0  # all are the average slice
+
+
 def test_slices_of_another_size_are_refused(generator_file):
     with pytest.raises(ValueError, match=r"32 px.*16 px"):
         evaluate(generator_file(dataset_of()), dataset_of(size=32), device="cpu")

@@ -95,6 +95,9 @@ def test_area_and_intensity_count_what_they_say():
     pictures = np.zeros((2, 10, 10), np.uint8)
     pictures[0, :5], pictures[1, :2] = 100, 200
     assert scores.area(pictures).tolist() == [50, 20]
+    ring = np.zeros((1, 10, 10), np.uint8)
+    ring[0, 2:7, 2:7], ring[0, 4, 4] = 100, 0  # a dark ventricle is part of the head
+    assert scores.area(ring).tolist() == [25]
     shares = scores.intensities(pictures)
     assert shares[0, 100] == 1 and shares[1, 200] == 1 and shares.sum() == 2
     assert scores.intensity_gap(shares[:1], shares[1:]) == pytest.approx(100)  # every pixel is moved by 100

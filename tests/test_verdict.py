@@ -140,3 +140,35 @@ def test_a_worst_case_that_real_slices_reach_too_is_called_no_failure():
     cases = failure_cases(pictures[40:48], at[40:48], pictures, at, people)
     assert len(cases) == 5 and sum("no failure" in case["guess"] for case in cases) >= 3
     assert len(failure_cases(pictures[:3], at[:3], pictures, at, people)) == 3  # no slice twice
+
+
+# --- Sentences --------------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_follow_the_numbers():
+    good = scores()
+    good["controls"] = {"blurred": {"kid": 99.0, "best_ssim": 0.7}, "memorised": {"kid": 9.0, "memory": 0.0, "best_ssim": 0.6}}
+    for split in good["further"].values():
+        split |= {"best_ssim": entry(0.5, 0.1), "best_ssim_real": entry(0.6, 0.1)}
+    good["splits"] = {"train": {**good["splits"]["val"]}, **good["splits"]}
+    assert "no better on people it saw" in verdict.splits_sentence(good)
+    good["splits"]["train"]["fd"] = entry(1, 0.5)
+    assert "do **not** all overlap" in verdict.splits_sentence(good)
+    told = verdict.controls_sentence(good)
+    assert "fault with **blurred**" in told and "0.00 where new people have 1" in told
+    assert "rewards blur" in verdict.ssim_sentence(good) and "**0.500**" in verdict.ssim_sentence(good)
+    good["controls"]["blurred"]["best_ssim"] = 0.4
+    assert "rewards blur" not in verdict.ssim_sentence(good)
+
+
+def test_copies_are_told_in_words():
+    def told(ratio, p):
+        return verdict.copies_sentence({"ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1, "p_value": p})
+
+    assert "suspiciously near" in told(0.3, 1e-6) and "no sign" in told(1.0, 0.5) and "not like real" in told(2.0, 1.0)
+    assert "no sign" in told(0.3, 0.2)  # too few people to tell
+    assert "No training slices" in verdict.copies_sentence(dict.fromkeys(("ratio", "low", "high", "p_value")))
+    assert "not tried" in verdict.control_sentence(None)
+    twice = {"slices": 10, "exact": 2, "near": 3, "yardstick": 1.0, "pairs": []}
+    assert "2 are equal" in verdict.duplicates_sentence(twice) and "3 are nearer" in verdict.duplicates_sentence(twice)
+    assert "unknown" in verdict.duplicates_sentence(twice | {"near": None})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stylegan.audit import FILE, audit
 from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
 from stylegan.findings import score_rows
 from stylegan.networks import Generator, pick_device
+from stylegan.notebook import Run
 
 NAME = "oasis1-stylegan2-64"
 
@@ -57,3 +59,22 @@ def absence(name: str = NAME) -> str:
     if (checkout() / "notebooks").is_dir():
         return f"This checkout holds no `models/{name}.safetensors`; pull it anew to see the shipped generator here."
     return "The shipped generator lies in `models/` of the repository, and this is no checkout of it: clone it to see it here."
+
+
+def audit_of(run: Run, live: bool = False) -> tuple[dict | None, str]:
+    """(the audit to show beside a run, a sentence that says whose it is).
+
+    Computed now for ``live``, else read from the run's ``audit.json`` where that is of its generator, else from the card of the
+    generator that comes with the project (then with ``shipped`` true); None where there is neither.
+    """
+    path = run.folder / FILE
+    if live:
+        audit(run.folder, run.slices, run.folder)
+    found = read_json(path)
+    if found is not None and found["evaluation"]["model_hash"] == run.info["model_hash"]:
+        return found, f"Computed for this run by `python -m stylegan audit`, kept in `{FILE}` of its folder."
+    shipped = reference()
+    if shipped is None or "audit" not in shipped.card:
+        return None, absence() if shipped is None else "The shipped generator's card holds no audit."
+    found = {**shipped.card["audit"], "evaluation": shipped.card["scores"], "shipped": True}
+    return found, f"**Not of this run.** {shipped.about}"
