@@ -1,7 +1,7 @@
 """The ladder: systems trained side by side on the same slices and seeds, each with the same budget.
 
 A row is a preset with fields changed, written ``PRESET`` or ``PRESET+field=value+field=value``. Every run is a run folder of its own,
-trained by the command `train` in a process of its own; a finished one is not repeated and an unfinished one resumes. Training needs no
+trained in a process of its own; a finished one is not repeated and an unfinished one resumes. Training needs no
 feature weights: scores are taken afterwards (`ladder`), on this machine or another.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,12 @@ from stylegan.cache import replacing
 from stylegan.checkpoint import checkpoints, load_generator, save_generator
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import load_slices
-from stylegan.runs import read_metrics
+from stylegan.runs import read_metrics, train_run
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
            "seed004-course", "oasis64", "modern")  # fmt: skip
 PIECES = 6  # ticks of a run
+REFUSED, STOPPED = 2, 130  # exit statuses of a run that broke down, and of one that was told to stop
 FIELDS = {f.name: type(f.default) for f in dataclasses.fields(Config)}
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -63,6 +64,13 @@ class Run:
         shown, seconds = last.get("cur_nimg", 0), last.get("seconds", 0.0)
         enough = shown >= self.config.total_kimg * 1000 or (self.budget.minutes and seconds >= 59.5 * self.budget.minutes)
         return bool(enough) and (self.folder / "generator_last.safetensors").is_file()
+
+    def now(self, snapshots: bool = False) -> Config:
+        """Its config for what is left of the budget."""
+        changes = {"snapshot_ticks": int(snapshots)}
+        if self.budget.minutes:
+            changes["max_minutes"] = max(self.budget.minutes - self.metrics().get("seconds", 0.0) / 60, 0.01)
+        return dataclasses.replace(self.config, **changes)
 
     def failure(self) -> str:
         """Why it cannot go on, as it said itself; '' where it can."""
@@ -163,7 +171,7 @@ def folder_name(row: str) -> str:
 
 
 def train_all(runs: Sequence[Run], data: str | Path | None, jobs: int = 1, snapshots: Sequence[str] = ()) -> None:
-    """Train what is not finished, ``jobs`` runs at a time, in processes of their own.
+    """Train what is not finished, ``jobs`` runs at a time, each in a process of its own that writes a log beside its folder.
 
     Rows of ``snapshots`` keep their generator at every tick. What breaks down is noted beside its folder and not tried again. When
     this process is told to stop, the runs save and stop too.
@@ -185,38 +193,43 @@ def train_all(runs: Sequence[Run], data: str | Path | None, jobs: int = 1, snaps
 
 
 class Children:
-    """The training processes that run now."""
+    """The training processes that run now. They are forked from one that has read torch already, where the system can."""
 
     def __init__(self):
-        self.running: set[subprocess.Popen] = set()
+        self.context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+        if hasattr(os, "fork"):
+            self.context.set_forkserver_preload(["stylegan.runs"])
+        self.running: set = set()
         self.lock, self.stopping = threading.Lock(), False
 
     def train(self, run: Run, data: str | Path | None, snapshots: bool) -> str:
         """Train one run to its budget; returns one line about it."""
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(run.folder.with_suffix(".log"), "a", encoding="utf-8") as log:
-            code = self._call(command(run, data, snapshots), log)
+        code, log = self._call(run.now(snapshots), data, run.folder), run.folder.with_suffix(".log")
         last, name = run.metrics(), f"{run.row} seed {run.seed}"
-        if code == 2:
-            said = run.folder.with_suffix(".log").read_text(encoding="utf-8").strip().splitlines()[-1]
+        if code == REFUSED:
+            said = log.read_text(encoding="utf-8").strip().splitlines()[-1]
             with replacing(run.folder.with_suffix(".failed")) as temporary:
                 temporary.write_text(said, encoding="utf-8")
             return f"{name} broke down: {said}"
         if code or not run.is_done():
-            return f"{name} stopped at {last.get('kimg', 0):g} kimg (exit status {code}); the same command resumes it."
+            return (
+                f"{name} stopped at {last.get('kimg', 0):g} kimg (exit status {code}, see {log}); the same command resumes it."
+            )
         slim(run.folder)
         return f"{name}: {last['kimg']:g} kimg, {last['cur_nimg'] / last['seconds']:.0f} img/s"
 
-    def _call(self, arguments: list[str], log) -> int:
+    def _call(self, config: Config, data: str | Path | None, folder: Path) -> int:
+        """The exit status of a process that trains."""
         with self.lock:
             if self.stopping:
-                return 130
-            process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
+                return STOPPED
+            process = self.context.Process(target=train_one, args=(config, data, folder))
+            process.start()
             self.running.add(process)
-        try:
-            return process.wait()
-        finally:
-            self.running.discard(process)
+        process.join()
+        self.running.discard(process)
+        return process.exitcode
 
     def stop(self) -> None:
         """Let all save and stop."""
@@ -239,6 +252,28 @@ class Children:
                 signal.signal(signal.SIGTERM, before)
 
 
+def train_one(config: Config, data: str | Path | None, folder: Path) -> None:
+    """Train in this process and end it: exit status 0, `REFUSED` with the reason as the last line of the log, or `STOPPED`."""
+    with open(folder.with_suffix(".log"), "a", encoding="utf-8", buffering=1) as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            code = guarded(config, data, folder)
+    sys.exit(code)
+
+
+def guarded(config: Config, data: str | Path | None, folder: Path) -> int:
+    """`train_run`, its refusals printed."""
+    try:
+        train_run(config, data, folder)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(error, flush=True)
+        return REFUSED
+    except KeyboardInterrupt:
+        return STOPPED
+    return 0
+
+
 def slim(folder: Path) -> None:
     """Keep of a finished run what the scores need, generators in half precision: a ladder has many runs."""
     for path in [folder / "generator_last.safetensors", *(folder / "snapshots").glob("*.safetensors")]:
@@ -246,21 +281,3 @@ def slim(folder: Path) -> None:
     for path in [folder / "generator.safetensors", *checkpoints(folder)]:
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "samples", ignore_errors=True)
-
-
-def command(run: Run, data: str | Path | None, snapshots: bool = False) -> list[str]:
-    """The command line that trains a run, or goes on with it."""
-    config, spent = run.config, run.metrics().get("seconds", 0.0) / 60
-    base, changed = make_config(config.preset), {}
-    for name in FIELDS:
-        if getattr(config, name) != getattr(base, name) and name not in ("preset", "c_dim"):
-            changed[name] = getattr(config, name)
-    if run.budget.minutes:
-        changed["max_minutes"] = max(run.budget.minutes - spent, 0.01)
-    changed["snapshot_ticks"] = int(snapshots)
-    arguments = [sys.executable, "-m", "stylegan", "train", "--preset", config.preset, "--run-dir", os.fspath(run.folder)]
-    arguments += [] if data is None else ["--data", os.fspath(data)]
-    for name, value in changed.items():
-        flag = name.replace("_", "-")
-        arguments += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return arguments

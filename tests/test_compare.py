@@ -1,15 +1,15 @@
 """The ladder: rows and budgets, runs that resume and are not repeated, and what is concluded from known scores."""
 
+import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stylegan import compare, ladder
-from stylegan.__main__ import build_parser, main
+from stylegan.__main__ import main
 from stylegan.compare import Budget, parse_row, plan, settings_for, split_rows
 from stylegan.config import FREE_TO_CHANGE, make_config
 from stylegan.progressive import stage
@@ -73,15 +73,15 @@ def test_growing_is_over_after_half_of_any_budget():
         assert stage(config, int(total * 490)).fading and stage(config, 0) == (8, 1)
 
 
-def test_the_command_line_of_a_run_makes_its_config(tmp_path):
+def test_a_run_gets_what_is_left_of_its_minutes(tmp_path):
     (run,) = plan(["seed003-progressive+mirror=false"], [7], tmp_path, Budget(kimg=3, minutes=2), ["batch_size=8"])
-    arguments = compare.command(run, "slices", snapshots=True)
-    args = build_parser().parse_args(arguments[3:])
-    fields = {name: getattr(args, name) for name in run.config.to_dict() if getattr(args, name, None) is not None}
-    config = make_config(args.preset, **{name: value for name, value in fields.items() if name != "preset"})
-    differ = {name for name, value in run.config.to_dict().items() if getattr(config, name) != value}
-    assert differ == {"max_minutes", "snapshot_ticks"} <= FREE_TO_CHANGE
-    assert (config.max_minutes, config.snapshot_ticks, args.data, config.seed) == (2, 1, Path("slices"), 7)
+    config = run.now(snapshots=True)
+    assert (config.max_minutes, config.snapshot_ticks, config.seed, config.mirror) == (2, 1, 7, False)
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text('{"cur_nimg": 800, "kimg": 0.8, "seconds": 90.0}\n')
+    assert run.now().max_minutes == pytest.approx(0.5) and not run.is_done()
+    changed = {name for name, value in run.config.to_dict().items() if getattr(run.now(True), name) != value}
+    assert changed == {"max_minutes", "snapshot_ticks"} <= FREE_TO_CHANGE  # so that the same folder goes on
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------------------
@@ -101,12 +101,12 @@ def folder(tmp_path, simulated):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs train in this process, which has torch loaded; returns their commands."""
+    """Runs train in this process, which has torch loaded; returns their configs."""
     called = []
 
-    def call(self, arguments, log):
-        called.append(arguments)
-        return main(arguments[3:])
+    def call(self, config, data, folder):
+        called.append(config)
+        return compare.guarded(config, data, folder)
 
     monkeypatch.setattr(compare.Children, "_call", call)
     return called
@@ -145,9 +145,8 @@ def test_training_and_scoring_are_apart_and_nothing_is_done_twice(folder, tmp_pa
 def test_a_run_that_was_stopped_resumes_and_one_that_broke_down_is_left(folder, tmp_path, here, monkeypatch, capsys):
     out = tmp_path / "ladder"
     first, other, *_ = plan(["smoke", "smoke+mirror=false"], [0], out, Budget(kimg=0.048))
-    stopped = compare.command(first, folder)
-    stopped[stopped.index("--total-kimg") + 1] = "0.024"
-    assert main(stopped[3:]) == 0 and not first.is_done()
+    compare.guarded(dataclasses.replace(first.config, total_kimg=0.024), folder, first.folder)
+    assert not first.is_done()
     other.folder.parent.mkdir(parents=True)
     other.folder.with_suffix(".failed").write_text("Training broke down before 1 kimg: loss_D not finite.")
     compare.train_all([first, other], folder)
@@ -159,11 +158,13 @@ def test_a_run_that_was_stopped_resumes_and_one_that_broke_down_is_left(folder, 
     assert row["failed"] == [0] and row["kid"] is None
 
 
-def test_a_mistake_in_a_run_is_noted_beside_it(folder, tmp_path, here, monkeypatch):
+def test_a_mistake_in_a_run_is_noted_beside_it(folder, tmp_path):
     (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.048))
-    monkeypatch.setattr(compare.Children, "_call", lambda self, arguments, log: log.write("stylegan: It broke.\n") and 2)
+    run.folder.mkdir(parents=True)
+    (run.folder / "notes.txt").write_text("not a run")
     compare.train_all([run], folder)
-    assert run.failure() == "stylegan: It broke."
+    assert "is not a run folder" in run.failure() and "\n" not in run.failure()
+    compare.train_all([run], folder)  # not tried again
 
 
 def test_runs_train_in_processes_of_their_own(folder, tmp_path):
