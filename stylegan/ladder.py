@@ -265,17 +265,26 @@ def _mean_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def render(ladder: dict) -> str:
-    """The ladder as Markdown: the table, the claims, and whether growing paid."""
-    floors, budget = ladder["floors"], ladder["budget"]
-    head = f"{budget['text']}; {ladder['n']} fakes against as many slices of {ladder['people']} held-out people."
+    """The ladder as Markdown: its budget, the table, the claims, and whether growing paid."""
+    head = f"{ladder['budget']['text']}; {ladder['n']} fakes against as many slices of {ladder['people']} held-out people."
+    return "\n\n".join([head, render_rows(ladder), render_claims(ladder), growing_sentence(ladder["growing"])]) + "\n"
+
+
+def render_rows(ladder: dict) -> str:
+    """The table of rows, real people last."""
+    floors = ladder["floors"]
     rows = [_cells(row) for row in ladder["rows"]]
     if floors:
         rows.append({"system": "*real people*", "KID × 1000": _with(floors["kid"]), "FD": _with(floors["fd"]),
                      "precision": f"{floors['precision']:.2f}", "recall": f"{floors['recall']:.2f}"})  # fmt: skip
     columns = list(rows[0]) if rows else []
-    table = markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
-    claims = markdown_table([_claim_cells(claim) for claim in ladder["claims"]])
-    return "\n\n".join([head, table, claims, growing_sentence(ladder["growing"])]) + "\n"
+    return markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
+
+
+def render_claims(ladder: dict) -> str:
+    """The claims whose rows were run, with their verdicts."""
+    run = [_claim_cells(claim) for claim in ladder["claims"] if claim["ratio"] is not None]
+    return markdown_table(run) if run else "The rows of no claim were run."
 
 
 def _cells(row: dict) -> dict[str, str]:
@@ -338,22 +347,40 @@ def sheet(runs: Sequence[Run], data: str | Path | None, order: Sequence[str]) ->
                 caption=caption, alt=alt)  # fmt: skip
 
 
+def film(run: Run, seeds: Sequence[int] = range(12)) -> Figure | None:
+    """The same seeds at every tick of a growing run, each at the resolution that it had; None where no generators were kept."""
+    paths = sorted((run.folder / "snapshots").glob("*.safetensors"))
+    if not paths:
+        return None
+    titles, pictures = [], []
+    for path in paths:
+        G, info = load_generator(path)
+        now = G.synthesis.now
+        fading = f", alpha {now.alpha:.2f}" if now.fading else ""
+        titles.append(f"{info['cur_nimg'] / 1000:.1f} kimg: {now.resolution} px{fading}")
+        pictures.append(generate(G, seeds).clamp(-1, 1))
+    alt = f"The same {len(seeds)} seeds at {len(paths)} moments of a growing network: {'; '.join(titles)}."
+    return grid(torch.cat(pictures), len(seeds), scale=2, row_titles=titles, alt=alt)
+
+
 def judge(runs: Sequence[Run], data: str | Path | None, budget: dict, num: int, out: Path) -> dict:
-    """Score what is finished and write ladder.json, ladder.md and ladder.png into ``out``; returns the ladder."""
+    """Score what is finished and write ladder.json, ladder.md, ladder.png and, of a growing run, growing.png into ``out``; returns the ladder."""
     entries = score_runs(runs, data, num)
     if not any("kid" in entry for entry in entries):
         raise ValueError(f"No run in {out} is finished yet; run the same command again, without --no-train.")
     found = summarise(entries, budget)
-    write(found, sheet(runs, data, [row["row"] for row in found["rows"]]), out)
+    grown = next((run for run in runs if run.row == CURVES[0] and run.is_done()), None)
+    pictures = {"ladder": sheet(runs, data, [row["row"] for row in found["rows"]]), "growing": film(grown) if grown else None}
+    write(found, pictures, out)
     return found
 
 
-def write(ladder: dict, figure: Figure | None, out: Path) -> list[Path]:
-    """ladder.json, ladder.md and ladder.png."""
+def write(ladder: dict, pictures: Mapping[str, Figure | None], out: Path) -> None:
+    """ladder.json, ladder.md and the pictures that there are."""
     write_json(out / "ladder.json", ladder)
     with replacing(out / "ladder.md") as temporary:
         temporary.write_text(render(ladder), encoding="utf-8")
-    if figure is not None:
-        with replacing(out / "ladder.png") as temporary:
-            figure.savefig(temporary, format="png", metadata={"Description": figure.alt_text})
-    return [out / name for name in ("ladder.json", "ladder.md", "ladder.png") if (out / name).is_file()]
+    for name, figure in pictures.items():
+        if figure is not None:
+            with replacing(out / f"{name}.png") as temporary:
+                figure.savefig(temporary, format="png", metadata={"Description": figure.alt_text})

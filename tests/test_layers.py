@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 # Within a level, a file may import those that stand before it.
 LEVELS = (
     ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
-    ("plots", "charts", "cache", "lock", "intervals"),
+    ("plots", "charts", "style_charts", "cache", "lock", "intervals"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
-    ("networks", "diagram", "summary"),
+    ("networks", "diagram", "summary", "toys"),
     ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),
     ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
     ("memorisation", "scores", "metrics", "findings", "failures", "verdict"),
