@@ -36,7 +36,7 @@ bench: setup
 floors:
 	$(PYTHON) -m venv $(VENV)-floors/tools
 	$(VENV)-floors/tools/bin/python -m pip install --quiet uv
-	$(VENV)-floors/tools/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV)-floors/lowest
+	$(VENV)-floors/tools/bin/uv venv --quiet --clear --seed --python $(PYTHON) $(VENV)-floors/lowest
 	$(VENV)-floors/tools/bin/uv pip install --quiet --python $(VENV)-floors/lowest --resolution lowest-direct --editable ".[notebook,dev]"
 	$(VENV)-floors/lowest/bin/python -m pytest -m "not long" $(ARGS)
 
