@@ -303,6 +303,38 @@ def _audit(args: argparse.Namespace) -> None:
     )
 
 
+def _add_embed(commands) -> None:
+    text = (
+        "Draw maps of real and generated slices in many settings, each claim tested in feature space; write them with controls."
+    )
+    parser = _command(commands, "embed", _embed, text)
+    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--num", type=int, default=400, help="slices of each kind at most (default 400)")
+    parser.add_argument("--seeds", default="0-4", help="of the maps, such as 0-4")
+    parser.add_argument("--neighbors", type=int, nargs="+", default=[5, 15, 50, 150], metavar="K", help="n_neighbors of UMAP")
+    parser.add_argument(
+        "--early", type=Path, metavar="RUN|FILE", help="an early generator as a control (default: an untrained one)"
+    )
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from stylegan.findings import markdown_table
+    from stylegan.map_study import stability, study, write_study
+    from stylegan.predict import parse_seeds
+
+    options = {"num": args.num, "early": args.early, "device": args.device}
+    found = study(args.path, args.data, seeds=parse_seeds(args.seeds), neighbours=args.neighbors, **options)
+    for name, claim in found.result["claims"].items():
+        print(f"{name}: {claim['claim']}")
+    print(markdown_table(stability(found.result["maps"])))
+    for control in found.controls:
+        print(f"control, {control.name}: {control.claim}")
+    print(f"Wrote {len(write_study(found, args.out))} files to {args.out}.")
+
+
 def _add_ship(commands) -> None:
     text = "Make a reference generator of a run: half precision, scores and card, for others to use."
     parser = _command(commands, "ship", _ship, text)
@@ -426,6 +458,7 @@ COMMANDS = (
     _add_evaluate,
     _add_audit,
     _add_groundtruth,
+    _add_embed,
     _add_ship,
     _add_report,
     _add_bench,

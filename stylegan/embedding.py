@@ -6,6 +6,7 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,17 @@ def trustworthiness(features: np.ndarray, coordinates: np.ndarray, n_neighbors: 
     return float(manifold.trustworthiness(features, coordinates, n_neighbors=n_neighbors))
 
 
+def knn_overlap(features: np.ndarray, coordinates: np.ndarray, k: int = 15) -> float:
+    """Share of the k nearest in feature space [N, D] that are also among the k nearest on the map [N, 2].
+
+    Lee & Verleysen 2009 (Neurocomputing 72), their Q_NX at one k: 1 for a perfect map, k / (N - 1) for a random one. Trustworthiness
+    forgives neighbours that are nearly right; this counts them.
+    """
+    alone = np.arange(len(features))
+    near, shown = (_neighbours(x, alone, k) for x in (features, coordinates))
+    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(near, shown, strict=True)]) / k)
+
+
 class Mixing(NamedTuple):
     """Outcome of `neighbour_mixing`."""
 
@@ -98,6 +110,96 @@ def neighbour_mixing(
     shuffled = np.array([mixed(_shuffle(is_fake, together, rng)) for _ in range(permutations)])
     p_value = (1 + np.sum(shuffled <= value + 1e-12)) / (1 + permutations)
     return Mixing(value, float(shuffled.mean()), float(p_value))
+
+
+class Agreement(NamedTuple):
+    """Outcome of `neighbour_agreement`; the less neighbours differ, the more the space knows of what was asked."""
+
+    value: float  # mean difference of a slice to its neighbours: of names the share that is another, of numbers the distance
+    expected: float  # its mean when the values are dealt anew
+    p_value: float  # how often dealt values differ as little
+
+
+Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values dealt anew
+
+
+def neighbour_agreement(
+    features: np.ndarray,
+    values: np.ndarray,
+    deal: Deal,
+    k: int = 10,
+    *,
+    groups: np.ndarray | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+) -> Agreement:
+    """Do neighbours in feature space [N, D] agree in some value [N], a name or a number? One-sided permutation test.
+
+    ``deal`` draws the values as they would be if they meant nothing: whole people (`deal_people`) for what belongs to people,
+    `deal_within` groups for what varies there. Slices of one of ``groups`` [N] never count as neighbours.
+    """
+    alone = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    near, rng = _neighbours(features, alone, k), np.random.default_rng(seed)
+    names = values.dtype.kind not in "if"
+
+    def differ(some: np.ndarray) -> float:
+        there, here = some[near], some[:, None]
+        return float((there != here).mean() if names else np.abs(there - here).mean())
+
+    value = differ(values)
+    dealt = np.array([differ(deal(values, rng)) for _ in range(permutations)])
+    return Agreement(value, float(dealt.mean()), float((1 + np.sum(dealt <= value + 1e-12)) / (1 + permutations)))
+
+
+def deal_people(people: np.ndarray) -> Deal:
+    """Each person gets another person's values, in the order in which they stand.
+
+    Where everybody has the same levels in order, the level of each slice keeps its meaning and only the person loses hers.
+    """
+    index = np.unique(people, return_inverse=True)[1]
+    rows = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+
+    def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        dealt = np.empty_like(values)
+        for own, j in zip(rows, rng.permutation(len(rows)), strict=True):
+            other = values[rows[j]]
+            dealt[own] = other if len(other) == len(own) else rng.choice(other, len(own))
+        return dealt
+
+    return deal
+
+
+def deal_within(groups: np.ndarray) -> Deal:
+    """Values are shuffled within each group: levels within a person, people within a level."""
+    index = np.unique(groups, return_inverse=True)[1]
+    rows = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+
+    def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        dealt = np.empty_like(values)
+        for own in rows:
+            dealt[own] = rng.permutation(values[own])
+        return dealt
+
+    return deal
+
+
+def same_levels(people: np.ndarray, levels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
+
+    So people can be dealt anew with the level held fixed. Levels are spread evenly over those that all people have; of more
+    people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
+    """
+    rng, names = np.random.default_rng(seed), np.unique(people)
+    names = np.sort(rng.choice(names, min(len(names), most), replace=False))
+    shared = set.intersection(*(set(levels[people == name].tolist()) for name in names)) - {-1}
+    if not shared:
+        return np.sort(rng.choice(len(people), min(most, len(people)), replace=False))
+    wanted = np.array(sorted(shared))
+    wanted = wanted[np.unique(np.linspace(0, len(wanted) - 1, max(1, most // len(names))).round().astype(int))]
+    first = {}
+    for row, key in enumerate(zip(people.tolist(), levels.tolist(), strict=True)):
+        first.setdefault(key, row)
+    return np.array([first[name, level] for name in names.tolist() for level in wanted.tolist()])
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

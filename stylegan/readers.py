@@ -27,6 +27,8 @@ PENALTIES = tuple(10.0**power for power in (0, 1, 1.5, 2, 2.5, 3, 4))
 STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0))
 PARTS = 64  # principal components that the classifier sees
 FOLDS, DRAWS = 5, 500
+# Columns that belong to a person: brain volume fraction and age of OASIS, the push at the ventricles' wall of simulated people.
+COLUMNS = (("nWBV", "nWBV", "share of the skull"), ("age", "age", "years"), ("ventricle", "enlargement", "mm"))
 
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class Target:
 
 
 def targets(slices: SliceDataset) -> list[Target]:
-    """Level, ventricles, brain, and the table's brain volume fraction and age, as far as these slices have them.
+    """Level, ventricles, brain, and the columns of `COLUMNS`, as far as these slices have them.
 
     Ventricles are the true area where the data knows it (simulated slices), elsewhere `ventricle_share`.
     """
@@ -92,7 +94,7 @@ def targets(slices: SliceDataset) -> list[Target]:
         ventricles = Target("ventricles", "% of the head", ventricle_share(slices.images), False, ventricle_share)
     levels = np.where(slices.levels < 0, np.nan, slices.levels.astype(float))
     told = {"level": ("levels", levels)}
-    told |= {name: (unit, columns[name]) for name, unit in (("nWBV", "of the skull"), ("age", "years")) if name in columns}
+    told |= {name: (unit, columns[column]) for column, name, unit in COLUMNS if column in columns}
     known = {name: Target(name, unit, values, True) for name, (unit, values) in told.items() if enough(slices, values)}
     brain = Target("brain", "% of the head", brain_share(slices.images), False, brain_share)
     return [target for target in (known.pop("level", None), ventricles, brain, *known.values()) if target]
