@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import pairwise_distances
 
-from stylegan.cache import replacing
 from stylegan.dataset import SliceDataset
 from stylegan.directions import Direction
-from stylegan.embedding import Mixing, neighbour_mixing
 from stylegan.features import distance_name
 from stylegan.memorisation import nearest as nearest  # offered here too, to the notebooks
 
@@ -23,13 +18,6 @@ VERDICTS = (
     (4.0, "The set is near the real ones and still told apart from them."),
     (10.0, "The slices are recognisable as heads and clearly not from the same population."),
     (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
-)
-
-# Up to which share of the real neighbours they should have: where generated slices lie.
-PLACES = (
-    (0.25, "lie in a place of their own"),
-    (0.75, "overlap with real ones in part"),
-    (float("inf"), "lie among real ones, less mixed than they should be"),
 )
 
 
@@ -238,77 +226,3 @@ def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
-
-
-# --- The map --------------------------------------------------------------------------------------------------------------
-
-
-def mixing_verdict(mixing: Mixing) -> str:
-    """What the test of real against generated found."""
-    if mixing.p_value > 0.05:
-        return "This test cannot tell them apart."
-    share = mixing.value / mixing.expected
-    return f"They are **told apart**: they mix {share:.0%} as much as one population would."
-
-
-def class_mixing(vectors: np.ndarray, slices: SliceDataset, k: int, permutations: int = 199) -> list[dict]:
-    """For each class of real slices against the others the test of `neighbour_mixing`; classes of under two people are left out."""
-    people, rows = slices.subjects.astype(str), []
-    known = slices.labels >= 0
-    for index, name in enumerate(slices.classes):
-        own, rest = known & (slices.labels == index), known & (slices.labels != index)
-        if min(len(np.unique(people[own])), len(np.unique(people[rest]))) < 2:
-            continue
-        groups = {"real_groups": people[own], "fake_groups": people[rest]}
-        found = neighbour_mixing(vectors[own], vectors[rest], k, **groups, permutations=permutations)
-        shares = {"neighbours of another class": f"{found.value:.0%}", "by chance": f"{found.expected:.0%}"}
-        rows.append({"class": name, "people": len(np.unique(people[own])), **shares, "p": float(found.p_value)})
-        if len(slices.classes) == 2:
-            break  # the other class gives the same numbers
-    return rows
-
-
-def level_agreement(vectors: np.ndarray, slices: SliceDataset, k: int) -> dict[str, float]:
-    """{near, chance}: mean difference of level to the k nearest slices of other people, and to any; {} where levels are unknown."""
-    if slices.levels.max() <= 0 or len(np.unique(slices.subjects)) < 2:
-        return {}
-    apart = pairwise_distances(vectors)
-    apart[slices.subjects[:, None] == slices.subjects[None]] = np.inf
-    away = np.abs(slices.levels[:, None] - slices.levels[None]).astype(float)
-    near = np.take_along_axis(away, np.argsort(apart, axis=1)[:, :k], axis=1)
-    return {"near": float(near.mean()), "chance": float(away[np.isfinite(apart)].mean())}
-
-
-def reading(mixing: Mixing, classes: Sequence[Mapping], levels: Mapping[str, float], trust: float) -> str:
-    """Two or three sentences that put the findings of the map together."""
-    sentences = [
-        f"The map keeps neighbourhoods {'well' if trust > 0.9 else 'fairly' if trust > 0.75 else 'badly'} ({trust:.2f})."
-    ]
-    if levels:
-        gain = 1 - levels["near"] / levels["chance"]
-        sentences.append(f"Where a slice lies is {'mostly' if gain > 0.5 else 'partly'} a matter of its level in the head.")
-    apart = [row for row in classes if row["p"] < 0.05 / len(classes)]
-    for row in apart:
-        shares = f"{row['neighbours of another class']} of its neighbours are of another class, {row['by chance']} by chance"
-        sentences.append(f"The class {row['class']} stands apart: {shares}.")
-    if classes and not apart:
-        sentences.append("No class stands apart from the others: with so many people these features do not show it.")
-    share = mixing.value / mixing.expected
-    if mixing.p_value > 0.05:
-        sentences.append("Generated slices lie among the real ones.")
-    else:
-        where = next(words for limit, words in PLACES if share <= limit)
-        sentences.append(f"Generated slices {where}: they have {share:.0%} of the real neighbours they should have.")
-    return " ".join(sentences)
-
-
-def write_coordinates(path: Path, coords: np.ndarray, real: SliceDataset) -> None:
-    """Write x, y, kind, subject, class, level: first the real slices, then as many generated ones (named by seed)."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("x", "y", "kind", "subject", "class", "level"))
-        for i, (x, y) in enumerate(coords.round(4).tolist()):
-            j = i - len(real)
-            label = real.classes[real.labels[i]] if j < 0 and real.labels[i] >= 0 else ""
-            about = ("real", real.subjects[i], label, real.levels[i]) if j < 0 else ("generated", f"seed {j}", "", "")
-            writer.writerow((x, y, *about))

@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 from sklearn.model_selection import GridSearchCV
 
 from stylegan import truth_charts
@@ -25,7 +24,6 @@ from stylegan.dataset import SliceDataset, load_slices
 from stylegan.directions import Gauge, make_gauges
 from stylegan.evidence import Evidence, gather
 from stylegan.growth import PSI, Strip, grow
-from stylegan.intervals import spread_of
 from stylegan.networks import pick_device
 from stylegan.readers import (
     Target,
@@ -39,6 +37,7 @@ from stylegan.readers import (
     means_by_person,
     people_of,
     shuffled_people,
+    spread_apart,
     targets,
     ventricle_share,
 )
@@ -46,7 +45,7 @@ from stylegan.reading import atlas
 from stylegan.samples import NOTICE
 from stylegan.transfer import learn_groups, learn_levels
 
-SHUFFLES, HALVES = 5, 50  # classifiers of shuffled people; splits of the held-out people into halves
+SHUFFLES = 5  # classifiers of shuffled people
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
 BINS = 24  # of the histograms
 
@@ -256,22 +255,6 @@ def _share_in(values: np.ndarray, edges: np.ndarray) -> list[float]:
     return (np.histogram(values, edges)[0] / len(values)).tolist()
 
 
-def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[dict, dict]:
-    """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
-
-    Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
-    random halves, their mean and central 95 %. So both comparisons are of the same size. A fake is a person of its own: where
-    people differ much, unrelated fakes of a perfect generator stay below the floor.
-    """
-    rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
-    far, floor, unit = [], [], max(real.std(), 1e-12)
-    for _ in range(HALVES):
-        half = np.isin(index, rng.permutation(len(names))[: len(names) // 2])
-        far.append(wasserstein_distance(real[half], rng.choice(fake, min(half.sum(), len(fake)), replace=False)) / unit)
-        floor.append(wasserstein_distance(real[half], real[~half]) / unit)
-    return spread_of(far), spread_of(floor)
-
-
 # --- Written down ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,8 +285,7 @@ def conclusions(result: Mapping) -> list[str]:
     told = [_told_classes(result["classes"])]
     told += [_told_reading(name, found) for name, found in result["readings"].items()]
     told.append(_told_direction(result["direction"], result["readings"]["ventricles"]["unit"]))
-    told.append(_told_transfer("the group", result["transfer"]["group"], better_is_less=False))
-    told.append(_told_transfer("the level", result["transfer"]["level"], better_is_less=True))
+    told += [_told_groups(result["transfer"]["group"]), _told_levels(result["transfer"]["level"])]
     return [sentence for sentence in told if sentence]
 
 
@@ -350,16 +332,29 @@ def _told_direction(found: Mapping, unit: str) -> str:
     return f"{text}: {'there is such a direction' if works else 'no direction was found'}."
 
 
-def _told_transfer(what: str, found: Mapping, *, better_is_less: bool) -> str:
+def _told_groups(found: Mapping) -> str:
     if not found:
         return ""
-    real, fake, apart = found["arms"]["real"], found["arms"]["synthetic"], found["synthetic_minus_real"]
-    shown = (lambda x: f"{x:.2f}") if better_is_less else (lambda x: f"{x:.0%}")
-    text = f"Learning {what} from {found['n']} synthetic slices gives {shown(fake['value'])} on real people, from as many real ones {shown(real['value'])}"
+    real, fake, both = (_share(found["arms"][name]) for name in ("real", "synthetic", "both"))
+    text = f"A classifier that learnt groups from {found['n']} synthetic slices is right in {fake} of held-out real slices, one that learnt "
+    text += f"from as many real ones in {real}, from both in {both}; chance is {found['chance']:.0%}"
+    return f"{text}: {_difference(found['synthetic_minus_real'], '.0%', better_is_less=False)}."
+
+
+def _told_levels(found: Mapping) -> str:
+    if not found:
+        return ""
+    real, fake = (found["arms"][name]["value"] for name in ("real", "synthetic"))
+    text = f"A reader that learnt levels from {found['n']} synthetic slices errs by {fake:.2f} levels on held-out people, one that learnt "
+    text += f"from as many real ones by {real:.2f}; guessing the mean costs {found['guess_the_mean']:.1f}"
+    return f"{text}: {_difference(found['synthetic_minus_real'], '.2f', better_is_less=True)}."
+
+
+def _difference(apart: Mapping, digits: str, *, better_is_less: bool) -> str:
+    between = f"{apart['low']:{digits}} to {apart['high']:{digits}}"
     if apart["low"] <= 0 <= apart["high"]:
-        return f"{text}: no difference is shown ({shown(apart['low'])} to {shown(apart['high'])})."
-    worse = (apart["value"] > 0) == better_is_less
-    return f"{text}: {'worse' if worse else 'better'} ({shown(apart['low'])} to {shown(apart['high'])})."
+        return f"no difference is shown ({between})"
+    return f"synthetic slices teach {'worse' if (apart['value'] > 0) == better_is_less else 'better'} ({between})"
 
 
 def _share(entry: Mapping) -> str:

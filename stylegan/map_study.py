@@ -191,8 +191,7 @@ def study(
         "controls": [{"name": c.name, **c.test, "differ": c.differ, "passed": c.passed, "claim": c.claim} for c in found],
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    keys = ("method", "mode", "n_neighbors", "seed")
-    return Study(result, sample, {tuple(about[key] for key in keys): coords for about, coords in drawn}, found)
+    return Study(result, sample, {setting(about): coords for about, coords in drawn}, found)
 
 
 def stability(maps: Sequence[Mapping]) -> list[dict]:
@@ -259,7 +258,7 @@ def fits(found: Study) -> Figure:
     """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
     shown, true = _shown(found), found.result["claims"]["real and generated"]["value"]
     kinds, drawn = np.where(found.sample.is_fake, "generated", "real"), []
-    numbers = {_key(about): about for about in found.result["maps"]}
+    numbers = {setting(about): about for about in found.result["maps"]}
     for key in shown:
         claim = f"of the other kind: {numbers[key]['mixing']:.0%} of neighbours on the map, {true:.0%} in feature space; "
         claim += f"trust {numbers[key]['trustworthiness']:.2f}, overlap {numbers[key]['overlap']:.2f}"
@@ -267,14 +266,15 @@ def fits(found: Study) -> Figure:
     return map_charts.sheet(list(shown.values()), [found.sample.is_fake] * len(shown), drawn, columns=2)
 
 
-def _key(about: Mapping) -> tuple:
+def setting(about: Mapping) -> tuple:
+    """What tells a map from the others."""
     return about["method"], about["mode"], about["n_neighbors"], about["seed"]
 
 
 def seeds(found: Study) -> Figure:
     """The joint map with every n_neighbors and seed."""
     maps = [about for about in found.result["maps"] if (about["method"], about["mode"]) == ("umap", "joint")]
-    return map_charts.seed_grid(maps, [found.coords[_key(about)] for about in maps], found.sample.is_fake)
+    return map_charts.seed_grid(maps, [found.coords[setting(about)] for about in maps], found.sample.is_fake)
 
 
 def control_maps(found: Sequence[Control], n_neighbors: int = USUAL) -> Figure:

@@ -26,7 +26,7 @@ from stylegan.map_charts import Panel
 from stylegan.networks import Generator
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
-from stylegan.readers import fit_reader, people_of, targets
+from stylegan.readers import correlation, fit_reader, people_of, spread_apart, targets
 
 LEARN = 1200  # training slices that the readers of fakes learn from, at most
 HIGHLIGHTED = 6  # people in colours of their own
@@ -43,6 +43,7 @@ class Truth:
     within: bool = False  # ...or what values are shuffled within: levels within a person, people within a level
     unit: str = ""
     fakes: np.ndarray | None = None  # [n] of the generated ones: asked for, or as read
+    read: np.ndarray | None = None  # [n] of the real ones as read, to judge the reader by
     order: tuple[str, ...] = ()
     apart: bool = True  # slices of one person are no neighbours; but not where the person is what is asked for
 
@@ -107,7 +108,7 @@ def take_sample(
     fakes = to_uint8(generate(G, range(len(real)), class_index=asked))
     settings = {"space": space, "device": device, "cache_dir": cache_folder(cache_dir)}
     at_real, at_fake = features(real.images, **settings), features(fakes, space, device=device)
-    truths = [*_names(real, asked), *_numbers(slices, rows, at_fake, settings)]
+    truths = [*_names(real, asked), *_numbers(slices, rows, at_real, at_fake, settings)]
     return Sample(real, fakes, at_real, at_fake, tuple(truth for truth in truths if len(np.unique(truth.values)) > 1), space)
 
 
@@ -136,15 +137,16 @@ def _names(real: SliceDataset, asked: np.ndarray | None) -> list[Truth]:
     ]
 
 
-def _numbers(slices: SliceDataset, rows: np.ndarray, at_fake: np.ndarray, settings: dict) -> list[Truth]:
+def _numbers(slices: SliceDataset, rows: np.ndarray, at_real: np.ndarray, at_fake: np.ndarray, settings: dict) -> list[Truth]:
     """Level, ventricles, brain and what the table tells, with what readers of training people see in the fakes."""
     learn, people, found = choose_rows(slices, slices.splits == "train", LEARN), people_of(slices), []
     at_learn = features(slices.images[learn], **settings) if len(learn) else None
     for target in targets(slices):
         if at_learn is None:
             break
-        read = fit_reader(at_learn, target.values[learn], people[learn]).predict(at_fake)
-        found.append(Truth(target.name, target.values[rows], people[rows], target.name == "level", target.unit, read))
+        reader = fit_reader(at_learn, target.values[learn], people[learn])
+        seen = {"fakes": reader.predict(at_fake), "read": reader.predict(at_real)}
+        found.append(Truth(target.name, target.values[rows], people[rows], target.name == "level", target.unit, **seen))
     return found
 
 
@@ -209,3 +211,48 @@ def panels(sample: Sample, told: dict[str, dict]) -> list[Panel]:
         order = [name for name in truth.order if name in truth.values]
         found.append(Panel(f"{truth.name}{unit}", values, told[truth.name]["claim"], order))
     return found
+
+
+def reading_rows(sample: Sample) -> list[dict]:
+    """The rows of a table: how well each number is read off held-out people, and how its readings on fakes compare.
+
+    Fakes are compared with readings of real slices, not with the truth: a regression draws all readings to the mean. The
+    distance is Wasserstein's, in standard deviations of the real readings; the floor that of two halves of the people.
+    """
+    rows = []
+    for truth in sample.truths:
+        if truth.read is None:
+            continue
+        known = truth.known
+        far, floor = spread_apart(truth.read, sample.people, truth.fakes)
+        r = correlation(truth.read[known], truth.values[known])
+        error, spread = np.abs(truth.read - truth.values)[known].mean(), truth.values[known].std()
+        rows.append({
+            "read": f"{truth.name} ({truth.unit})", "error on held-out people": f"{error:.3g} (spread {spread:.3g}), r = {r:.2f}",
+            "mean of real": float(truth.read.mean()), "mean of generated": float(truth.fakes.mean()),
+            "apart": f"{far['value']:.2f}", "two halves of the real": f"{floor['value']:.2f} (up to {floor['high']:.2f})",
+        })  # fmt: skip
+    return rows
+
+
+def summary(told: dict[str, dict]) -> str:
+    """What passed its test, in a few sentences."""
+    apart, truths = told["real and generated"], {name: test for name, test in told.items() if name != "real and generated"}
+    shown = [name for name, test in truths.items() if test["shown"]]
+    silent = [name for name, test in truths.items() if not test["shown"]]
+    strongest = min(shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9), default="")
+    text = f"These features know of {', '.join(shown) or 'nothing that was asked'}"
+    text += f", of **{strongest}** the most: it is the axis along which slices are ordered." if strongest else "."
+    if silent:
+        text += f" They do not show {', '.join(silent)}: colours that seem to cluster there are chance."
+    if not apart["shown"]:
+        return f"{text} Generated and real slices are not told apart by their neighbours."
+    share = apart["value"] / apart["expected"]
+    where = (
+        "in a place of their own"
+        if share < 0.25
+        else "among real ones in part"
+        if share < 0.75
+        else "among real ones, less mixed than they should be"
+    )
+    return f"{text} Generated slices lie **{where}**: they have {share:.0%} of the real neighbours that one population would give them."

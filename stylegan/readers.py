@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.stats import wasserstein_distance
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
@@ -19,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from stylegan.dataset import SliceDataset
 from stylegan.directions import HEAD, Gauge
+from stylegan.intervals import spread_of
 from stylegan.reading.subjects import person
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
@@ -27,6 +29,7 @@ PENALTIES = tuple(10.0**power for power in (0, 1, 1.5, 2, 2.5, 3, 4))
 STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0))
 PARTS = 64  # principal components that the classifier sees
 FOLDS, DRAWS = 5, 500
+HALVES = 50  # splits of people into halves
 # Columns that belong to a person: brain volume fraction and age of OASIS, the push at the ventricles' wall of simulated people.
 COLUMNS = (("nWBV", "nWBV", "share of the skull"), ("age", "age", "years"), ("ventricle", "enlargement", "mm"))
 
@@ -197,3 +200,19 @@ def chance_p_value(truth: np.ndarray, guess: np.ndarray, people: np.ndarray, per
     rng, found = np.random.default_rng(seed), balanced_accuracy(truth, guess)
     dealt = [balanced_accuracy(shuffled_people(truth, people, rng), guess) for _ in range(permutations)]
     return float((1 + np.sum(np.array(dealt) >= found - 1e-12)) / (1 + permutations))
+
+
+def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[dict, dict]:
+    """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
+
+    Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
+    random halves, their mean and central 95 %. So both comparisons are of the same size. A fake is a person of its own: where
+    people differ much, unrelated fakes of a perfect generator stay below the floor.
+    """
+    rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
+    far, floor, unit = [], [], max(real.std(), 1e-12)
+    for _ in range(HALVES):
+        half = np.isin(index, rng.permutation(len(names))[: len(names) // 2])
+        far.append(wasserstein_distance(real[half], rng.choice(fake, min(half.sum(), len(fake)), replace=False)) / unit)
+        floor.append(wasserstein_distance(real[half], real[~half]) / unit)
+    return spread_of(far), spread_of(floor)

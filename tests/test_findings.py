@@ -1,7 +1,5 @@
 """What the notebooks say of their numbers."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ import torch
 from stylegan import diagram, findings, notebook
 from stylegan.config import make_config
 from stylegan.directions import Direction
-from stylegan.embedding import Mixing
 from stylegan.networks import build_networks
 from stylegan.runs import train_run
 
@@ -44,43 +41,6 @@ def test_nearest_finds_the_copy():
     others = np.random.default_rng(0).normal(size=(50, 8))
     distance, index = findings.nearest(others[[7, 3]], others)
     assert index.tolist() == [7, 3] and distance == pytest.approx([0, 0], abs=1e-6)
-
-
-def test_levels_that_decide_on_features_are_found_and_random_ones_are_not(simulated):
-    rng = np.random.default_rng(0)
-    by_level = simulated.levels[:, None] + rng.normal(0, 0.01, (len(simulated), 3))
-    found = findings.level_agreement(by_level, simulated, 3)
-    assert found["near"] == 0 < found["chance"]
-    found = findings.level_agreement(rng.normal(size=(len(simulated), 3)), simulated, 3)
-    assert found["near"] == pytest.approx(found["chance"], rel=0.4)
-
-
-def test_classes_that_differ_are_told_apart_and_random_features_are_not(simulated):
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(len(simulated), 3))
-    apart = findings.class_mixing(noise + 100 * simulated.labels[:, None], simulated, 5)
-    alike = findings.class_mixing(noise, simulated, 5)
-    assert len(apart) == 1 and apart[0]["p"] < 0.05 < alike[0]["p"]
-    assert apart[0]["neighbours of another class"] == "0%"
-
-
-def test_the_reading_says_what_the_tests_found():
-    levels = {"near": 1.0, "chance": 8.0}
-    rows = [{"class": "AD", "p": 0.005, "neighbours of another class": "30%", "by chance": "50%"}]
-    text = findings.reading(Mixing(0.1, 0.5, 0.005), rows, levels, 0.95)
-    assert "mostly a matter of its level" in text and "AD stands apart: 30% of" in text and "a place of their own" in text
-    assert "they have 20% of the real neighbours" in text
-    assert "in part: they have 60%" in findings.reading(Mixing(0.3, 0.5, 0.005), [], {}, 0.95)
-    text = findings.reading(Mixing(0.5, 0.5, 0.6), [{"class": "AD", "p": 0.6}], {}, 0.6)
-    assert "badly" in text and "No class stands apart" in text and "lie among the real ones" in text and "level" not in text
-
-
-def test_coordinates_are_written_for_real_and_generated(simulated, tmp_path):
-    real = simulated.select(range(3))
-    findings.write_coordinates(tmp_path / "x.csv", np.arange(12).reshape(6, 2) / 3, real)
-    rows = list(csv.DictReader(open(tmp_path / "x.csv")))
-    assert [row["kind"] for row in rows] == ["real"] * 3 + ["generated"] * 3
-    assert rows[0]["subject"] == real.subjects[0] and rows[3]["subject"] == "seed 0" and float(rows[5]["y"]) == 3.6667
 
 
 def test_the_diagram_names_the_shapes_of_the_real_layers():

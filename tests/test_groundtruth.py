@@ -185,7 +185,7 @@ def test_readings_of_fakes_stand_beside_the_floor(simulated):
 def test_spread_apart_is_in_deviations_of_the_real():
     rng = np.random.default_rng(0)
     real, people = rng.normal(0, 2, 2000), np.repeat(np.arange(100), 20)
-    far, floor = groundtruth.spread_apart(real, people, rng.normal(2, 2, 2000))
+    far, floor = readers.spread_apart(real, people, rng.normal(2, 2, 2000))
     assert far["value"] == pytest.approx(1, abs=0.1) and floor["value"] < 0.1
 
 
@@ -220,15 +220,12 @@ def test_null_results_are_told_as_such(simulated):
     still = {"per_step": 0.1, "agreed": 0.6, "level_per_step": None, "random": {"value": 0.2, "high": 0.4}}
     assert "no direction was found" in groundtruth._told_direction(still, "%")
     entry = {"value": 0.5, "low": 0.4, "high": 0.6}
-    same = {
-        "n": 9,
-        "arms": {"real": entry, "synthetic": entry},
-        "synthetic_minus_real": {"value": 0.0, "low": -0.1, "high": 0.1},
-    }
-    assert "no difference is shown" in groundtruth._told_transfer("the group", same, better_is_less=False)
-    same["synthetic_minus_real"] = {"value": -0.2, "low": -0.3, "high": -0.1}
-    assert ": worse" in groundtruth._told_transfer("the group", same, better_is_less=False)
-    assert ": better" in groundtruth._told_transfer("the level", same, better_is_less=True)
+    arms = {"n": 9, "arms": dict.fromkeys(("real", "synthetic", "both"), entry), "chance": 0.5, "guess_the_mean": 8.0}
+    null, less = ({"synthetic_minus_real": {"value": v, "low": v - 0.1, "high": v + 0.1}} for v in (0.0, -0.2))
+    assert "no difference is shown (-10% to 10%)" in groundtruth._told_groups(arms | null)
+    assert "teach worse (-30% to -10%)" in groundtruth._told_groups(arms | less)
+    assert "teach better (-0.30 to -0.10)" in groundtruth._told_levels(arms | less)
+    assert groundtruth._told_groups({}) == groundtruth._told_levels({}) == ""
 
 
 # --- All of it ------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ LEVELS = (
     ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
     ("memorisation", "scores", "metrics", "findings", "failures", "verdict"),
     ("truth_charts", "readers", "evidence", "growth", "transfer", "groundtruth"),
-    ("map_charts", "maps", "map_study"),
+    ("map_charts", "maps", "map_study", "artefacts"),
     ("batches", "state", "train"),
     ("memoriser", "audit", "recorder", "runs", "bench", "notebook", "compare", "ladder"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),

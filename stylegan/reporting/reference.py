@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stylegan.audit import FILE, audit
 from stylegan.cache import checkout, read_json
@@ -11,7 +12,7 @@ from stylegan.findings import score_rows
 from stylegan.networks import Generator, pick_device
 from stylegan.notebook import Run
 
-NAME = "oasis1-stylegan2-64"
+NAME, FOLDER = "oasis1-stylegan2-64", "oasis64"  # its file in models/, its pictures in figures/
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,13 @@ def audit_of(run: Run, live: bool = False) -> tuple[dict | None, str]:
         return None, absence() if shipped is None else "The shipped generator's card holds no audit."
     found = {**shipped.card["audit"], "evaluation": shipped.card["scores"], "shipped": True}
     return found, f"**Not of this run.** {shipped.about}"
+
+
+def written(what: str, folder: str = FOLDER) -> tuple[dict, Path] | None:
+    """(numbers, folder) that the command ``what`` wrote about the shipped generator; None where the checkout lacks them.
+
+    The folder is figures/oasis64/<what> with <what>.json; made beforehand, since it takes longer than a report can wait.
+    """
+    place = checkout() / "figures" / folder / what
+    found = read_json(place / f"{what}.json")
+    return None if found is None else (found, place)
