@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.embedding import deal_people, embed, neighbour_agreement, neighbour_mixing
+from stylegan.embedding import deal_people, deal_within, embed, neighbour_agreement, neighbour_mixing
 from stylegan.map_charts import Panel, sheet
 from stylegan.networks import Generator
 from stylegan.plots import Figure
@@ -169,18 +169,18 @@ def scaled_apart(images: np.ndarray, people: np.ndarray, seed: int = 0) -> tuple
 # --- 5. Slices counted as people ------------------------------------------------------------------------------------------
 
 
-def counted(x: np.ndarray, classes: np.ndarray, people: np.ndarray, deals: int = 20, seed: int = 0) -> dict[str, float]:
+def counted(x: np.ndarray, people: np.ndarray, deals: int = 20, seed: int = 0) -> dict[str, float]:
     """How often a class that means nothing is "found": {slices, people}, shares of ``deals`` random classes with p < .05.
 
-    The classes [n] are dealt anew to people, so nothing is to be found. 'slices' takes every slice for a person of her own, as
-    most published maps do; 'people' leaves out neighbours of the same person and deals people.
+    Half of the people [n] are dealt one class and half the other, so nothing is to be found. 'slices' takes every slice for a
+    person of her own, as most published maps do; 'people' leaves out neighbours of the same person and deals people.
     """
-    rng, deal, each = np.random.default_rng(seed), deal_people(people), np.arange(len(people))
+    rng, index = np.random.default_rng(seed), np.unique(people, return_inverse=True)[1]
     k, found = max(1, min(K, len(x) // 4)), {"slices": 0, "people": 0}
     for _ in range(deals):
-        dealt = deal(classes, rng)
-        by_slice = neighbour_agreement(x, dealt, deal_people(each), k, permutations=99)
-        by_person = neighbour_agreement(x, dealt, deal, k, groups=people, permutations=99)
+        classes = (rng.permutation(index.max() + 1) % 2).astype(str)[index]
+        by_slice = neighbour_agreement(x, classes, deal_within(np.zeros(len(x))), k, permutations=99)
+        by_person = neighbour_agreement(x, classes, deal_people(people), k, groups=people, permutations=99)
         found["slices"] += by_slice.p_value < 0.05
         found["people"] += by_person.p_value < 0.05
     return {name: count / deals for name, count in found.items()}

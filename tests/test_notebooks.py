@@ -30,7 +30,7 @@ def tagged(notebook, tag):
     return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
 
 
-def test_they_are_the_five_of_the_report_in_order():
+def test_they_are_those_of_the_report_in_order():
     assert tuple(NOTEBOOKS) == NAMES
 
 

@@ -89,7 +89,7 @@ def test_formulas_are_mathml_and_code_is_folded(made):
     assert len(soup(class_="highlight")) > 40
 
 
-def test_the_index_holds_all_five_and_stays_small(made):
+def test_the_index_holds_all_notebooks_and_stays_small(made):
     soup = pages(made.pages)["index.html"]
     assert len(soup("section")) == 5 + 1 and len(soup.nav("a")) > 20
     assert (made.pages / "index.html").stat().st_size < 15e6
@@ -128,7 +128,7 @@ def test_no_path_of_this_machine_is_on_a_page(made):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A checkout with five notebooks of one line, to be filled by the test: the folder of notebooks."""
+    """A checkout with notebooks of one line, to be filled by the test: the folder of notebooks."""
     folder = tmp_path / "clone" / "notebooks"
     folder.mkdir(parents=True)
     (folder.parent / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')

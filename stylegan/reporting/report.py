@@ -13,7 +13,7 @@ from stylegan.notebook import run_folder
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding")
+NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "07_how_to_fool_yourself")
 TITLE = "StyleGAN2 for brain MRI slices"
 
 
@@ -24,7 +24,7 @@ def report(
     out: str | Path = "report",
     **parameters: object,
 ) -> Path:
-    """Run the five notebooks and write executed copies, one page each and ``index.html`` into ``out``; returns the index.
+    """Run the notebooks and write executed copies, one page each and ``index.html`` into ``out``; returns the index.
 
     ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as of `run_folder`; what is trained there already
     is not trained again. ``parameters``: further values for the notebooks' parameters by name, such as ``max_minutes``; None
@@ -50,7 +50,7 @@ def report(
 
 
 def find_notebooks() -> Path:
-    """The folder of the five notebooks in the checkout around the working directory."""
+    """The folder of the notebooks in the checkout around the working directory."""
     folder = checkout() / "notebooks"
     missing = [f"{name}.ipynb" for name in NAMES if not (folder / f"{name}.ipynb").is_file()]
     if missing:
@@ -124,7 +124,7 @@ def write_index(done: dict[str, tuple[NotebookNode, float]], run: Path, path: Pa
         "Notebooks": f"{len(done)} of {len(NAMES)} ran to the end, in {_duration(sum(s for _, s in done.values()))}",
     }
     lead = (
-        "Training, pictures and scores of one run, told by five notebooks. Its numbers were computed by this run; those of the "
+        "Training, pictures and scores of one run, told by these notebooks. Its numbers were computed by this run; those of the "
         "shipped generator in part 3 are marked."
     )
     head = f'<h1>{TITLE}</h1>\n<p class="byline">{lead}</p>\n{facts(short)}'
