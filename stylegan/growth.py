@@ -35,11 +35,15 @@ def direction(ws: Tensor, reading: np.ndarray, held: np.ndarray) -> Tensor:
 
     Least squares of w on (1, reading, held), solved for w rather than for the reading: the coefficient is the mean change of
     w among drawn styles, and so stays where the generator knows its way, while the regression of the reading on w leans on
-    components of w that hardly vary. A step is one standard deviation of w along it, as of `directions.Direction`.
+    components of w that hardly vary. Then what goes with ``held`` itself is taken out, so that a step does not move that either
+    (conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.3). A step is one standard deviation of w along it,
+    as of `directions.Direction`.
     """
     w = ws.double().numpy()
     w = w - w.mean(axis=0)
     along = left_of(reading, held) @ w  # the joint regression's coefficient but for its length (Frisch & Waugh 1933)
+    others = np.linalg.qr(w.T @ (held - held.mean(axis=0)))[0]  # [w_dim, k]
+    along = along - others @ (others.T @ along)
     along /= max(np.linalg.norm(along), 1e-12)
     return torch.from_numpy(along * (w @ along).std()).float()
 

@@ -80,7 +80,9 @@ def seed_grid(
         panel(ax, drawn, is_fake, Panel(heading, names, order=("real", "generated")), size=3)
         ax.get_legend().remove()
         ax.set_title(heading, fontsize=7.5, loc="left", color=INK)
-        ax.set_xlabel(f"trust {one['trustworthiness']:.2f}, overlap {one['overlap']:.2f}", fontsize=7, color=INK, loc="left")
+        ax.set_xlabel(
+            f"trust {one['trustworthiness']:.2f}, overlap {one['overlap']:.2f}", fontsize=7, color=INK, loc="left", labelpad=3
+        )
     figure.suptitle(
         f"{title} Blue circles: real; orange triangles: generated.".strip(), fontsize=9, color=INK, x=0.01, ha="left"
     )

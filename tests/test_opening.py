@@ -18,7 +18,7 @@ from stylegan.reporting.execute import set_parameters  # noqa: E402
 from stylegan.runs import train_run  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-READERS = ("03_generate", "04_evaluate", "05_umap_embedding")  # of a run folder
+READERS = ("03_generate", "04_evaluate", "05_umap_embedding", "07_how_to_fool_yourself")  # of a run folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The report: all notebooks run from end to end at the preset `smoke`, and what the pages hold."""
 
+import csv
 import itertools
 import re
 import subprocess
@@ -48,9 +49,9 @@ def test_every_notebook_ran_and_has_its_page(made):
         assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs), name
         assert "execution" not in str([cell.metadata for cell in cells])
     assert (run / "evaluation.json").is_file()
-    coordinates = (run / "embedding.csv").read_text().splitlines()
-    real = sum(line.split(",")[2] == "real" for line in coordinates)
-    assert real > 15 and len(coordinates) == 1 + 2 * real
+    with open(run / "embedding.csv", newline="", encoding="utf-8") as file:
+        kinds = [row["kind"] for row in csv.DictReader(file) if (row["method"], row["mode"]) == ("pca", "joint")]
+    assert kinds.count("real") == kinds.count("generated") == len(kinds) / 2 > 15
 
 
 def test_opening_a_page_asks_the_network_for_nothing(made):
@@ -91,7 +92,7 @@ def test_formulas_are_mathml_and_code_is_folded(made):
 
 def test_the_index_holds_all_notebooks_and_stays_small(made):
     soup = pages(made.pages)["index.html"]
-    assert len(soup("section")) == 5 + 1 and len(soup.nav("a")) > 20
+    assert len(soup("section")) == len(report.NAMES) + 1 and len(soup.nav("a")) > 20
     assert (made.pages / "index.html").stat().st_size < 15e6
 
 
@@ -120,7 +121,7 @@ def test_no_path_of_this_machine_is_on_a_page(made):
     run, data = made.run, made.slices
     text = (made.pages / "index.html").read_text(encoding="utf-8")
     told = text.count(str(run)) + text.count(str(data))  # in the cells of parameters, where they were given
-    assert told == 5 + 4 and str(ROOT) not in text
+    assert told == 2 * len(report.NAMES) - 1 and str(ROOT) not in text
 
 
 # --- Parts ----------------------------------------------------------------------------------------------------------------
@@ -144,7 +145,10 @@ def test_a_notebook_that_stops_is_named_and_the_pages_before_it_are_kept(clone):
         report.report(preset="smoke")
     out = clone.parent / "report"
     assert {path.name for path in out.glob("*.html")} == {"01_data_preview.html", "02_train.html", "index.html"}
-    assert "1 of 5" in (out / "index.html").read_text() and "no such slice" in (out / "02_train.html").read_text()
+    assert (
+        f"1 of {len(report.NAMES)}" in (out / "index.html").read_text()
+        and "no such slice" in (out / "02_train.html").read_text()
+    )
 
 
 def test_a_kernel_that_dies_is_said_to_have_died(clone):
