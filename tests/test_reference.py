@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,3 +66,13 @@ def test_where_it_is_not_there_a_sentence_says_why(clone, tmp_path, monkeypatch)
     (tmp_path / "pyproject.toml").unlink()
     monkeypatch.chdir(elsewhere)
     assert reference.reference() is None and "no checkout" in reference.absence()
+
+
+@pytest.mark.parametrize("what", ["embedding", "groundtruth"])
+def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    numbers, folder = reference.written(what)
+    assert numbers["model_hash"] == reference.reference().info["model_hash"]
+    assert len(list(folder.glob("*.png"))) >= 4
+    monkeypatch.chdir(tmp_path)
+    assert reference.written(what) is None
