@@ -335,6 +335,22 @@ def _embed(args: argparse.Namespace) -> None:
     print(f"Wrote {len(write_study(found, args.out))} files to {args.out}.")
 
 
+def _add_memoriser(commands) -> None:
+    text = "Train a generator that memorises 64 slices, the positive control of the search for copies."
+    parser = _command(commands, "memoriser", _memoriser, text)
+    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    parser.add_argument("--kimg", type=float, help="thousand examples to teach it by (default: enough at 32 px)")
+    parser.add_argument("--out", type=Path, required=True, help="folder whose audit.json shall tell of it")
+
+
+def _memoriser(args: argparse.Namespace) -> None:
+    from stylegan.audit import add_control
+    from stylegan.verdict import control_sentence
+
+    given = {} if args.kimg is None else {"kimg": args.kimg}
+    print(control_sentence(add_control(args.data, args.out, **given)))
+
+
 def _add_ship(commands) -> None:
     text = "Make a reference generator of a run: half precision, scores and card, for others to use."
     parser = _command(commands, "ship", _ship, text)
@@ -457,6 +473,7 @@ COMMANDS = (
     _add_project,
     _add_evaluate,
     _add_audit,
+    _add_memoriser,
     _add_groundtruth,
     _add_embed,
     _add_ship,

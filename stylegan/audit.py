@@ -19,7 +19,7 @@ from stylegan.encoder import judged, trained_encoder
 from stylegan.failures import failure_cases
 from stylegan.features import features
 from stylegan.memorisation import people_of
-from stylegan.memoriser import RESOLUTION, positive_control
+from stylegan.memoriser import KIMG, RESOLUTION, positive_control
 from stylegan.metrics import Case, copies_of, open_case, score_case
 from stylegan.picture_scores import spectrum
 from stylegan.scores import floor_draws, score
@@ -155,8 +155,15 @@ def failures_of(case: Case) -> list[dict]:
 
 def _control(data: SliceDataset | str | Path | None, kimg: float) -> dict | None:
     """The positive control on the same people at its own resolution; None for a data set that cannot be loaded at another size."""
-    small = load_slices(data, RESOLUTION) if not isinstance(data, SliceDataset) else None
-    return None if small is None else positive_control(small, kimg=kimg)
+    return None if isinstance(data, SliceDataset) else positive_control(load_slices(data, RESOLUTION), kimg=kimg)
+
+
+def add_control(data: str | Path | None, out: str | Path, kimg: float = KIMG) -> dict:
+    """Train the positive control and write what it gave into the ``audit.json`` of ``out``, which a later audit keeps."""
+    found = _control(data, kimg)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_json(Path(out) / FILE, {**(read_json(Path(out) / FILE) or {}), "control": found})
+    return found
 
 
 def _write(case: Case, result: dict, distances: dict, out: Path) -> None:

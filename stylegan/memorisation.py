@@ -167,9 +167,9 @@ def duplicates(slices: SliceDataset, most: int = 12_000, seed: int = 0) -> dict:
     """Slices that occur twice: ``{slices, exact, yardstick, near, pairs}``.
 
     ``exact``: slices equal to an earlier one, pixel by pixel. ``near``: slices of one person nearer to a slice of another than
-    half of the neighbouring levels of one head are to each other (``yardstick``, root mean square of grey levels; None, and
-    near with it, where levels are unknown): one person under two names, or one scan twice, would look so. ``pairs``: up to ten
-    of these as (subject, level, subject, level, distance), nearest first.
+    half of the neighbouring levels of one head are to each other (``yardstick``, root mean square of grey levels): one person
+    under two names, or one scan twice, would look so. None where levels are unknown, or so far apart that half of all slices
+    would be near. ``pairs``: up to ten of these as (subject, level, subject, level, distance), nearest first.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(slices))[:most])
     slices = slices.select(rows) if len(rows) < len(slices) else slices
@@ -181,11 +181,13 @@ def duplicates(slices: SliceDataset, most: int = 12_000, seed: int = 0) -> dict:
     small = small.reshape(len(pixels), -1).astype(np.float32) / size  # so that a distance is a root mean square
     yardstick = _between_levels(small, slices)
     pairs = [] if yardstick is None else _near_pairs(small, people_of(slices), yardstick)
+    near = len({i for pair in pairs for i in pair[:2]})
+    if yardstick is None or near > len(slices) / 2:
+        return {"slices": len(slices), "exact": len(slices) - len(first), "yardstick": None, "near": None, "pairs": []}
     told = [
         (str(slices.subjects[i]), int(slices.levels[i]), str(slices.subjects[j]), int(slices.levels[j]), d)
         for i, j, d in pairs[:10]
     ]
-    near = None if yardstick is None else len({i for pair in pairs for i in pair[:2]})
     return {"slices": len(slices), "exact": len(slices) - len(first), "yardstick": yardstick, "near": near, "pairs": told}
 
 

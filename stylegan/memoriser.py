@@ -27,14 +27,14 @@ from stylegan.memorisation import people_of
 from stylegan.networks import Discriminator, Generator
 from stylegan.predict import generate
 
-COUNT, RESOLUTION, KIMG = 64, 32, 30
+COUNT, RESOLUTION, KIMG = 64, 32, 60
 
 
 def memoriser_config(classes: int = COUNT, **changes: object) -> Config:
     """Small networks at 32 px."""
     usual = {
-        "img_resolution": RESOLUTION, "conditional": "class", "c_dim": classes, "channel_base": 512, "channel_max": 64, "z_dim": 16,
-        "w_dim": 64, "mapping_lr_multiplier": 1.0, "noise_lr_multiplier": 0.0, "batch_size": 16, "lr": 0.005,
+        "img_resolution": RESOLUTION, "conditional": "class", "c_dim": classes, "channel_base": 1024, "channel_max": 64, "z_dim": 16,
+        "w_dim": 64, "mapping_lr_multiplier": 1.0, "noise_lr_multiplier": 0.0, "batch_size": 16, "lr": 0.02,
     }  # fmt: skip
     return make_config("smoke", **usual | changes)
 
@@ -89,7 +89,7 @@ def teach(G: Generator, few: SliceDataset, config: Config, kimg: float) -> float
 def train_discriminator(D: Discriminator, few: SliceDataset, others: SliceDataset, config: Config, kimg: float) -> None:
     """The logistic loss on the few slices against those of others, again and again."""
     real, rng = few.tensor(), torch.Generator().manual_seed(config.seed + 1)
-    optimizer = torch.optim.Adam(D.parameters(), config.lr / 2, betas=(0.0, 0.99))
+    optimizer = torch.optim.Adam(D.parameters(), 0.0025, betas=(0.0, 0.99))
     for _ in range(_steps(config, kimg)):
         a, b = (torch.randint(len(side), (config.batch_size,), generator=rng) for side in (few, others))
         _descend(optimizer, logistic_d(D(real[a]), D(others.tensor(b.numpy()))))

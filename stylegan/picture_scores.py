@@ -204,8 +204,8 @@ PICTURE_SCORES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np
 
 
 def blurred(pictures: np.ndarray) -> np.ndarray:
-    """The slices under a Gaussian of 1/64 of their side, what a generator of half the resolution would draw: uint8 [n, R, R]."""
-    sigma = pictures.shape[-1] / 64
+    """The slices under a Gaussian of 1/64 of their side (0.7 pixels at least), as if drawn at half the resolution: uint8 [n, R, R]."""
+    sigma = max(pictures.shape[-1] / 64, 0.7)
     return ndimage.gaussian_filter(np.asarray(pictures, np.float32), (0, sigma, sigma)).round().clip(0, 255).astype(np.uint8)
 
 

@@ -213,7 +213,7 @@ def memory_table(found: Mapping) -> list[dict]:
 
 def duplicates_sentence(found: Mapping) -> str:
     """What `memorisation.duplicates` found, in words."""
-    near = "levels are unknown, so that near ones could not be judged"
+    near = "levels are unknown or far apart, so that near ones could not be judged"
     if found["near"] is not None:
         near = f"{found['near']} are nearer to another person's slice than half of the neighbouring levels of one head are to each other"
     return f"Of {found['slices']:,} real slices {found['exact']} are equal to an earlier one, pixel by pixel; {near}."

@@ -110,6 +110,8 @@ def test_duplicates_are_found_under_another_name():
     assert names == {("OAS1_0000_MR1", "OAS1_0001_MR1"), ("OAS1_0002_MR1", "OAS1_0003_MR1")}
     unknown = memorisation.duplicates(dataclasses.replace(slices, levels=np.full(60, -1)))
     assert unknown["near"] is None is unknown["yardstick"]
+    wide = dataset_of(people=10, levels=6, size=32)  # phantoms whose levels differ more than their people do
+    assert memorisation.duplicates(wide)["near"] is None
 
 
 def test_two_scans_of_one_person_are_one_person():

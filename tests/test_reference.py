@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+<<<<<<< HEAD
+=======
+from dataclasses import dataclass
+>>>>>>> c8b128a (Try every control against every score, and give the memoriser a command)
 from pathlib import Path
 
 import pytest
@@ -68,6 +72,7 @@ def test_where_it_is_not_there_a_sentence_says_why(clone, tmp_path, monkeypatch)
     assert reference.reference() is None and "no checkout" in reference.absence()
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("what", ["embedding", "groundtruth"])
 def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[1])
@@ -76,3 +81,32 @@ def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypat
     assert len(list(folder.glob("*.png"))) >= 4
     monkeypatch.chdir(tmp_path)
     assert reference.written(what) is None
+=======
+# --- Its audit --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ARun:
+    """What `audit_of` reads of a run."""
+
+    folder: Path
+    info: dict
+
+
+def test_the_audit_beside_a_run_is_its_own_where_there_is_one(clone, tmp_path):
+    path = clone / "metrics.json"
+    card = json.loads(path.read_text())
+    run = ARun(tmp_path, {"model_hash": "mine"})
+    assert reference.audit_of(run) == (None, "The shipped generator's card holds no audit.")
+    card[reference.NAME]["audit"] = {"memory": {}, "control": None}
+    path.write_text(json.dumps(card))
+    found, whose = reference.audit_of(run)
+    assert found["shipped"] and found["evaluation"] == card[reference.NAME]["scores"] and "Not of this run" in whose
+    (tmp_path / "audit.json").write_text('{"evaluation": {"model_hash": "another"}}')
+    assert reference.audit_of(run)[0]["shipped"]  # an audit of an earlier generator of the folder tells nothing of this one
+    (tmp_path / "audit.json").write_text('{"evaluation": {"model_hash": "mine"}}')
+    found, whose = reference.audit_of(run)
+    assert "shipped" not in found and "for this run" in whose
+    (tmp_path / "audit.json").write_text('{"control": {}}')  # of `memoriser` alone
+    assert reference.audit_of(run)[0]["shipped"]
+>>>>>>> c8b128a (Try every control against every score, and give the memoriser a command)

@@ -68,11 +68,10 @@ def audit_of(run: Run, live: bool = False) -> tuple[dict | None, str]:
     Computed now for ``live``, else read from the run's ``audit.json`` where that is of its generator, else from the card of the
     generator that comes with the project (then with ``shipped`` true); None where there is neither.
     """
-    path = run.folder / FILE
     if live:
         audit(run.folder, run.slices, run.folder)
-    found = read_json(path)
-    if found is not None and found["evaluation"]["model_hash"] == run.info["model_hash"]:
+    found = read_json(run.folder / FILE) or {}
+    if found.get("evaluation", {}).get("model_hash") == run.info["model_hash"]:
         return found, f"Computed for this run by `python -m stylegan audit`, kept in `{FILE}` of its folder."
     shipped = reference()
     if shipped is None or "audit" not in shipped.card:
