@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
-=======
 from dataclasses import dataclass
->>>>>>> c8b128a (Try every control against every score, and give the memoriser a command)
 from pathlib import Path
 
 import pytest
@@ -72,7 +69,6 @@ def test_where_it_is_not_there_a_sentence_says_why(clone, tmp_path, monkeypatch)
     assert reference.reference() is None and "no checkout" in reference.absence()
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("what", ["embedding", "groundtruth"])
 def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[1])
@@ -81,7 +77,8 @@ def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypat
     assert len(list(folder.glob("*.png"))) >= 4
     monkeypatch.chdir(tmp_path)
     assert reference.written(what) is None
-=======
+
+
 # --- Its audit --------------------------------------------------------------------------------------------------------------
 
 
@@ -109,4 +106,3 @@ def test_the_audit_beside_a_run_is_its_own_where_there_is_one(clone, tmp_path):
     assert "shipped" not in found and "for this run" in whose
     (tmp_path / "audit.json").write_text('{"control": {}}')  # of `memoriser` alone
     assert reference.audit_of(run)[0]["shipped"]
->>>>>>> c8b128a (Try every control against every score, and give the memoriser a command)
