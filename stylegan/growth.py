@@ -30,19 +30,20 @@ class Strip(NamedTuple):
     strengths: tuple[float, ...]
 
 
-def direction(ws: Tensor, reading: np.ndarray, held: np.ndarray) -> Tensor:
-    """The direction in which w [n, w_dim] moves with a reading [n] at the same ``held`` [n, k]: [w_dim].
+def direction(ws: Tensor, reading: np.ndarray, still: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
+    """The direction in which w [n, w_dim] moves with a reading [n] at the same ``still`` [n, k] and class [n, c]: [w_dim].
 
-    Least squares of w on (1, reading, held), solved for w rather than for the reading: the coefficient is the mean change of
-    w among drawn styles, and so stays where the generator knows its way, while the regression of the reading on w leans on
-    components of w that hardly vary. Then what goes with ``held`` itself is taken out, so that a step does not move that either
-    (conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.3). A step is one standard deviation of w along it,
-    as of `directions.Direction`.
+    Least squares of w on (1, reading, still, classes), solved for w rather than for the reading: the coefficient is the mean
+    change of w among drawn styles, and so stays where the generator knows its way, while the regression of the reading on w
+    leans on components of w that hardly vary. Then what goes with ``still`` itself is taken out, so that a step does not move
+    that either (conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.3); the class is not: a disease may
+    be the very thing that makes ventricles grow. A step is one standard deviation of w along it, as of `directions.Direction`.
     """
     w = ws.double().numpy()
     w = w - w.mean(axis=0)
+    held = still if classes is None else np.column_stack([still, classes])
     along = left_of(reading, held) @ w  # the joint regression's coefficient but for its length (Frisch & Waugh 1933)
-    others = np.linalg.qr(w.T @ (held - held.mean(axis=0)))[0]  # [w_dim, k]
+    others = np.linalg.qr(w.T @ (still - still.mean(axis=0)))[0]  # [w_dim, k]
     along = along - others @ (others.T @ along)
     along /= max(np.linalg.norm(along), 1e-12)
     return torch.from_numpy(along * (w @ along).std()).float()
@@ -62,14 +63,14 @@ def grow(e: Evidence, reader: Reading, level: Reading | None, shown: int = 3) ->
     grow; ``sd`` the reading's standard deviation among drawn slices of the same level and class; ``random`` the size of
     the change along 20 random directions of the same length, what any step does.
     """
-    drawn, held = reader(e.at_fakes), _held(e, level)
-    step = direction(e.ws[:, 0], drawn, held)
+    drawn, still, classes = reader(e.at_fakes), _still(e, level), _classes(e)
+    step = direction(e.ws[:, 0], drawn, still, classes)
     ws = _fresh_styles(e)
     change, levels = (_change(e, ws, step, read) for read in (reader, level or reader))
     random = [abs(_change(e, ws, other, reader).mean()) for other in _random_steps(e, step)]
     low, high = np.quantile(random, [0.025, 0.975])
     result = {
-        "sd": float(left_of(drawn, held).std()),
+        "sd": float(left_of(drawn, np.column_stack([still, classes])).std()),
         "per_step": float(change.mean()),
         "agreed": float(np.mean(change > 0)),
         "level_per_step": float(levels.mean()) if level else None,
@@ -79,13 +80,18 @@ def grow(e: Evidence, reader: Reading, level: Reading | None, shown: int = 3) ->
     return result, _strip(e, ws[:shown], step, reader)
 
 
-def _held(e: Evidence, level: Reading | None) -> np.ndarray:
-    """What the direction shall not change: the level as read, also squared (ventricles are widest half-way), and the class [n, k]."""
-    read = None if level is None else level(e.at_fakes)
-    columns = [] if read is None else [read, np.square(read)]
-    if e.asked is not None:
-        columns += [(e.asked == i).astype(float) for i in np.unique(e.asked)[1:]]
-    return np.column_stack(columns) if columns else np.zeros((len(e.at_fakes), 0))
+def _still(e: Evidence, level: Reading | None) -> np.ndarray:
+    """What a step shall not move: the level as read, also squared, since ventricles are widest half-way [n, k]."""
+    if level is None:
+        return np.zeros((len(e.at_fakes), 0))
+    read = level(e.at_fakes)
+    return np.column_stack([read, np.square(read)])
+
+
+def _classes(e: Evidence) -> np.ndarray:
+    """The class asked for as one column for each but the first [n, c]."""
+    known = [] if e.asked is None else np.unique(e.asked)[1:]
+    return np.column_stack([np.zeros((len(e.at_fakes), 0)), *((e.asked == i).astype(float) for i in known)])
 
 
 def _fresh_styles(e: Evidence) -> Tensor:

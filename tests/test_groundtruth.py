@@ -135,6 +135,16 @@ def test_the_direction_is_the_part_of_w_that_goes_with_the_reading_alone():
     assert growth.direction(ws, -reading, level[:, None]).numpy() == pytest.approx(-step)
 
 
+def test_a_class_that_goes_with_the_reading_leaves_a_direction():
+    """At the same class the reading varies less, along the very axis that tells the classes apart."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 4000)
+    reading = 2 * label + rng.normal(size=4000)
+    ws = torch.from_numpy(np.outer(reading, np.eye(6)[0]) + 0.1 * rng.normal(size=(4000, 6)))
+    step = growth.direction(ws, reading, np.zeros((4000, 0)), label[:, None].astype(float)).numpy()
+    assert step[0] == pytest.approx(reading.std(), rel=0.05) and np.abs(step[1:]).max() < 0.1
+
+
 def test_what_others_tell_is_taken_out():
     rng = np.random.default_rng(0)
     held = rng.normal(size=(50, 2))
