@@ -1,4 +1,4 @@
-"""The verdict: one table of doubts, each answered with pass, borderline or fail by rules that were fixed before any generator was seen.
+"""The verdict: one table of doubts, each answered with pass, borderline or fail by rules that are the same for every generator.
 
 Mind the floor. Slices of one person resemble each other. A set of real people is therefore further from another such set than
 unrelated slices of the same population would be: it raises the floor of every distance from both sides, and the score of a
@@ -121,7 +121,7 @@ def summary(rows: Sequence[Mapping]) -> str:
     counts = {name: sum(row["verdict"] == sign for row in rows) for name, sign in SIGNS.items()}
     failed = [row["score"] for row in rows if row["verdict"] == SIGNS[FAIL]]
     text = f"**{counts[PASS]} of {len(rows)} pass**, {counts[BORDERLINE]} are borderline, {counts[FAIL]} fail"
-    return text + (f": {', '.join(failed)}." if failed else ".")
+    return text + (f": {'; '.join(failed)}." if failed else ".")
 
 
 def failure_rows(cases: Sequence[Mapping]) -> list[dict]:
