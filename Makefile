@@ -6,8 +6,9 @@ DATA   ?=
 RUN    ?=
 ARGS   ?=
 BIN     = $(VENV)/bin
+UV      = $(VENV)-others/tools/bin/uv
 
-.PHONY: setup report test test-long lint bench badges floors audit
+.PHONY: setup report test test-long lint bench badges floors colab audit
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -33,12 +34,20 @@ bench: setup
 	$(BIN)/python -m stylegan bench $(ARGS)
 
 # the fast tests with the lowest versions that pyproject.toml admits
-floors:
-	$(PYTHON) -m venv $(VENV)-floors/tools
-	$(VENV)-floors/tools/bin/python -m pip install --quiet uv
-	$(VENV)-floors/tools/bin/uv venv --quiet --clear --seed --python $(PYTHON) $(VENV)-floors/lowest
-	$(VENV)-floors/tools/bin/uv pip install --quiet --python $(VENV)-floors/lowest --resolution lowest-direct --editable ".[notebook,dev]"
-	$(VENV)-floors/lowest/bin/python -m pytest -m "not long" $(ARGS)
+floors: $(VENV)-others
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) $(VENV)-others/lowest
+	$(UV) pip install --quiet --python $(VENV)-others/lowest --resolution lowest-direct --editable ".[notebook,dev]"
+	$(VENV)-others/lowest/bin/python -m pytest -m "not long" $(ARGS)
+
+# the same with what Colab has: PYTHON=python3.13 make colab
+colab: $(VENV)-others
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) $(VENV)-others/colab
+	$(UV) pip install --quiet --python $(VENV)-others/colab --requirement tests/colab.txt --editable ".[notebook,dev]"
+	$(VENV)-others/colab/bin/python -m pytest -m "not long" $(ARGS)
+
+$(VENV)-others:
+	$(PYTHON) -m venv $@/tools
+	$@/tools/bin/python -m pip install --quiet uv
 
 # known vulnerabilities of what is installed; a package that cannot be looked up fails, so that silence is an answer
 audit: setup

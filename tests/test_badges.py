@@ -21,13 +21,10 @@ ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = badges.address(ROOT / "pyproject.toml")
 
-# What Colab had installed when it moved to Python 3.13 (August 2026, github.com/googlecolab/backend-info). Of these
-# nothing may need an upgrade: a notebook that replaces a package already imported there must be restarted, or breaks.
-COLAB = {
-    "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "pillow": "11.3.0", "matplotlib": "3.10.0", "scikit-learn": "1.6.1",
-    "scipy": "1.16.3", "threadpoolctl": "3.6.0", "umap-learn": "0.5.12", "safetensors": "0.8.0", "nibabel": "5.4.2",
-    "filelock": "3.32.3", "tqdm": "4.67.3", "ipython": "7.34.0", "ipykernel": "6.17.1", "nbclient": "0.10.4", "nbconvert": "7.17.1",
-}  # fmt: skip
+# What Colab has, with the date. Of these nothing may need an upgrade: a notebook that replaces a package already imported there
+# must be restarted, or breaks.
+LISTED = [line for line in (ROOT / "tests" / "colab.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+COLAB = dict(line.split("==") for line in LISTED)
 COLAB_PYTHON = "3.13"
 
 
