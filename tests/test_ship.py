@@ -15,7 +15,7 @@ from stylegan.config import make_config
 from stylegan.dataset import load_slices
 from stylegan.features import features
 from stylegan.predict import generate
-from stylegan.reporting.ship import TERMS, card, ship
+from stylegan.reporting.ship import TERMS, card, changes, ship
 from stylegan.runs import train_run
 
 
@@ -124,3 +124,10 @@ def test_unknown_terms_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="no terms 'mine'; choose one of oasis1, simulated, own"):
         ship(tmp_path, tmp_path, "x", terms="mine", out=tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_fields_that_an_older_version_did_not_know_count_with_their_defaults():
+    """A preset may have moved on since a run: the card must still say how to train it again."""
+    config = make_config("oasis64", noise_lr_multiplier=1.0).to_dict()
+    del config["noise_lr_multiplier"]
+    assert changes(config) == {"noise_lr_multiplier": 1.0}

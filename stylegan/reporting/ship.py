@@ -11,7 +11,7 @@ from stylegan.audit import FILE as AUDIT
 from stylegan.audit import audit
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import load_generator, save_generator
-from stylegan.config import FREE_TO_CHANGE, PRESETS, make_config
+from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.features import features
 from stylegan.findings import floor_table, markdown_table, score_rows, verdict
@@ -155,6 +155,7 @@ def _write(path: Path, entry: dict, slices: SliceDataset, found: dict) -> Path:
     """The entry in metrics.json, the card, and the sheet of failure cases; returns the card."""
     audited = {name: value for name, value in found.items() if name != "evaluation"}
     entry = {**entry, "scores": found["evaluation"], "audit": audited, "nearest": nearest_training(path, slices)}
+    entry["changes"] = changes(entry["config"])
     write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text(card(path.stem, entry, slices.split("train")), encoding="utf-8")
@@ -166,7 +167,6 @@ def _history(run_dir: Path, path: Path) -> dict:
     G, info = load_generator(path)
     config, lines = info["config"], read_metrics(run_dir)
     seconds = max((line["seconds"] for line in lines if line["cur_nimg"] <= info["cur_nimg"]), default=0.0)
-    usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
     return {
         "model_hash": info["model_hash"],
         "data": info["data"]["title"],
@@ -177,9 +177,16 @@ def _history(run_dir: Path, path: Path) -> dict:
         "machine": (run_dir / "environment.txt").read_text(encoding="utf-8").splitlines()[-2],
         "parameters": count_parameters(G),
         "config": config,
-        "changes": {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v},
+        "changes": changes(config),
         "kid_val": [[line["kimg"], line["kid_val"]] for line in lines if line["kid_val"] is not None],
     }
+
+
+def changes(config: dict) -> dict:
+    """In which fields a run's config differs from its preset as it is now; an older version knew fewer fields."""
+    config = {**Config().to_dict(), **config}
+    usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
+    return {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v}
 
 
 def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
