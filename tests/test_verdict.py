@@ -169,6 +169,8 @@ def test_copies_are_told_in_words():
     assert "no sign" in told(0.3, 0.2)  # too few people to tell
     assert "No training slices" in verdict.copies_sentence(dict.fromkeys(("ratio", "low", "high", "p_value")))
     assert "not tried" in verdict.control_sentence(None)
+    assert "level 0.99, blur 0.98" in verdict.encoder_sentence({"encoder": {"level": 0.99, "blur": 0.98}})
+    assert "No encoder" in verdict.encoder_sentence({"encoder": None})
     twice = {"slices": 10, "exact": 2, "near": 3, "yardstick": 1.0, "pairs": []}
     assert "2 are equal" in verdict.duplicates_sentence(twice) and "3 are nearer" in verdict.duplicates_sentence(twice)
     assert "unknown" in verdict.duplicates_sentence(twice | {"near": None})
