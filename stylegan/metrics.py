@@ -19,6 +19,7 @@ from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.distances import frechet_distance, kernel_distance
 from stylegan.features import DEFAULT, Space, as_pixels, features
+from stylegan.intensity import normalised
 from stylegan.intervals import draw_people, floor, jackknife
 from stylegan.memorisation import people_of
 from stylegan.networks import Generator, pick_device
@@ -340,16 +341,17 @@ def _score_controls(part: Held, train: SliceDataset | None, setting: Setting) ->
 
 
 def _as_dataset(data: SliceDataset | str | Path | None, info: dict, cache_dir: str | Path | None) -> SliceDataset:
-    """The slices at the generator's resolution."""
+    """The slices at the generator's resolution, with the grey values that it was trained on."""
     config = info["config"]
+    rule = config.get("normalise", "fixed")
     if config["img_channels"] != 1:
         raise ValueError(f"Scores are for grey slices, and this generator draws {config['img_channels']} channels.")
     if not isinstance(data, SliceDataset):
-        return load_slices(data, config["img_resolution"], cache_dir=cache_dir)
+        return normalised(load_slices(data, config["img_resolution"], cache_dir=cache_dir), rule)
     if data.images.shape[1] != config["img_resolution"]:
         size = f"{data.images.shape[1]} px, and the generator draws {config['img_resolution']} px"
         raise ValueError(f"The slices have {size}; load them at its size.")
-    return data
+    return normalised(data, rule)
 
 
 def _refuse_training_subjects(people: set[str], trained_on: set[str], split: str) -> None:

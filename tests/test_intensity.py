@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stylegan import metrics
 from stylegan.intensity import min_max, normalised, percentiles, standardise_then_unit
 
 
@@ -38,3 +39,11 @@ def test_rules_act_on_each_person_by_itself(slices):
     assert normalised(data, "fixed") is data
     with pytest.raises(ValueError, match=r"normalise is 'z'.*percentiles"):
         normalised(data, "z")
+
+
+def test_scores_compare_with_slices_under_the_generator_s_rule(slices):
+    for rule in ("fixed", "percentiles"):
+        info = {"config": {"img_channels": 1, "img_resolution": 16, "normalise": rule}}
+        np.testing.assert_array_equal(metrics._as_dataset(slices, info, None).images, normalised(slices, rule).images)
+    older = {"config": {"img_channels": 1, "img_resolution": 16}}
+    assert metrics._as_dataset(slices, older, None) is slices
