@@ -34,6 +34,7 @@ from stylegan.predict import generate
 from stylegan.scores import floor_draws
 from stylegan.summary import describe_loss
 
+NOTICE = "Generated slices are synthetic: they show no real person and are not for diagnosis."
 SHOWN = 16  # slices of each row on the sheet
 NEIGHBOUR_SCORES = ("precision", "recall", "coverage")
 
@@ -322,10 +323,11 @@ def growing_sentence(growing: dict) -> str:
     """In plain words, and honest where it did not pay."""
     if growing["ratio_kimg"] is None:
         return "Growing was not compared."
+    n = len(growing["seeds"])
     verdict = "Growing paid" if growing["ratio_seconds"] < 1 else "Growing did not pay"
     return (
         f"{verdict}: to the same KID it took {growing['ratio_seconds']:.2f} times the time and {growing['ratio_kimg']:.2f} times the "
-        f"slices of the fixed network (mean of {len(growing['seeds'])} seeds)."
+        f"slices of the fixed network (mean of {n} seed{'s'[: n != 1]})."
     )
 
 
@@ -383,4 +385,4 @@ def write(ladder: dict, pictures: Mapping[str, Figure | None], out: Path) -> Non
     for name, figure in pictures.items():
         if figure is not None:
             with replacing(out / f"{name}.png") as temporary:
-                figure.savefig(temporary, format="png", metadata={"Description": figure.alt_text})
+                figure.savefig(temporary, format="png", metadata={"Description": figure.alt_text, "Comment": NOTICE})

@@ -13,7 +13,8 @@ from stylegan.notebook import run_folder
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "07_how_to_fool_yourself")
+NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
+         "07_how_to_fool_yourself")  # fmt: skip
 TITLE = "StyleGAN2 for brain MRI slices"
 
 
