@@ -173,10 +173,10 @@ def study(
     slices = (
         data if isinstance(data, SliceDataset) else load_slices(data, info["config"]["img_resolution"], cache_dir=cache_dir)
     )
-    weak = untrained(info) if early is None else load_generator(early, device)[0]
-    weak_name = "an untrained generator" if early is None else "an early generator"
+    weak, weak_name = _weak(info, early, device)
     sample = take_sample(G, info, slices, num, space=space, device=device, cache_dir=cache_dir)
-    settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in neighbours for seed in seeds]
+    possible = dict.fromkeys(min(k, len(sample.real) // 2) for k in neighbours)  # of few slices fewer settings are left
+    settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
     drawn = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]
     found = controls(sample, slices, weak, weak_name, device=device, cache_dir=cache_dir, permutations=permutations)
     result = {
@@ -192,6 +192,13 @@ def study(
         "seconds": round(time.perf_counter() - begin, 1),
     }
     return Study(result, sample, {setting(about): coords for about, coords in drawn}, found)
+
+
+def _weak(info: Mapping, early: str | Path | None, device: str) -> tuple[Generator, str]:
+    if early is None:
+        return untrained(info), "an untrained generator"
+    G, about = load_generator(early, device)
+    return G, f"a generator of {about.get('cur_nimg', 0) / 1000:.0f} kimg"
 
 
 def stability(maps: Sequence[Mapping]) -> list[dict]:

@@ -136,7 +136,7 @@ def test_a_study_is_written_and_its_coordinates_read_back(slices, tmp_path, caps
     header = {"config": config.to_dict(), "classes": list(slices.classes), "cur_nimg": 0, "data": {}}
     save_generator(tmp_path / "G.safetensors", Generator(config), header)
     found = map_study.study(
-        tmp_path / "G.safetensors", slices, num=40, seeds=(0, 1), neighbours=(5,), device="cpu", permutations=19
+        tmp_path / "G.safetensors", slices, num=40, seeds=(0, 1), neighbours=(8, 15), device="cpu", permutations=19
     )
     assert [(m["method"], m["mode"], m["seed"]) for m in found.result["maps"]] == [
         ("umap", "joint", 0), ("umap", "joint", 1), ("umap", "fit-real", 0), ("umap", "fit-real", 1), ("pca", "joint", 0), ("pca", "fit-real", 0),
@@ -146,7 +146,7 @@ def test_a_study_is_written_and_its_coordinates_read_back(slices, tmp_path, caps
     with open(tmp_path / "out" / "embedding.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["method"], row["mode"]) == ("umap", "joint")]
     coords = np.array([[float(row["x"]), float(row["y"])] for row in rows])
-    assert coords == pytest.approx(found.coords["umap", "joint", 5, 0], abs=1e-4)
+    assert coords == pytest.approx(found.coords["umap", "joint", 8, 0], abs=1e-4)
     assert [row["kind"] for row in rows] == ["real"] * 16 + ["generated"] * 16 and rows[16]["subject"] == "seed 0"
     assert [row["subject"] for row in rows[:16]] == found.sample.people.tolist() and "age" not in rows[0]
     ranges = map_study.stability(found.result["maps"])
