@@ -85,12 +85,11 @@ def turned_twin(G: Generator, seed: int = 0) -> Generator:
     decides on Q by chance: nothing in any loss prefers one. So where a point lies in W has a meaning within one model only.
     """
     turn = torch.linalg.qr(torch.randn(G.w_dim, G.w_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
-    twin = copy.deepcopy(G)
-    turn = turn.to(next(twin.parameters()).device)
+    twin, device = copy.deepcopy(G), next(G.parameters()).device
     for name, layer in twin.synthesis.named_modules():
         if name.endswith("affine"):
-            layer.weight.data = (layer.weight.data.double() @ turn.T).to(layer.weight.dtype)
-    twin.mapping = Turned(twin.mapping, turn.float())
+            layer.weight.data = (layer.weight.data.cpu().double() @ turn.T).float().to(device)  # no doubles on some devices
+    twin.mapping = Turned(twin.mapping, turn.float().to(device))
     return twin
 
 
