@@ -48,7 +48,7 @@ def audit(
     training slices; the others show generated ones only. Errors are those of `evaluate`.
     """
     begin, case = time.perf_counter(), open_case(path, data, num=num, device=device)
-    evaluation = score_case(case, fakes=fakes)
+    evaluation = {**score_case(case, fakes=fakes), "seconds": round(time.perf_counter() - begin, 1)}
     distances = copies_of(case, fakes)[1]
     result = {
         "evaluation": evaluation,
@@ -60,7 +60,7 @@ def audit(
         "failures": failures_of(case),
         "control": _control(data, control_kimg) if control_kimg else ((read_json(Path(out) / FILE) or {}).get("control") if out else None),
     }  # fmt: skip
-    result["evaluation"]["seconds"] = result["seconds"] = round(time.perf_counter() - begin, 1)
+    result["seconds"] = round(time.perf_counter() - begin, 1)
     if out is not None:
         _write(case, result, distances, Path(out))
     return result

@@ -40,6 +40,7 @@ def test_everything_is_in_one_json_with_pictures_beside_it(found):
     assert set(result["encoder"]) == {"level", "blur", "noise"} and result["duplicates"]["slices"] == 120
     assert len(result["spectra"]["real"]) == len(result["spectra"]["generated"]) == 11
     assert result["control"] == {"copied": 0.9}  # of the earlier audit
+    assert 0 < result["evaluation"]["seconds"] < result["seconds"]
 
 
 def test_an_untrained_generator_fails_and_its_cases_have_seeds(found):
