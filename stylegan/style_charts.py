@@ -82,6 +82,7 @@ def growing_curves(ladder: Mapping, names: Mapping[str, str], axes: Sequence[Axe
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="y", which="minor", labelsize=8)
         dress(ax, "KID (×1000)", label, legend=ax is axes[0])
     return describe(
         axes[0].figure, f"KID of {' and '.join(names.values())} networks by slices shown and by seconds, a line per seed."
