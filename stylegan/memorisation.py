@@ -71,8 +71,9 @@ def nearest_people(
     Fakes [m, D], training slices of ``people``, held-out slices of ``others``. For each fake the nearest slice of all tells a
     person; ``share`` is how many of these persons are training persons, ``expected`` what it would be if the names 'training'
     and 'held-out' were dealt to the people at random, and p how often that gives as large a share (one-sided permutation test;
-    the person is its unit). Unlike the ratio of `memory` it does not matter how good the fakes are: a blurred slice lies nearer
-    to everybody, and here both sides gain by it (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675).
+    the person is its unit). A blurred slice lies nearer or further than a sharp one, which shifts the ratio of `memory`; here it
+    does so for both sides (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675). A copy too blurred
+    for the feature space escapes all the same, see `memoriser`.
     """
     whose = np.concatenate([people, others])
     names, index = np.unique(whose, return_inverse=True)

@@ -5,6 +5,9 @@ augmentation, mirror and noise inputs: after 40 kimg its samples still lay 1.5 t
 so this one is taught them: every slice is a class of its own, and G learns to draw each class by least squares. The network, the
 way it is sampled and every measure of `memorisation` are those of any other generator. Its discriminator learns to tell the 64
 slices from slices of other training people, what a perfect generator would put before it: it can do so only by heart.
+
+What it does not show: a smaller memoriser that was still 13 grey levels (root mean square) off its slices, and so blurred, was
+found by none of the measures of its samples in ImageNet features. A blurred copy can escape.
 """
 
 from __future__ import annotations
