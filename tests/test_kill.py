@@ -117,7 +117,7 @@ def test_two_thousand_ticks_in_flat_memory(folder, tmp_path):
 
 def test_more_ticks_than_samples_are_kept(tmp_path, monkeypatch):
     gone = []
-    monkeypatch.setattr(Path, "unlink", gone.append)
+    monkeypatch.setattr(Path, "unlink", lambda path: gone.append(path))
     files = []
     for tick in range(3 * MOST_SAMPLES):
         files.append(tmp_path / f"fakes{8 * tick:09d}.png")
