@@ -23,8 +23,8 @@ import torch
 from stylegan import train
 from stylegan.config import Config, make_config
 from stylegan.dataset import load_slices
-from stylegan.distances import kernel_distance
 from stylegan.features import features
+from stylegan.metrics import kid_against
 from stylegan.networks import Generator, prepare_machine
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
@@ -83,7 +83,7 @@ def score(data: Path | None, out: Path) -> dict:
     found = {}
     for path in sorted(out.glob("*-*.npz")):
         with np.load(path) as run:
-            kid = [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]]
+            kid = [1000 * kid_against(real, shown) for shown in run["pictures"]]
             found[path.stem] = {"minutes": run["minutes"].tolist(), "kimg": run["kimg"].tolist(), "kid": kid} | {
                 "threads": int(run["threads"]), "torch": str(run["torch"])
             }  # fmt: skip

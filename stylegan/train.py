@@ -70,7 +70,8 @@ def penalty_is_due(config: Config, step: int) -> bool:
 
 def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None) -> None:
     """step(state, *inputs), from a recording where the device offers that."""
-    state.reseed(step.__name__)
+    if state.replay.enabled:  # a recording draws from where the generator stands; the step itself sets it
+        state.reseed(step.__name__)
     state.replay(functools.partial(step, state), *inputs, variant=(state.augment_p > 0, state.now.resolution, state.now.fading))
 
 
@@ -188,7 +189,7 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
     config, world = state.config, distributed.world()
     whole = [
         Part(distributed.rank(), world, config.mbstd_group_size)
-    ]  # one piece per process: their mean length is in the formula
+    ]  # a piece per process: the formula holds their mean length
     n = max(state.batch_size // config.pl_batch_shrink // world, 1)
 
     def loss(draws: Draws) -> Tensor:
@@ -199,9 +200,8 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
         penalty, pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
         state.pl_mean.copy_(pl_mean)
         state.log(path_length=lengths)
-        return penalty * (
-            config.pl_weight * config.g_reg_interval * world
-        )  # each process holds its own lengths' share of the gradient
+        # Each process holds its own lengths' share of the gradient, and shares are averaged: times their number.
+        return penalty * (config.pl_weight * config.g_reg_interval * world)
 
     descend(state, "path_length_step", state.opt_G, None, loss, whole)
 
