@@ -8,6 +8,7 @@ go together.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +56,9 @@ def together() -> Iterator[None]:
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         yield
         return
+    # torch reads this module at the first step; read later than the group is made, its default arguments would hold the group, and
+    # with it gloo's threads, until Python ends under them, which now and then aborts a process that has done all its work
+    importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -109,6 +109,25 @@ def test_two_and_four_processes_train_as_one(class_folders, tmp_path):
             torch.testing.assert_close(found[processes][1][name], tensor, rtol=1e-2, atol=2e-3)
 
 
+LEAVES = """
+import glob, sys
+from stylegan.distributed import average_, together
+import torch
+with together():
+    import torch._dynamo  # as the first step of an optimiser does
+    average_([torch.ones(3)])
+print(sorted(open(path).read().strip() for path in glob.glob("/proc/self/task/*/comm")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the threads by Linux's /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    port = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", LEAVES], env=environment(tmp_path) | port, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "gloo" not in done.stdout
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes by Linux's /proc")
 def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_path):
     run_dir, env = tmp_path / "run", environment(tmp_path)
