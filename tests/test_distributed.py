@@ -27,6 +27,9 @@ OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-r
 COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p"}
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds threads and processes by Linux's /proc")
+
+
 @pytest.mark.parametrize(("total", "count", "group"), [(16, 2, 4), (16, 4, 4), (32, 4, 4), (24, 3, 4), (8, 4, 4)])
 def test_parts_are_the_batch_and_cut_no_group(total, count, group):
     rows = torch.cat([torch.arange(total)[Part(i, count, group).rows(total)] for i in range(count)])
@@ -110,7 +113,7 @@ def test_two_and_four_processes_train_as_one(class_folders, tmp_path):
 
 
 LEAVES = """
-import glob, sys
+import glob
 from stylegan.distributed import average_, together
 import torch
 with together():
@@ -120,7 +123,7 @@ print(sorted(open(path).read().strip() for path in glob.glob("/proc/self/task/*/
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the threads by Linux's /proc")
+@needs_proc
 def test_no_thread_of_the_group_outlives_it(tmp_path):
     port = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     done = subprocess.run([sys.executable, "-c", LEAVES], env=environment(tmp_path) | port, capture_output=True, text=True)
@@ -128,7 +131,7 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
     assert "gloo" not in done.stdout
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes by Linux's /proc")
+@needs_proc
 def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_path):
     run_dir, env = tmp_path / "run", environment(tmp_path)
     line = command(2, class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")
