@@ -92,17 +92,25 @@ def score(data: Path | None, out: Path) -> dict:
     return found
 
 
+def of_side(found: dict, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """(minutes, KID x 1000) of one side's runs, [seeds, points] each, over the points that all of them have."""
+    runs = [run for name, run in found.items() if name.startswith(f"{side}-")]
+    points = min(len(run["kid"]) for run in runs)
+    return tuple(np.array([run[key][:points] for run in runs]) for key in ("minutes", "kid"))
+
+
 def draw(found: dict):
-    """Curves of all runs on a logarithmic scale."""
+    """Each run thin, the mean of each side thick."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    looks = {"ours": ("#0072b2", "-", "o"), "peer": ("#d55e00", "--", "s")}
-    for name, curve in found.items():
-        colour, line, marker = looks[name.split("-")[0]]
-        axes.plot(curve["minutes"], curve["kid"], color=colour, linestyle=line, marker=marker, label=name)
-    axes.set(xlabel="minutes of training", ylabel="KID × 1000 on validation subjects", yscale="log")
+    sides = {"ours": ("ours, the preset quick", "#0072b2", "o"), "peer": ("official networks and recipe", "#d55e00", "s")}
+    for side, (label, colour, marker) in sides.items():
+        minutes, kid = of_side(found, side)
+        axes.plot(minutes.T, kid.T, color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(minutes.mean(0), kid.mean(0), color=colour, marker=marker, label=f"{label} (mean of {len(kid)} seeds)")
+    axes.set(xlabel="minutes of training", ylabel="KID × 1000 on validation subjects", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)
     return figure
 
@@ -120,8 +128,11 @@ def main() -> None:
     if args.what == "run":
         run(args.side, args.seed, args.minutes, args.data, args.out, args.peer)
         return
-    for name, curve in score(args.data, args.out).items():
+    found = score(args.data, args.out)
+    for name, curve in found.items():
         print(f"{name}: KID {curve['kid'][-1]:.0f} after {curve['minutes'][-1]:.1f} min and {curve['kimg'][-1]:.1f} kimg")
+    ours, peer = (of_side(found, side)[1][:, -1] for side in ("ours", "peer"))
+    print(f"mean {ours.mean():.0f} against {peer.mean():.0f}: {ours.mean() / peer.mean():.2f} of it")
 
 
 if __name__ == "__main__":
