@@ -23,11 +23,11 @@ import torch
 from stylegan import train
 from stylegan.config import Config, make_config
 from stylegan.dataset import load_slices
-from stylegan.features import features
-from stylegan.metrics import kid_against
 from stylegan.networks import Generator, prepare_machine
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
+from stylegan.scoring.features import features
+from stylegan.scoring.metrics import kid_against
 from stylegan.state import TrainingState, new_state
 
 FAKES = 384

@@ -240,7 +240,7 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from stylegan.metrics import evaluate
+    from stylegan.scoring.metrics import evaluate
 
     names = ("split", "train_data", "num", "fakes", "controls", "space", "device")
     scores = evaluate(args.path, args.data, **{name: getattr(args, name) for name in names})
@@ -248,7 +248,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _render_scores(scores: dict) -> str:
-    from stylegan.findings import plain_scores
+    from stylegan.scoring.findings import plain_scores
 
     return "\n".join([*plain_scores(scores), *(f"Note: {warning}" for warning in scores["warnings"])])
 
@@ -267,7 +267,7 @@ def _add_groundtruth(commands) -> None:
 
 
 def _groundtruth(args: argparse.Namespace) -> None:
-    from stylegan.groundtruth import conclusions, ground_truth, write_ground_truth
+    from stylegan.truth.groundtruth import conclusions, ground_truth, write_ground_truth
 
     result, strip = ground_truth(args.path, args.data, num=args.num, device=args.device)
     print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
@@ -291,9 +291,9 @@ def _add_audit(commands) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from stylegan.audit import audit
-    from stylegan.findings import plain_table
-    from stylegan.verdict import summary, verdict_rows
+    from stylegan.scoring.audit import audit
+    from stylegan.scoring.findings import plain_table
+    from stylegan.scoring.verdict import summary, verdict_rows
 
     names = ("num", "fakes", "projections", "control_kimg", "device")
     found = audit(args.path, args.data, args.out, **{name: getattr(args, name) for name in names})
@@ -321,9 +321,9 @@ def _add_embed(commands) -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
-    from stylegan.findings import markdown_table
-    from stylegan.map_study import stability, study, write_study
     from stylegan.predict import parse_seeds
+    from stylegan.scoring.findings import markdown_table
+    from stylegan.truth.map_study import stability, study, write_study
 
     options = {"num": args.num, "early": args.early, "device": args.device}
     found = study(args.path, args.data, seeds=parse_seeds(args.seeds), neighbours=args.neighbors, **options)
@@ -344,8 +344,8 @@ def _add_memoriser(commands) -> None:
 
 
 def _memoriser(args: argparse.Namespace) -> None:
-    from stylegan.audit import add_control
-    from stylegan.verdict import control_sentence
+    from stylegan.scoring.audit import add_control
+    from stylegan.scoring.verdict import control_sentence
 
     given = {} if args.kimg is None else {"kimg": args.kimg}
     print(control_sentence(add_control(args.data, args.out, **given)))

@@ -20,18 +20,18 @@ from stylegan.cache import cache_folder, read_json, replacing, write_json
 from stylegan.checkpoint import load_generator
 from stylegan.compare import Run
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.distances import DISTANCES, kernel_distance
-from stylegan.features import DEFAULT, named_space
-from stylegan.findings import markdown_table
 from stylegan.intensity import normalised
-from stylegan.intervals import draw_people, floor, jackknife
-from stylegan.memorisation import people_of
-from stylegan.metrics import Fakes, Setting
-from stylegan.neighbours import Neighbourhood
 from stylegan.networks import count_parameters, pick_device
 from stylegan.plots import Figure, grid
 from stylegan.predict import generate
-from stylegan.scores import floor_draws
+from stylegan.scoring.distances import DISTANCES, kernel_distance
+from stylegan.scoring.features import DEFAULT, named_space
+from stylegan.scoring.findings import markdown_table
+from stylegan.scoring.intervals import draw_people, floor, jackknife
+from stylegan.scoring.memorisation import people_of
+from stylegan.scoring.metrics import Fakes, Setting
+from stylegan.scoring.neighbours import Neighbourhood
+from stylegan.scoring.scores import floor_draws
 from stylegan.summary import describe_loss
 
 NOTICE = "Generated slices are synthetic: they show no real person and are not for diagnosis."

@@ -8,13 +8,13 @@ import torch
 from phantoms import phantoms
 from test_evaluate import dataset_of, save_untrained
 
-from stylegan import audit as module
-from stylegan import encoder, memoriser
-from stylegan.audit import audit
 from stylegan.config import make_config
-from stylegan.findings import whole_split
 from stylegan.networks import build_networks
-from stylegan.verdict import FAIL, SIGNS, failure_rows, verdict_rows
+from stylegan.scoring import audit as module
+from stylegan.scoring import encoder, memoriser
+from stylegan.scoring.audit import audit
+from stylegan.scoring.findings import whole_split
+from stylegan.scoring.verdict import FAIL, SIGNS, failure_rows, verdict_rows
 
 
 @pytest.fixture(scope="module")

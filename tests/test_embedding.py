@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from stylegan.embedding import embed, equal_sets, neighbour_mixing, trustworthiness
+from stylegan.truth.embedding import embed, equal_sets, neighbour_mixing, trustworthiness
 
 
 def two_sets(shift: float, n: int = 60, d: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def test_wrong_maps_are_refused_in_a_sentence(changes, words):
 
 
 def test_import_is_light():
-    code = "import sys, stylegan.embedding; print('umap' in sys.modules or 'sklearn' in sys.modules)"
+    code = "import sys, stylegan.truth.embedding; print('umap' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

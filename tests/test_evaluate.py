@@ -8,12 +8,12 @@ import pytest
 import torch
 from phantoms import phantoms
 
-from stylegan import metrics
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
-from stylegan.metrics import evaluate
 from stylegan.networks import Generator
+from stylegan.scoring import metrics
+from stylegan.scoring.metrics import evaluate
 
 
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan import diagram, findings, notebook
+from stylegan import diagram, notebook
 from stylegan.config import make_config
 from stylegan.directions import Direction
 from stylegan.networks import build_networks
 from stylegan.runs import train_run
+from stylegan.scoring import findings
 
 
 def test_neighbouring_levels_are_more_alike_than_distant_ones(simulated):

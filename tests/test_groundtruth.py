@@ -10,13 +10,13 @@ from phantoms import phantoms
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from stylegan import groundtruth, growth, readers, transfer
 from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
-from stylegan.evidence import Evidence
 from stylegan.networks import Generator
 from stylegan.reading import atlas
+from stylegan.truth import groundtruth, growth, readers, transfer
+from stylegan.truth.evidence import Evidence
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stylegan import metrics
 from stylegan.intensity import min_max, normalised, percentiles, standardise_then_unit
+from stylegan.scoring import metrics
 
 
 def test_standardising_before_min_max_changes_nothing():

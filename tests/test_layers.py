@@ -12,18 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 # Within a level, a file may import those that stand before it.
 LEVELS = (
     ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
-    ("plots", "charts", "style_charts", "cache", "lock", "intervals"),
+    ("plots", "charts", "style_charts", "cache", "lock"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary", "toys"),
-    ("checkpoint", "predict", "samples", "features", "encoder", "spaces"),
-    ("distances", "neighbours", "picture_scores", "embedding", "directions", "projection"),
-    ("memorisation", "scores", "metrics", "findings", "failures", "verdict"),
-    ("truth_charts", "readers", "evidence", "growth", "transfer", "groundtruth"),
-    ("map_charts", "maps", "map_study", "artefacts"),
+    ("checkpoint", "predict", "samples", "scoring.intervals", "scoring.features", "scoring.encoder", "scoring.spaces"),
+    ("scoring.distances", "scoring.neighbours", "scoring.picture_scores", "truth.embedding", "directions", "projection"),
+    ("scoring.memorisation", "scoring.scores", "scoring.metrics", "scoring.findings", "scoring.failures", "scoring.verdict"),
+    ("truth.truth_charts", "truth.readers", "truth.evidence", "truth.growth", "truth.transfer", "truth.groundtruth"),
+    ("truth.map_charts", "truth.maps", "truth.map_study", "truth.artefacts"),
     ("batches", "state", "train"),
-    ("memoriser", "audit", "recorder", "runs", "bench", "notebook", "compare", "ladder"),
+    ("scoring.memoriser", "scoring.audit", "recorder", "runs", "bench", "notebook", "compare", "ladder"),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
     ("reporting.execute", "reporting.export", "reporting.report"),
     ("__main__",),
@@ -32,7 +32,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 CORE = ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
         "networks", "batches", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
-ROOMS = ("reading", "reporting")
+ROOMS = ("reading", "scoring", "truth", "reporting")
 FILES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
 )
@@ -80,7 +80,7 @@ def foreign(source: str) -> list[str]:
     return sorted({name.split(".")[0] for name in imports(source)} - ALLOWED_IN_CORE)
 
 
-def test_the_package_has_its_two_rooms_and_no_more():
+def test_the_package_has_its_rooms_and_no_more():
     assert {path.parent.name for path in PACKAGE.glob("*/**/*.py")} == set(ROOMS)
 
 

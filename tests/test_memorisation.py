@@ -8,9 +8,9 @@ import torch
 from phantoms import phantoms
 from test_evaluate import dataset_of
 
-from stylegan import memorisation
 from stylegan.config import make_config
 from stylegan.networks import Discriminator
+from stylegan.scoring import memorisation
 
 
 def gaussian(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from phantoms import phantoms
 
-from stylegan.features import features
-from stylegan.metrics import (
+from stylegan.scoring.features import features
+from stylegan.scoring.metrics import (
     draw_people,
     floor,
     frechet_distance,

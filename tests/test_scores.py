@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from phantoms import phantoms
 
-from stylegan.features import features
-from stylegan.memorisation import nearest
-from stylegan.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
+from stylegan.scoring.features import features
+from stylegan.scoring.memorisation import nearest
+from stylegan.scoring.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan import audit, encoder
 from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
-from stylegan.features import features
 from stylegan.predict import generate
 from stylegan.reporting.ship import TERMS, card, changes, ship
 from stylegan.runs import train_run
+from stylegan.scoring import audit, encoder
+from stylegan.scoring.features import features
 
 
 @pytest.fixture(scope="module")

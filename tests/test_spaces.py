@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_evaluate import dataset_of
 
-from stylegan import encoder as own
-from stylegan import features as module
-from stylegan import spaces
 from stylegan.config import make_config
-from stylegan.features import distance_name, features
 from stylegan.runs import train_run
+from stylegan.scoring import encoder as own
+from stylegan.scoring import features as module
+from stylegan.scoring import spaces
+from stylegan.scoring.features import distance_name, features
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from sklearn.decomposition import PCA
 from stylegan import dcgan
 from stylegan.batches import draw_batch, mirror_axis
 from stylegan.config import PRESETS, Config, make_config
-from stylegan.metrics import kernel_distance
 from stylegan.modules import EqualConv2d, MappingNetwork, SelfAttention, spectral_norm
 from stylegan.networks import build_networks
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
+from stylegan.scoring.metrics import kernel_distance
 from stylegan.state import new_state
 from stylegan.train import PENALTIES, between, train, training_step
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from phantoms import phantoms
 
-from stylegan import verdict
-from stylegan.failures import failure_cases
-from stylegan.features import features
-from stylegan.findings import floor_table, plain_scores, plain_table
-from stylegan.picture_scores import area, blurred, symmetry
-from stylegan.verdict import BORDERLINE, FAIL, PASS, SIGNS, mark, summary, verdict_rows
+from stylegan.scoring import verdict
+from stylegan.scoring.failures import failure_cases
+from stylegan.scoring.features import features
+from stylegan.scoring.findings import floor_table, plain_scores, plain_table
+from stylegan.scoring.picture_scores import area, blurred, symmetry
+from stylegan.scoring.verdict import BORDERLINE, FAIL, PASS, SIGNS, mark, summary, verdict_rows
 
 
 def entry(value: float, half: float = 1.0) -> dict:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stylegan.audit import FILE, audit
 from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
-from stylegan.findings import score_rows
 from stylegan.networks import Generator, pick_device
 from stylegan.notebook import Run
+from stylegan.scoring.audit import FILE, audit
+from stylegan.scoring.findings import score_rows
 
 NAME, FOLDER = "oasis1-stylegan2-64", "oasis64"  # its file in models/, its pictures in figures/
 

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan import memorisation, plots
+from stylegan import plots
 from stylegan.batches import one_hot
 from stylegan.cache import read_json, write_json
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.encoder import judged, trained_encoder
-from stylegan.failures import failure_cases
-from stylegan.features import features
-from stylegan.memorisation import people_of
-from stylegan.memoriser import KIMG, RESOLUTION, positive_control
-from stylegan.metrics import Case, copies_of, open_case, score_case
-from stylegan.picture_scores import spectrum
-from stylegan.scores import floor_draws, score
-from stylegan.spaces import find_space, load_discriminator
+from stylegan.scoring import memorisation
+from stylegan.scoring.encoder import judged, trained_encoder
+from stylegan.scoring.failures import failure_cases
+from stylegan.scoring.features import features
+from stylegan.scoring.memorisation import people_of
+from stylegan.scoring.memoriser import KIMG, RESOLUTION, positive_control
+from stylegan.scoring.metrics import Case, copies_of, open_case, score_case
+from stylegan.scoring.picture_scores import spectrum
+from stylegan.scoring.scores import floor_draws, score
+from stylegan.scoring.spaces import find_space, load_discriminator
 
 FILE = "audit.json"
 OTHER_SPACES = ("pixel-pca", "own-encoder")

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from stylegan.dataset import SliceDataset
-from stylegan.intervals import Interval, leave_out
 from stylegan.networks import Discriminator, Generator
 from stylegan.projection import project
 from stylegan.reading.subjects import person
+from stylegan.scoring.intervals import Interval, leave_out
 
 
 def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

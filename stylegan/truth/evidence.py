@@ -11,12 +11,12 @@ import torch
 
 from stylegan.cache import cache_folder
 from stylegan.dataset import SliceDataset
-from stylegan.features import features
 from stylegan.networks import Generator
 from stylegan.plots import to_uint8
 from stylegan.predict import styles, synthesize
-from stylegan.readers import people_of
 from stylegan.reading.subjects import person
+from stylegan.scoring.features import features
+from stylegan.truth.readers import people_of
 
 
 @dataclass(frozen=True)

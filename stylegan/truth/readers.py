@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 
 from stylegan.dataset import SliceDataset
 from stylegan.directions import HEAD, Gauge
-from stylegan.intervals import spread_of
 from stylegan.reading.subjects import person
+from stylegan.scoring.intervals import spread_of
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
 DARK = 0.5  # of the bright tissue's grey: what is darker is fluid

@@ -17,15 +17,17 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GridSearchCV
 
-from stylegan import truth_charts
 from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.directions import Gauge, make_gauges
-from stylegan.evidence import Evidence, gather
-from stylegan.growth import PSI, Strip, grow
 from stylegan.networks import pick_device
-from stylegan.readers import (
+from stylegan.reading import atlas
+from stylegan.samples import NOTICE
+from stylegan.truth import truth_charts
+from stylegan.truth.evidence import Evidence, gather
+from stylegan.truth.growth import PSI, Strip, grow
+from stylegan.truth.readers import (
     Target,
     balanced_accuracy,
     brain_share,
@@ -41,9 +43,7 @@ from stylegan.readers import (
     targets,
     ventricle_share,
 )
-from stylegan.reading import atlas
-from stylegan.samples import NOTICE
-from stylegan.transfer import learn_groups, learn_levels
+from stylegan.truth.transfer import learn_groups, learn_levels
 
 SHUFFLES = 5  # classifiers of shuffled people
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried

@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan import charts, map_charts
+from stylegan import charts
 from stylegan.cache import cache_folder, replacing, write_json
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.embedding import deal_people, embed, knn_overlap, neighbour_agreement, neighbour_mixing, trustworthiness
-from stylegan.features import features
-from stylegan.map_charts import Panel
-from stylegan.maps import SURE, Sample, choose_rows, claims, panels, take_sample
 from stylegan.networks import Generator, pick_device
 from stylegan.plots import Figure
 from stylegan.predict import generate
-from stylegan.readers import people_of
 from stylegan.samples import NOTICE
+from stylegan.scoring.features import features
+from stylegan.truth import map_charts
+from stylegan.truth.embedding import deal_people, embed, knn_overlap, neighbour_agreement, neighbour_mixing, trustworthiness
+from stylegan.truth.map_charts import Panel
+from stylegan.truth.maps import SURE, Sample, choose_rows, claims, panels, take_sample
+from stylegan.truth.readers import people_of
 
 SEEDS, NEIGHBOURS = (0, 1, 2, 3, 4), (5, 15, 50, 150)
 USUAL = 15  # neighbours of the map that is shown large

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylegan.evidence import Evidence
 from stylegan.plots import to_uint8
 from stylegan.predict import styles, synthesize
+from stylegan.truth.evidence import Evidence
 
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 FRESH = 10_000  # seeds from here on try the direction out; it was found on seeds below

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stylegan import memorisation
 from stylegan.checkpoint import save_generator
 from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset
-from stylegan.features import as_pixels, features
 from stylegan.losses import logistic_d
-from stylegan.memorisation import people_of
 from stylegan.networks import Discriminator, Generator
 from stylegan.predict import generate
+from stylegan.scoring import memorisation
+from stylegan.scoring.features import as_pixels, features
+from stylegan.scoring.memorisation import people_of
 
 COUNT, RESOLUTION, KIMG = 64, 32, 60
 

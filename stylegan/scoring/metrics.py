@@ -13,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan import distributed, memorisation, neighbours
+from stylegan import distributed
 from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.distances import frechet_distance, kernel_distance
-from stylegan.features import DEFAULT, Space, as_pixels, features
 from stylegan.intensity import normalised
-from stylegan.intervals import draw_people, floor, jackknife
-from stylegan.memorisation import people_of
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.reading.subjects import person
-from stylegan.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
-from stylegan.spaces import find_space
+from stylegan.scoring import memorisation, neighbours
+from stylegan.scoring.distances import frechet_distance, kernel_distance
+from stylegan.scoring.features import DEFAULT, Space, as_pixels, features
+from stylegan.scoring.intervals import draw_people, floor, jackknife
+from stylegan.scoring.memorisation import people_of
+from stylegan.scoring.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
+from stylegan.scoring.spaces import find_space
 
 __all__ = ["draw_people", "evaluate", "floor", "frechet_distance", "jackknife", "kernel_distance", "kid_against", "score"]
 

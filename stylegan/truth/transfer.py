@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from stylegan.directions import Gauge
-from stylegan.evidence import Evidence
-from stylegan.readers import balanced_accuracy, fit_classifier, fit_reader, interval
+from stylegan.truth.evidence import Evidence
+from stylegan.truth.readers import balanced_accuracy, fit_classifier, fit_reader, interval
 
 SHUFFLES = 5
 Statistic = Callable[[np.ndarray, np.ndarray], float]  # (truth [n], guess [n]) -> number

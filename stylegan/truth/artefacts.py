@@ -15,11 +15,11 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.embedding import deal_people, deal_within, embed, neighbour_agreement, neighbour_mixing
-from stylegan.map_charts import Panel, sheet
 from stylegan.networks import Generator
 from stylegan.plots import Figure
 from stylegan.predict import generate, styles
+from stylegan.truth.embedding import deal_people, deal_within, embed, neighbour_agreement, neighbour_mixing
+from stylegan.truth.map_charts import Panel, sheet
 
 K, PERMUTATIONS = 10, 199
 

@@ -14,19 +14,19 @@ import torch
 
 from stylegan.cache import cache_folder
 from stylegan.dataset import SliceDataset
-from stylegan.embedding import (
+from stylegan.networks import Generator
+from stylegan.plots import to_uint8
+from stylegan.predict import generate
+from stylegan.scoring.features import features
+from stylegan.truth.embedding import (
     deal_people,
     deal_within,
     neighbour_agreement,
     neighbour_mixing,
     same_levels,
 )
-from stylegan.features import features
-from stylegan.map_charts import Panel
-from stylegan.networks import Generator
-from stylegan.plots import to_uint8
-from stylegan.predict import generate
-from stylegan.readers import correlation, fit_reader, people_of, spread_apart, targets
+from stylegan.truth.map_charts import Panel
+from stylegan.truth.readers import correlation, fit_reader, people_of, spread_apart, targets
 
 LEARN = 1200  # training slices that the readers of fakes learn from, at most
 HIGHLIGHTED = 6  # people in colours of their own

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_hash
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
-from stylegan.encoder import trained_encoder
-from stylegan.features import SPACES, Extractor, Space, named_space
 from stylegan.networks import Discriminator, build_networks
+from stylegan.scoring.encoder import trained_encoder
+from stylegan.scoring.features import SPACES, Extractor, Space, named_space
 
 FITTED = ("pixel-pca", "own-encoder", "discriminator")
 NAMES = (*SPACES, *FITTED)
