@@ -51,6 +51,27 @@ def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+# What several commands take, in the same words.
+SHARED = {
+    "generator": ("path", {"type": Path, "metavar": "RUN|FILE", "help": "run folder or .safetensors file"}),
+    "data": ("--data", {"type": Path, "help": "folder or .zip; without it the simulated slices"}),
+    "preset": ("--preset", {"default": "quick", "choices": list(PRESETS)}),
+    "fakes": ("--fakes", {"type": int, "default": 5000, "help": "among which copies are looked for (default 5000)"}),
+    "device": ("--device", {"default": "auto", "choices": CHOICES["device"]}),
+    "json": ("--json", {"action": "store_true", "help": "print JSON"}),
+    "out": ("--out", {"type": Path, "required": True}),
+}
+
+
+def _share(parser: argparse.ArgumentParser, *names: str) -> None:
+    for flag, options in map(SHARED.get, names):
+        parser.add_argument(flag, **options)
+
+
+def _add_num(parser: argparse.ArgumentParser, default: int, what: str = "slices of each kind at most") -> None:
+    parser.add_argument("--num", type=int, default=default, help=f"{what} (default {default})")
+
+
 def _slices_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subjects", type=Path, metavar="CSV", help="table of people, joined by id")
     parser.add_argument("--levels", metavar="A-B", help="range of axial levels to take from volumes")
@@ -65,7 +86,7 @@ def _add_data(commands) -> None:
     )
     parser.add_argument("dir", nargs="?", type=Path, help="folder or .zip; without it the simulated slices")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _share(parser, "json")
     parser.add_argument("--csv", type=Path, metavar="OUT", help="also write one line per slice")
     _slices_options(parser)
 
@@ -84,7 +105,7 @@ def _add_fetch(commands) -> None:
     parser = _command(commands, "fetch", _fetch, "Download one file, check its sha256 and unpack it safely.")
     parser.add_argument("url")
     parser.add_argument("--sha256", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    _share(parser, "out")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -98,8 +119,7 @@ def _fetch(args: argparse.Namespace) -> None:
 
 def _add_train(commands) -> None:
     parser = _command(commands, "train", _train, "Train in a run folder, or go on where it stopped.")
-    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "preset", "data")
     parser.add_argument("--run-dir", type=Path, required=True)
     _slices_options(parser)
     _config_options(parser)
@@ -142,7 +162,7 @@ def _add_presets(commands) -> None:
     parser = _command(
         commands, "presets", _presets, "List the presets: size, loss, what each is after and where it departs from it."
     )
-    parser.add_argument("--json", action="store_true")
+    _share(parser, "json")
 
 
 def _presets(args: argparse.Namespace) -> None:
@@ -171,7 +191,7 @@ def _add_sample(commands) -> None:
     parser = _command(
         commands, "sample", _sample, "Write generated slices, each from its seed alone, and pictures of the latent space."
     )
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+    _share(parser, "generator")
     parser.add_argument("--seeds", default="0-63", help="such as 0-63 or 1,5,7-9")
     parser.add_argument("--truncation-psi", type=float, default=0.7)
     parser.add_argument("--truncation-cutoff", type=int, help="truncate only so many layers")
@@ -180,8 +200,7 @@ def _add_sample(commands) -> None:
     parser.add_argument(
         "--extras", nargs="*", default=[], metavar="PICTURE", help="truncation mixing interpolation noise classes"
     )
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
-    parser.add_argument("--out", type=Path, required=True)
+    _share(parser, "device", "out")
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -205,12 +224,10 @@ def _sample(args: argparse.Namespace) -> None:
 def _add_project(commands) -> None:
     text = "Search the w that draws held-out slices best; write them beside their projections, and how far they stay apart."
     parser = _command(commands, "project", _project, text)
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "generator", "data")
     parser.add_argument("--slices", type=int, default=6, help="how many (default 6)")
     parser.add_argument("--space", default="w", choices=("w", "w+"), help="one style for all layers, or one for each")
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
-    parser.add_argument("--out", type=Path, required=True)
+    _share(parser, "device", "out")
 
 
 def _project(args: argparse.Namespace) -> None:
@@ -225,18 +242,16 @@ def _project(args: argparse.Namespace) -> None:
 def _add_evaluate(commands) -> None:
     text = "Score a generator on people it has never seen, beside the floor of real slices."
     parser = _command(commands, "evaluate", _evaluate, text)
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "generator", "data")
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="all: val and test (default)")
     parser.add_argument("--train-data", type=Path, help="the slices it was trained on, where they are another folder")
-    parser.add_argument("--num", type=int, default=1000, help="slices of each kind at most (default 1000)")
-    parser.add_argument("--fakes", type=int, default=5000, help="among which copies are looked for (default 5000)")
+    _add_num(parser, 1000)
+    _share(parser, "fakes")
     parser.add_argument(
         "--space", default="efficientnet-lite0", help="feature space: inception, pixel-pca, own-encoder, discriminator"
     )
     parser.add_argument("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail")
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
-    parser.add_argument("--json", action="store_true")
+    _share(parser, "device", "json")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -258,11 +273,9 @@ def _add_groundtruth(commands) -> None:
         "Read group, level, ventricles and brain off generated slices with models trained on real people; write what was found."
     )
     parser = _command(commands, "groundtruth", _groundtruth, text)
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
-    parser.add_argument("--num", type=int, default=2000, help="generated slices (default 2000)")
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _share(parser, "generator", "data")
+    _add_num(parser, 2000, "generated slices")
+    _share(parser, "device", "json")
     parser.add_argument("--out", type=Path, help="folder for groundtruth.json and the figures")
 
 
@@ -278,15 +291,14 @@ def _groundtruth(args: argparse.Namespace) -> None:
 def _add_audit(commands) -> None:
     text = "Everything a reviewer may ask: evaluate, memory, attacks, projections, failure cases; kept as audit.json."
     parser = _command(commands, "audit", _audit, text)
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
-    parser.add_argument("--num", type=int, default=1000, help="slices of each kind at most (default 1000)")
-    parser.add_argument("--fakes", type=int, default=5000, help="among which copies are looked for (default 5000)")
+    _share(parser, "generator", "data")
+    _add_num(parser, 1000)
+    _share(parser, "fakes")
     parser.add_argument("--projections", type=int, default=24, help="people on either side (default 24), 0: none")
     parser.add_argument(
         "--control-kimg", type=float, default=0, help="train a memoriser for so long (60: two minutes), 0: none"
     )
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
+    _share(parser, "device")
     parser.add_argument("--out", type=Path, required=True, help="folder for audit.json and pictures; a run folder will do")
 
 
@@ -308,16 +320,14 @@ def _add_embed(commands) -> None:
         "Draw maps of real and generated slices in many settings, each claim tested in feature space; write them with controls."
     )
     parser = _command(commands, "embed", _embed, text)
-    parser.add_argument("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
-    parser.add_argument("--num", type=int, default=400, help="slices of each kind at most (default 400)")
+    _share(parser, "generator", "data")
+    _add_num(parser, 400)
     parser.add_argument("--seeds", default="0-4", help="of the maps, such as 0-4")
     parser.add_argument("--neighbors", type=int, nargs="+", default=[5, 15, 50, 150], metavar="K", help="n_neighbors of UMAP")
     parser.add_argument(
         "--early", type=Path, metavar="RUN|FILE", help="an early generator as a control (default: an untrained one)"
     )
-    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
-    parser.add_argument("--out", type=Path, required=True)
+    _share(parser, "device", "out")
 
 
 def _embed(args: argparse.Namespace) -> None:
@@ -338,7 +348,7 @@ def _embed(args: argparse.Namespace) -> None:
 def _add_memoriser(commands) -> None:
     text = "Train a generator that memorises 64 slices, the positive control of the search for copies."
     parser = _command(commands, "memoriser", _memoriser, text)
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "data")
     parser.add_argument("--kimg", type=float, help="thousand examples to teach it by (default: enough at 32 px)")
     parser.add_argument("--out", type=Path, required=True, help="folder whose audit.json shall tell of it")
 
@@ -375,9 +385,9 @@ def _ship(args: argparse.Namespace) -> None:
 
 def _add_report(commands) -> None:
     parser = _command(commands, "report", _report, "Run the notebooks in order and export them to HTML.")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "data")
     parser.add_argument("--run-dir", type=Path, help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name")
-    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
+    _share(parser, "preset")
     parser.add_argument("--out", type=Path, default=Path("report"))
 
 
@@ -390,9 +400,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _add_bench(commands) -> None:
     parser = _command(commands, "bench", _bench, "Time full training steps and sampling on this machine.")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
-    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument("--json", action="store_true")
+    _share(parser, "data", "preset", "json")
     _config_options(parser)
 
 
@@ -427,7 +435,7 @@ def _add_compare(commands) -> None:
         help="rows: PRESET or PRESET+field=value+..., commas between (default: all systems)",
     )
     parser.add_argument("--claims", action="store_true", help="also the rows that the seeds' claims need")
-    parser.add_argument("--data", type=Path, help="folder or .zip; without it the simulated slices")
+    _share(parser, "data")
     parser.add_argument("--total-kimg", type=float, default=0.0, metavar="K", help="budget of a run in thousand slices")
     parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help="budget of a run in minutes of training steps")
     parser.add_argument("--seeds", default="0,1,2", help="such as 0,1,2 or 0-4 (default 0,1,2)")
@@ -441,10 +449,10 @@ def _add_compare(commands) -> None:
         help="a field of all rows, or of one",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default 1)")
-    parser.add_argument("--num", type=int, default=1000, help="slices of each kind in a score (default 1000)")
+    _add_num(parser, 1000, "slices of each kind in a score")
     parser.add_argument("--no-score", action="store_true", help="train only; the same command without this scores")
     parser.add_argument("--no-train", action="store_true", help="score what is finished")
-    parser.add_argument("--out", type=Path, required=True)
+    _share(parser, "out")
 
 
 def _compare(args: argparse.Namespace) -> None:
