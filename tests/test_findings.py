@@ -124,3 +124,7 @@ def test_the_slices_of_the_run_are_found_again_from_another_folder(slices, tmp_p
     monkeypatch.chdir(tmp_path / "notebooks")
     assert notebook.run_data(tmp_path / "run").is_dir()
     assert str(notebook.run_data(tmp_path / "run", "other")) == "other"
+
+
+def test_a_duration_is_told_in_the_unit_that_fits_it():
+    assert findings.duration(1.4) == "1.4 hours" and findings.duration(0.0517) == "3.1 minutes"

@@ -10,7 +10,7 @@ from stylegan.checkpoint import load_generator
 from stylegan.networks import Generator, pick_device
 from stylegan.notebook import Run
 from stylegan.scoring.audit import FILE, audit
-from stylegan.scoring.findings import score_rows
+from stylegan.scoring.findings import duration, score_rows
 
 NAME, FOLDER = "oasis1-stylegan2-64", "oasis64"  # its file in models/, its pictures in figures/
 
@@ -29,7 +29,7 @@ class Reference:
         card = self.card
         return (
             f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects "
-            f"in {card['hours']:.1f} hours. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
+            f"in {duration(card['hours'])}. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
         )
 
     def scores(self) -> list[dict]:

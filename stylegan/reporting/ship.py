@@ -17,7 +17,7 @@ from stylegan.runs import read_metrics
 from stylegan.scoring.audit import FILE as AUDIT
 from stylegan.scoring.audit import audit
 from stylegan.scoring.features import features
-from stylegan.scoring.findings import floor_table, markdown_table, score_rows, verdict
+from stylegan.scoring.findings import duration, floor_table, markdown_table, score_rows, verdict
 from stylegan.scoring.memorisation import nearest
 from stylegan.scoring.verdict import control_sentence, failure_rows, summary, verdict_rows
 
@@ -40,7 +40,7 @@ A StyleGAN2 that draws axial brain slices of {resolution} x {resolution} pixels.
 | | |
 |---|---|
 | Training data | {data}, {slices:,} slices of the {subjects} training subjects; nobody of validation or test |
-| Trained for | {kimg:g} kimg (thousand slices shown), {hours:.1f} hours on {machine}; the best on validation subjects of a run of {run_kimg:g} kimg |
+| Trained for | {kimg:g} kimg (thousand slices shown), {time} on {machine}; the best on validation subjects of a run of {run_kimg:g} kimg |
 | Settings | preset `{preset}`, seed {seed}; {changes} |
 | Parameters | {parameters:,}, stored in half precision |
 | Model hash | `{model_hash}` |
@@ -218,5 +218,6 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
         summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
         fakes=min(5000, 2 * len(train)), copied=memory.get("copied", float("nan")), control=control_sentence(audited["control"]),
         failures=markdown_table(failure_rows(audited["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
-        **{key: entry[key] for key in ("data", "kimg", "run_kimg", "hours", "machine", "parameters", "model_hash")},
+        **{key: entry[key] for key in ("data", "kimg", "run_kimg", "machine", "parameters", "model_hash")},
+        time=duration(entry["hours"]),
     )  # fmt: skip

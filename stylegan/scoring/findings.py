@@ -21,6 +21,11 @@ VERDICTS = (
 )
 
 
+def duration(hours: float) -> str:
+    """'1.4 hours', or '3.1 minutes' below one."""
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
 # --- Slices ---------------------------------------------------------------------------------------------------------------
 
 
