@@ -456,16 +456,16 @@ def _add_compare(commands) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from stylegan import compare, ladder
+    from stylegan.comparing import claims, compare, ladder
     from stylegan.predict import parse_seeds
 
     rows = compare.split_rows(args.presets) or list(compare.SYSTEMS)
-    rows += list(ladder.CLAIM_ROWS) if args.claims else []
+    rows += list(claims.CLAIM_ROWS) if args.claims else []
     settings = ([f"img_resolution={args.resolution}"] if args.resolution else []) + args.settings
     budget = compare.Budget(args.total_kimg, args.minutes)
     runs = compare.plan(rows, parse_seeds(args.seeds), args.out, budget, settings)
     if not args.no_train:
-        compare.train_all(runs, args.data, args.jobs, ladder.CURVES)
+        compare.train_all(runs, args.data, args.jobs, claims.CURVES)
     if not args.no_score:
         found = ladder.judge(runs, args.data, compare.describe_budget(budget, settings, args.jobs), args.num, args.out)
         print(ladder.render(found))

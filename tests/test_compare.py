@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylegan import compare, ladder
 from stylegan.__main__ import main
-from stylegan.compare import Budget, parse_row, plan, settings_for, split_rows
+from stylegan.comparing import claims, compare, judging, ladder
+from stylegan.comparing.compare import Budget, parse_row, plan, settings_for, split_rows
 from stylegan.config import FREE_TO_CHANGE, make_config
 from stylegan.progressive import stage
 from stylegan.runs import read_metrics
@@ -56,11 +56,11 @@ def test_the_plan_goes_seed_by_seed_and_a_row_s_own_change_wins(tmp_path):
 
 def test_every_row_of_the_claims_is_a_valid_run_at_32_px(tmp_path):
     runs = plan(
-        [*compare.SYSTEMS, *ladder.CLAIM_ROWS], [0], tmp_path, Budget(kimg=4), ["img_resolution=32", "channel_base=256"]
+        [*compare.SYSTEMS, *claims.CLAIM_ROWS], [0], tmp_path, Budget(kimg=4), ["img_resolution=32", "channel_base=256"]
     )
-    assert {run.row for run in runs} >= {*compare.SYSTEMS, *ladder.CURVES}
+    assert {run.row for run in runs} >= {*compare.SYSTEMS, *claims.CURVES}
     by_row = {run.row: run.config for run in runs}
-    for claim in ladder.CLAIMS:
+    for claim in claims.CLAIMS:
         ours, other = by_row[claim.row].to_dict(), by_row[claim.other].to_dict()
         changed = {name for name in ours if ours[name] != other[name]} - {"preset", "grow_kimg", "fade_kimg"}
         assert len(changed) == 1 or claim.row == "modern", claim
@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_resumes_and_one_that_broke_down_is_left(folder, 
     compare.train_all([first, other], folder)
     assert "Resuming" in capsys.readouterr().out and first.is_done() and len(here) == 1
     assert read_metrics(first.folder)[-1]["cur_nimg"] == 48
-    entries = ladder.score_runs([first, other], folder, 12)
+    entries = judging.score_runs([first, other], folder, 12)
     assert "kid" in entries[0] and "not finite" in entries[1]["failed"]
     (row,) = [row for row in ladder.summarise(entries, {"text": ""})["rows"] if row["row"] == other.row]
     assert row["failed"] == [0] and row["kid"] is None
@@ -192,8 +192,8 @@ def scored(row: str, kids: list[float]) -> list[dict]:
     ],
 )
 def test_a_claim_is_decided_by_the_interval_over_seeds(kids, verdict):
-    claim = ladder.Claim("It helps.", "somebody", "a", "b")
-    found = ladder.decide(claim, scored("a", kids) + scored("b", [100, 105, 98]))
+    claim = claims.Claim("It helps.", "somebody", "a", "b")
+    found = claims.decide(claim, scored("a", kids) + scored("b", [100, 105, 98]))
     assert found["verdict"] == verdict
     assert (found["low"] is not None) == (len(kids) >= 2)
     if kids:
@@ -208,17 +208,17 @@ def curve(kids: list[float], pace: float) -> list[dict]:
 def test_growing_is_judged_at_the_same_kid():
     """Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg."""
     entries = [
-        {"row": ladder.CURVES[0], "seed": 0, "curve": curve([200, 100, 50], pace=3)},
-        {"row": ladder.CURVES[1], "seed": 0, "curve": curve([400, 200, 100], pace=6)},
+        {"row": claims.CURVES[0], "seed": 0, "curve": curve([200, 100, 50], pace=3)},
+        {"row": claims.CURVES[1], "seed": 0, "curve": curve([400, 200, 100], pace=6)},
     ]
-    found = ladder.growing_pays(entries)
+    found = claims.growing_pays(entries)
     assert found["ratio_kimg"] == pytest.approx(20 / 30) and found["ratio_seconds"] == pytest.approx(6 / 18)
     assert "Growing paid" in ladder.growing_sentence(found)
-    entries[0]["row"], entries[1]["row"] = ladder.CURVES[1], ladder.CURVES[0]
-    assert "Growing did not pay" in ladder.growing_sentence(ladder.growing_pays(entries))
-    between = ladder._reached(curve([400, 100], pace=1), 200)
+    entries[0]["row"], entries[1]["row"] = claims.CURVES[1], claims.CURVES[0]
+    assert "Growing did not pay" in ladder.growing_sentence(claims.growing_pays(entries))
+    between = claims._reached(curve([400, 100], pace=1), 200)
     assert between == {"kimg": pytest.approx(15), "seconds": pytest.approx(1.5)}  # half-way on a log scale
 
 
 def test_without_two_curves_growing_is_not_judged():
-    assert ladder.growing_sentence(ladder.growing_pays([])) == "Growing was not compared."
+    assert ladder.growing_sentence(claims.growing_pays([])) == "Growing was not compared."

@@ -12,18 +12,26 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 # Within a level, a file may import those that stand before it.
 LEVELS = (
     ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
-    ("plots", "charts", "style_charts", "cache", "lock"),
+    ("plots", "charts", "cache", "lock"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
-    ("networks", "diagram", "summary", "toys"),
+    ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "scoring.intervals", "scoring.features", "scoring.encoder", "scoring.spaces"),
     ("scoring.distances", "scoring.neighbours", "scoring.picture_scores", "truth.embedding", "directions", "projection"),
     ("scoring.memorisation", "scoring.scores", "scoring.metrics", "scoring.findings", "scoring.failures", "scoring.verdict"),
     ("truth.truth_charts", "truth.readers", "truth.evidence", "truth.growth", "truth.transfer", "truth.groundtruth"),
     ("truth.map_charts", "truth.maps", "truth.map_study", "truth.artefacts"),
     ("batches", "state", "train"),
-    ("scoring.memoriser", "scoring.audit", "recorder", "runs", "bench", "notebook", "compare", "ladder"),
+    ("scoring.memoriser", "scoring.audit", "recorder", "runs", "bench", "notebook"),
+    (
+        "comparing.toys",
+        "comparing.style_charts",
+        "comparing.compare",
+        "comparing.claims",
+        "comparing.judging",
+        "comparing.ladder",
+    ),
     ("reporting.ship", "reporting.badges", "reporting.reference", "reporting.widgets"),
     ("reporting.execute", "reporting.export", "reporting.report"),
     ("__main__",),
@@ -32,7 +40,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 CORE = ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
         "networks", "batches", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
-ROOMS = ("reading", "scoring", "truth", "reporting")
+ROOMS = ("reading", "scoring", "truth", "comparing", "reporting")
 FILES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan import ladder, style_charts, toys
+from stylegan.comparing import claims, style_charts, toys
 
 
 def test_a_spot_starves_the_rest_of_its_map_under_adain_and_not_under_modulation():
@@ -35,7 +35,7 @@ LADDER = {
         {"row": "broken", "kid": None},
     ],
     "runs": [{"row": row, "seed": 0, "curve": [{"kimg": 1, "seconds": 2, "kid": 90.0}, {"kimg": 2, "seconds": 3, "kid": 50.0}]}
-             for row in ladder.CURVES],
+             for row in claims.CURVES],
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_charts_show_what_they_are_given():
         "a",
         "b",
     ] and "floor of real people being 8" in bars.alt_text
-    curves = style_charts.growing_curves(LADDER, dict.fromkeys(ladder.CURVES, "x"))
+    curves = style_charts.growing_curves(LADDER, dict.fromkeys(claims.CURVES, "x"))
     assert [line.get_xdata().tolist() for line in curves.axes[0].lines] == [[1, 2]] * 2
     assert [line.get_xdata().tolist() for line in curves.axes[1].lines] == [[2, 3]] * 2
     stages = style_charts.stages([0, 1, 2], [8, 16, 16], [1, 0, 1])

@@ -55,8 +55,8 @@ On test subjects: {verdict}
 
 ## The verdict
 
-On test subjects, by rules that are the same for every generator (`stylegan/scoring/verdict.py`). Slices of one person resemble each other, which raises the floor of a
-distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
+On test subjects, by rules that are the same for every generator (`stylegan/scoring/verdict.py`). Slices of one person resemble each other,
+which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
 
 {doubts}
 
