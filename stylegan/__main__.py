@@ -280,7 +280,8 @@ def _add_groundtruth(commands) -> None:
 
 
 def _groundtruth(args: argparse.Namespace) -> None:
-    from stylegan.truth.groundtruth import conclusions, ground_truth, write_ground_truth
+    from stylegan.truth.conclusions import conclusions
+    from stylegan.truth.groundtruth import ground_truth, write_ground_truth
 
     result, strip = ground_truth(args.path, args.data, num=args.num, device=args.device)
     print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
@@ -333,7 +334,8 @@ def _add_embed(commands) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from stylegan.predict import parse_seeds
     from stylegan.scoring.findings import markdown_table
-    from stylegan.truth.map_study import stability, study, write_study
+    from stylegan.truth.map_sheets import write_study
+    from stylegan.truth.map_study import stability, study
 
     options = {"num": args.num, "early": args.early, "device": args.device}
     found = study(args.path, args.data, seeds=parse_seeds(args.seeds), neighbours=args.neighbors, **options)

@@ -12,6 +12,7 @@ from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
+from stylegan.scoring import case as people
 from stylegan.scoring import metrics
 from stylegan.scoring.metrics import evaluate
 
@@ -114,13 +115,13 @@ def test_train_data_gives_the_floor_to_another_folder(generator_file, tmp_path):
 
 def test_conditional_generators_draw_the_classes_of_the_split(generator_file, tmp_path, monkeypatch):
     dataset = dataset_of()
-    asked, generate = [], metrics.generate
+    asked, generate = [], people.generate
 
     def spy(G, seeds, class_index):
         asked.extend(class_index)
         return generate(G, seeds, class_index=class_index)
 
-    monkeypatch.setattr(metrics, "generate", spy)
+    monkeypatch.setattr(people, "generate", spy)
     path = generator_file(dataset, conditional=True, classes=["atrophy", "control"])  # numbered otherwise than in the data
     evaluate(path, dataset, split="val", device="cpu", cache_dir=tmp_path)
     assert asked[-16:] == [1 - label for label in dataset.split("val").labels]

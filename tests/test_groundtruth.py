@@ -15,7 +15,7 @@ from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator
 from stylegan.reading import atlas
-from stylegan.truth import groundtruth, growth, readers, transfer
+from stylegan.truth import conclusions, groundtruth, growth, readers, transfer
 from stylegan.truth.evidence import Evidence
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
@@ -223,19 +223,19 @@ def test_synthetic_slices_teach_levels_as_far_as_they_hold_them(simulated):
 def test_null_results_are_told_as_such(simulated):
     blind = groundtruth.recognise(evidence(simulated, telling=0.0))
     blind["real"]["p_value"] = 0.4
-    assert "it has learnt nothing (p = 0.400)" in groundtruth._told_classes(blind)
+    assert "it has learnt nothing (p = 0.400)" in conclusions._told_classes(blind)
     found = groundtruth.recognise(evidence(simulated))
     found["fake"] |= {"p_value": 0.6, "slices": {"value": 0.51, "low": 0.45, "high": 0.56}}
-    assert "the class asked for does not show" in groundtruth._told_classes(found)
+    assert "the class asked for does not show" in conclusions._told_classes(found)
     still = {"per_step": 0.1, "agreed": 0.6, "level_per_step": None, "random": {"value": 0.2, "high": 0.4}}
-    assert "no direction was found" in groundtruth._told_direction(still, "%")
+    assert "no direction was found" in conclusions._told_direction(still, "%")
     entry = {"value": 0.5, "low": 0.4, "high": 0.6}
     arms = {"n": 9, "arms": dict.fromkeys(("real", "synthetic", "both"), entry), "chance": 0.5, "guess_the_mean": 8.0}
     null, less = ({"synthetic_minus_real": {"value": v, "low": v - 0.1, "high": v + 0.1}} for v in (0.0, -0.2))
-    assert "no difference is shown (-10% to 10%)" in groundtruth._told_groups(arms | null)
-    assert "teach worse (-30% to -10%)" in groundtruth._told_groups(arms | less)
-    assert "teach better (-0.30 to -0.10)" in groundtruth._told_levels(arms | less)
-    assert groundtruth._told_groups({}) == groundtruth._told_levels({}) == ""
+    assert "no difference is shown (-10% to 10%)" in conclusions._told_groups(arms | null)
+    assert "teach worse (-30% to -10%)" in conclusions._told_groups(arms | less)
+    assert "teach better (-0.30 to -0.10)" in conclusions._told_levels(arms | less)
+    assert conclusions._told_groups({}) == conclusions._told_levels({}) == ""
 
 
 # --- All of it ------------------------------------------------------------------------------------------------------------

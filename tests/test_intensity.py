@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stylegan.intensity import min_max, normalised, percentiles, standardise_then_unit
-from stylegan.scoring import metrics
+from stylegan.scoring import case
 
 
 def test_standardising_before_min_max_changes_nothing():
@@ -44,6 +44,6 @@ def test_rules_act_on_each_person_by_itself(slices):
 def test_scores_compare_with_slices_under_the_generator_s_rule(slices):
     for rule in ("fixed", "percentiles"):
         info = {"config": {"img_channels": 1, "img_resolution": 16, "normalise": rule}}
-        np.testing.assert_array_equal(metrics._as_dataset(slices, info, None).images, normalised(slices, rule).images)
+        np.testing.assert_array_equal(case._as_dataset(slices, info, None).images, normalised(slices, rule).images)
     older = {"config": {"img_channels": 1, "img_resolution": 16}}
-    assert metrics._as_dataset(slices, older, None) is slices
+    assert case._as_dataset(slices, older, None) is slices

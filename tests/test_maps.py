@@ -11,7 +11,7 @@ from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator
-from stylegan.truth import map_charts, map_study, maps
+from stylegan.truth import map_charts, map_sheets, map_study, maps
 from stylegan.truth.embedding import deal_people, deal_within, knn_overlap, neighbour_agreement, same_levels
 from stylegan.truth.map_charts import Panel
 
@@ -141,7 +141,7 @@ def test_a_study_is_written_and_its_coordinates_read_back(slices, tmp_path, caps
     assert [(m["method"], m["mode"], m["seed"]) for m in found.result["maps"]] == [
         ("umap", "joint", 0), ("umap", "joint", 1), ("umap", "fit-real", 0), ("umap", "fit-real", 1), ("pca", "joint", 0), ("pca", "fit-real", 0),
     ]  # fmt: skip
-    written = map_study.write_study(found, tmp_path / "out")
+    written = map_sheets.write_study(found, tmp_path / "out")
     assert all(path.stat().st_size for path in written) and len(written) == 7
     with open(tmp_path / "out" / "embedding.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["method"], row["mode"]) == ("umap", "joint")]

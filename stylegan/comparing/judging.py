@@ -18,11 +18,11 @@ from stylegan.comparing.compare import Run
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.intensity import normalised
 from stylegan.networks import count_parameters, pick_device
+from stylegan.scoring.case import Fakes, Setting
 from stylegan.scoring.distances import DISTANCES, kernel_distance
 from stylegan.scoring.features import DEFAULT, named_space
 from stylegan.scoring.intervals import draw_people, floor, jackknife
 from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.metrics import Fakes, Setting
 from stylegan.scoring.neighbours import Neighbourhood
 from stylegan.scoring.scores import floor_draws
 from stylegan.summary import describe_loss
