@@ -207,15 +207,19 @@ def curve(kids: list[float], pace: float) -> list[dict]:
 
 def test_growing_is_judged_at_the_same_kid():
     """Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg."""
-    entries = [
-        {"row": claims.CURVES[0], "seed": 0, "curve": curve([200, 100, 50], pace=3)},
-        {"row": claims.CURVES[1], "seed": 0, "curve": curve([400, 200, 100], pace=6)},
-    ]
-    found = claims.growing_pays(entries)
-    assert found["ratio_kimg"] == pytest.approx(20 / 30) and found["ratio_seconds"] == pytest.approx(6 / 18)
-    assert "Growing paid" in ladder.growing_sentence(found)
-    entries[0]["row"], entries[1]["row"] = claims.CURVES[1], claims.CURVES[0]
-    assert "Growing did not pay" in ladder.growing_sentence(claims.growing_pays(entries))
+
+    def two_seeds(growing: int, fixed: int) -> list[dict]:
+        curves = {growing: ([200, 100, 50], 3), fixed: ([400, 200, 100], 6)}
+        return [{"row": claims.CURVES[i], "seed": seed, "curve": curve(kids, pace + seed)}
+                for i, (kids, pace) in curves.items() for seed in (0, 1)]  # fmt: skip
+
+    found = claims.growing_pays(two_seeds(growing=0, fixed=1))
+    assert found["kimg"]["ratio"] == pytest.approx(20 / 30)
+    assert found["seconds"]["ratio"] == pytest.approx(math.sqrt(6 / 18 * 8 / 21))
+    assert ladder.growing_sentence(found).startswith("Growing paid: to the same KID it took 0.36 times the time (0.15 to 0.83)")
+    assert "Growing did not pay" in ladder.growing_sentence(claims.growing_pays(two_seeds(growing=1, fixed=0)))
+    one = claims.growing_pays(two_seeds(growing=0, fixed=1)[::2])
+    assert "undecided: to the same KID it took 0.33 times the time and 0.67" in ladder.growing_sentence(one)
     between = claims._reached(curve([400, 100], pace=1), 200)
     assert between == {"kimg": pytest.approx(15), "seconds": pytest.approx(1.5)}  # half-way on a log scale
 

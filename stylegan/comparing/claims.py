@@ -48,25 +48,29 @@ def decide(claim: Claim, entries: Sequence[dict]) -> dict:
         {e["seed"]: e["kid"]["value"] for e in entries if e["row"] == row and "kid" in e} for row in (claim.row, claim.other)
     ]
     seeds = sorted(set(by_row[0]) & set(by_row[1]))
-    logs = np.log(
-        [max(by_row[0][s], 1.0) / max(by_row[1][s], 1.0) for s in seeds]
-    )  # KID x 1000 may be 0: 1 is below all floors
-    result = {**claim._asdict(), "seeds": seeds, "ratio": None, "low": None, "high": None, "verdict": "undecided"}
-    if len(seeds):
-        result["ratio"] = float(np.exp(logs.mean()))
-    if len(seeds) >= 2:
-        half = stats.t.ppf(0.975, len(seeds) - 1) * logs.std(ddof=1) / np.sqrt(len(seeds))
-        low, high = logs.mean() - half, logs.mean() + half
-        result |= {"low": float(np.exp(low)), "high": float(np.exp(high))}
-        result["verdict"] = "held" if high < 0 else "not held" if low > 0 else "undecided"
-    return result
+    pairs = [(max(by_row[0][s], 1.0), max(by_row[1][s], 1.0)) for s in seeds]  # KID x 1000 may be 0: 1 is below all floors
+    return {**claim._asdict(), "seeds": seeds, **ratio_over_seeds(pairs)}
+
+
+def ratio_over_seeds(pairs: Sequence[tuple[float, float]]) -> dict:
+    """{ratio, low, high, verdict} of a / b, each pair one seed: geometric mean and 95 % interval; below 1 is 'held', above 'not held'."""
+    if not pairs:
+        return {"ratio": None, "low": None, "high": None, "verdict": "undecided"}
+    logs = np.log([a / b for a, b in pairs])
+    mean = logs.mean()
+    found = {"ratio": float(np.exp(mean)), "low": None, "high": None, "verdict": "undecided"}
+    if len(pairs) >= 2:
+        half = stats.t.ppf(0.975, len(pairs) - 1) * logs.std(ddof=1) / np.sqrt(len(pairs))
+        found |= {"low": float(np.exp(mean - half)), "high": float(np.exp(mean + half))}
+        found["verdict"] = "held" if mean + half < 0 else "not held" if mean - half > 0 else "undecided"
+    return found
 
 
 def growing_pays(entries: Sequence[dict]) -> dict:
     """Time and slices until the KID that the fixed network ends with, or the growing one where that is worse, for each seed.
 
-    {seeds: [{seed, kid, growing{kimg, seconds}, fixed{kimg, seconds}}], ratio_kimg, ratio_seconds}: ratios below 1 say that growing
-    gets there first. Between ticks log KID is taken as straight.
+    {seeds: [{seed, kid, growing{kimg, seconds}, fixed{kimg, seconds}}], kimg, seconds}, the last two as of `ratio_over_seeds`: below 1
+    growing gets there first. Between ticks log KID is taken as straight.
     """
     curves = [{e["seed"]: e["curve"] for e in entries if e["row"] == row and e.get("curve")} for row in CURVES]
     found = []
@@ -74,10 +78,8 @@ def growing_pays(entries: Sequence[dict]) -> dict:
         grown, fixed = curves[0][seed], curves[1][seed]
         level = max(min(p["kid"] for p in grown), min(p["kid"] for p in fixed))
         found.append({"seed": seed, "kid": level, "growing": _reached(grown, level), "fixed": _reached(fixed, level)})
-    ratios = {
-        f"ratio_{unit}": _mean_ratio([(f["growing"][unit], f["fixed"][unit]) for f in found]) for unit in ("kimg", "seconds")
-    }
-    return {"seeds": found, **ratios}
+    pairs = {unit: [(f["growing"][unit], f["fixed"][unit]) for f in found] for unit in ("kimg", "seconds")}
+    return {"seeds": found, **{unit: ratio_over_seeds(both) for unit, both in pairs.items()}}
 
 
 def _reached(curve: Sequence[dict], level: float) -> dict:
@@ -92,7 +94,3 @@ def _reached(curve: Sequence[dict], level: float) -> dict:
             return {unit: before[unit] + t * (point[unit] - before[unit]) for unit in ("kimg", "seconds")}
         before = point
     raise ValueError("The curve never comes down to the level.")
-
-
-def _mean_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
-    return float(np.exp(np.mean([math.log(a / b) for a, b in pairs]))) if pairs else None

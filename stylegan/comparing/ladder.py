@@ -122,13 +122,14 @@ def _claim_cells(claim: dict) -> dict[str, str]:
 
 def growing_sentence(growing: dict) -> str:
     """In plain words, and honest where it did not pay."""
-    if growing["ratio_kimg"] is None:
+    n, seconds, kimg = len(growing["seeds"]), growing["seconds"], growing["kimg"]
+    if not n:
         return "Growing was not compared."
-    n = len(growing["seeds"])
-    verdict = "Growing paid" if growing["ratio_seconds"] < 1 else "Growing did not pay"
+    words = {"held": "Growing paid", "not held": "Growing did not pay", "undecided": "Whether growing paid is undecided"}
+    between = "" if seconds["low"] is None else f" ({seconds['low']:.2f} to {seconds['high']:.2f})"
     return (
-        f"{verdict}: to the same KID it took {growing['ratio_seconds']:.2f} times the time and {growing['ratio_kimg']:.2f} times the "
-        f"slices of the fixed network (mean of {n} seed{'s'[: n != 1]})."
+        f"{words[seconds['verdict']]}: to the same KID it took {seconds['ratio']:.2f} times the time{between} and {kimg['ratio']:.2f} times "
+        f"the slices of the fixed network (mean of {n} seed{'s'[: n != 1]})."
     )
 
 
