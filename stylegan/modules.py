@@ -14,13 +14,14 @@ SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
 
 
-def in_full_precision(function):
-    """Take the tensors of a call to float32 and leave autocast off: for work that half precision makes no faster."""
+def in_full_precision(function, only: str | None = None):
+    """Take the tensors of a call to float32 and leave autocast off: for work that half precision makes no faster, maybe on ``only``
+    this type of device."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
         device = next(a.device.type for a in args if isinstance(a, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not torch.is_autocast_enabled(device) or only not in (None, device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*(a.float() if isinstance(a, Tensor) else a for a in args), **kwargs)
@@ -28,8 +29,11 @@ def in_full_precision(function):
     return wrapped
 
 
+in_full_precision_on_cpu = functools.partial(in_full_precision, only="cpu")
+
+
 def elementwise(x: Tensor) -> Tensor:
-    """x in the type that suits work pixel by pixel: float32 on CPUs, where halves are several times slower; as it is elsewhere."""
+    """x in the type that suits sums and products with a number for each map: float32 on CPUs, where halves take four times as long."""
     halves = x.dtype in (torch.bfloat16, torch.float16)
     return x.float() if halves and x.device.type == "cpu" else x
 
@@ -40,7 +44,7 @@ def bounded(x: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
-    return bounded(F.leaky_relu(elementwise(x), slope))
+    return bounded(F.leaky_relu(x, slope))
 
 
 def set_slope(net: nn.Module, slope: float) -> None:
@@ -90,13 +94,27 @@ class EqualConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
         bias = None if self.bias is None else self.bias * self.gain
-        if self.down:  # the stride takes every other pixel of the blurred maps, which is the paper's downsampling
+        if self.down and self.kernel == 1:  # of the blurred maps only every other pixel is wanted
+            x = F.conv2d(blur(x, padding=1, stride=2), weight, bias)
+        elif self.down:
             x = F.conv2d(blur(x, padding=1 + self.kernel // 2), weight, bias, stride=2)
-        elif self.kernel == 1:  # one product over all pixels: several times faster than a convolution of one channel
-            x = F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        elif self.kernel == 1:
+            x = pointwise(x, weight[:, :, 0, 0], bias)
         else:
             x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
         return leaky_relu(x, self.slope) if self.act else x
+
+
+@in_full_precision_on_cpu
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution of single pixels, from or to few channels: as one product over all pixels it is several times faster.
+
+    [N, in, H, W], weight [out, in], or [N, out, in] for weights of each sample's own -> [N, out, H, W].
+    """
+    x = x.permute(0, 2, 3, 1)  # [N, H, W, in]
+    if weight.ndim == 2:
+        return F.linear(x, weight, bias).permute(0, 3, 1, 2)
+    return torch.bmm(x.flatten(1, 2), weight.transpose(1, 2)).unflatten(1, x.shape[1:3]).permute(0, 3, 1, 2)
 
 
 # --- Resampling with the binomial filter [1, 3, 3, 1] of StyleGAN2 (appendix B) ----------------------------------------------------
@@ -111,16 +129,18 @@ def _binomial(channels: int, gain: float, device: torch.device, dtype: torch.dty
     return (torch.outer(taps, taps) * (gain / 64)).expand(channels, 1, 4, 4)
 
 
-def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 padding - 3, W + 2 padding - 3]."""
+def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 padding - 3, W + 2 padding - 3]; a stride of 2 takes even sizes and every other row and column."""
     with torch.autocast(x.device.type, enabled=False):
-        return blur_by_products(x, padding, gain) if x.is_cuda else _Blur.apply(elementwise(x), padding, gain)
+        return blur_by_products(x, padding, gain, stride=stride) if x.is_cuda else _Blur.apply(x, padding, gain, stride)
 
 
-def blur_by_products(x: Tensor, padding: int, gain: float = 1.0, taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)) -> Tensor:
+def blur_by_products(
+    x: Tensor, padding: int, gain: float = 1.0, taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0), stride: int = 1
+) -> Tensor:
     """The same, for any taps, as B_H x B_W^T with band matrices, which tensor cores multiply at the pace of memory."""
     N, C, H, W = x.shape
-    rows, columns = (_band(size, padding, root, x.device, x.dtype, taps) for size, root in ((H, gain), (W, 1.0)))
+    rows, columns = (_band(size, padding, root, x.device, x.dtype, taps)[::stride] for size, root in ((H, gain), (W, 1.0)))
     x = torch.matmul(columns, x.permute(0, 2, 3, 1).contiguous())  # [N, H, W', C]
     x = torch.matmul(rows, x.reshape(N, H, -1))  # [N, H', W' C]
     return x.view(N, len(rows), len(columns), C).permute(0, 3, 1, 2)
@@ -141,19 +161,27 @@ class _Blur(torch.autograd.Function):
     """The filter is symmetric, so its gradient is the filter again; torch's own backward is slower, in half precision by far."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, padding: int, gain: float) -> Tensor:
-        ctx.padding, ctx.gain = padding, gain
-        return F.conv2d(x, _binomial(x.shape[1], gain, x.device, x.dtype), padding=padding, groups=x.shape[1])
+    def forward(ctx, x: Tensor, padding: int, gain: float, stride: int) -> Tensor:
+        ctx.padding, ctx.gain, ctx.stride = padding, gain, stride
+        return F.conv2d(x, _binomial(x.shape[1], gain, x.device, x.dtype), stride=stride, padding=padding, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return blur(grad.contiguous(memory_format=torch.channels_last), 3 - ctx.padding, ctx.gain), None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if ctx.stride == 1:
+            return blur(grad, 3 - ctx.padding, ctx.gain), None, None, None
+        return _enlarge(elementwise(grad), ctx.padding, ctx.gain).to(grad.dtype), None, None, None
+
+
+def _enlarge(x: Tensor, padding: int, gain: float) -> Tensor:
+    """Zeros between the pixels, then the filter."""
+    return F.conv_transpose2d(x, _binomial(x.shape[1], gain, x.device, x.dtype), stride=2, padding=padding, groups=x.shape[1])
 
 
 @in_full_precision
 def upsample(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, 2H, 2W]; the gain of 4 makes up for the zeros between the pixels."""
-    return F.conv_transpose2d(x, _binomial(x.shape[1], 4, x.device, x.dtype), stride=2, padding=1, groups=x.shape[1])
+    return _enlarge(x, padding=1, gain=4)
 
 
 # --- Small parts -----------------------------------------------------------------------------------------------------------------

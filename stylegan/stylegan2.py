@@ -23,6 +23,7 @@ from stylegan.modules import (
     blur,
     bounded,
     elementwise,
+    pointwise,
     upsample,
 )
 
@@ -35,24 +36,20 @@ class ModulatedConv2d(nn.Module):
     [N, in, H, W], w [N, w_dim] -> [N, out, H, W], or [N, out, 2H, 2W] with ``up``.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, w_dim: int, *, up: bool = False, demodulate: bool = True
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, w_dim: int, *, up: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.affine = EqualLinear(w_dim, in_channels, bias=1.0)
-        self.kernel, self.up, self.demodulate = kernel, up, demodulate
+        self.kernel, self.up = kernel, up
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
 
-    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The convolved maps, and the factors [N, out, 1, 1] that still demodulate them (None where nothing does).
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolved maps, and the factors [N, out, 1, 1] that still demodulate them.
 
         They are handed on so that the layer can multiply, add noise and add the bias in one go.
         """
         style = self.affine(w)  # [N, in]
-        if (
-            self.demodulate and x.dtype == torch.float16
-        ):  # demodulation takes any factor out again: keep float16 from overflowing
+        if x.dtype == torch.float16:  # demodulation takes any factor out again: keep float16 from overflowing
             style = style / style.abs().amax(dim=1, keepdim=True)
         weight = self.weight * self.scale  # [out, in, k, k]
         x = x * style[:, :, None, None].to(x.dtype)
@@ -62,7 +59,7 @@ class ModulatedConv2d(nn.Module):
         else:
             x = F.conv2d(x, weight, padding=self.kernel // 2)
         x = elementwise(x)
-        return x, self.demodulation(style, weight).to(x.dtype) if self.demodulate else None
+        return x, self.demodulation(style, weight).to(x.dtype)
 
     def demodulation(self, style: Tensor, weight: Tensor) -> Tensor:
         """1 / sigma_j = 1 / sqrt(sum_ik (s_i w_ijk)^2 + eps), equation 3: [N, out, 1, 1]."""
@@ -70,6 +67,23 @@ class ModulatedConv2d(nn.Module):
             energy = weight.float().square().sum(dim=[2, 3])  # [out, in]
             sigma2 = style.float().square() @ energy.t()  # [N, out]
             return (sigma2 + 1e-8).rsqrt()[:, :, None, None]
+
+
+class ModulatedPixels(nn.Module):
+    """The modulated 1x1 convolution of ToRGB, without demodulation (equation 1 alone): [N, in, H, W] -> [N, out, H, W].
+
+    To so few channels it costs least with each sample's own weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.affine = EqualLinear(w_dim, in_channels, bias=1.0)
+        self.scale = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.affine(w).unsqueeze(1)  # [N, 1, in]
+        return pointwise(x, self.weight[:, :, 0, 0] * self.scale * style)
 
 
 class SynthesisLayer(nn.Module):
@@ -95,15 +109,15 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to image channels, without demodulation."""
+    """Maps [N, in, H, W], w [N, w_dim] -> their picture [N, img_channels, H, W]."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int):
         super().__init__()
-        self.conv = ModulatedConv2d(in_channels, img_channels, 1, w_dim, demodulate=False)
+        self.conv = ModulatedPixels(in_channels, img_channels, w_dim)
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.conv(x, w)[0].float() + self.bias[:, None, None]
+        return self.conv(x, w).float() + self.bias[:, None, None]
 
 
 class SynthesisBlock(nn.Module):

@@ -152,21 +152,34 @@ def test_blur_is_the_filter_with_padding_and_gain():
         torch.testing.assert_close(blur(x, padding, gain=4), 4 * fir(x, pad=(padding, padding)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding", [1, 2])
-def test_blur_by_products_is_the_blur(padding):
-    x = torch.randn(2, 3, 10, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    products = blur_by_products(x, padding, gain=4)
-    torch.testing.assert_close(products, blur(x, padding, gain=4))
+BLURS = pytest.mark.parametrize(("padding", "stride", "size"), [(1, 1, (5, 6)), (2, 1, (5, 6)), (1, 2, (4, 6))])
+
+
+@BLURS
+def test_blur_by_products_is_the_blur(padding, stride, size):
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    products = blur_by_products(x, padding, gain=4, stride=stride)
+    torch.testing.assert_close(products, blur(x, padding, gain=4, stride=stride))
     assert products.is_contiguous(memory_format=torch.channels_last)
-    assert torch.autograd.gradgradcheck(lambda x: blur_by_products(x, padding, 4.0).square(), x)
+    assert torch.autograd.gradgradcheck(lambda x: blur_by_products(x, padding, 4.0, stride=stride).square(), x)
 
 
-@pytest.mark.parametrize("padding", [1, 2])
-def test_gradients_of_the_blur_are_those_of_its_sums(padding):
+@BLURS
+def test_gradients_of_the_blur_are_those_of_its_sums(padding, stride, size):
     """Its backward is written by hand; R1 needs the second derivative too."""
-    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: blur(x, padding, 4.0), x)
-    assert torch.autograd.gradgradcheck(lambda x: blur(x, padding, 4.0).square(), x)
+    x = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: blur(x, padding, 4.0, stride), x)
+    assert torch.autograd.gradgradcheck(lambda x: blur(x, padding, 4.0, stride).square(), x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blur_keeps_half_precision_in_both_directions(stride):
+    x = torch.randn(1, 2, 8, 8)
+    half, full = (x.to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.float32))
+    for y in (half, full):
+        blur(y, 1, stride=stride).square().sum().backward()
+    assert half.grad.dtype == blur(half, 1, stride=stride).dtype == torch.bfloat16
+    torch.testing.assert_close(half.grad.float(), full.grad, rtol=0.05, atol=0.02)
 
 
 def test_a_constant_stays_constant_inside():

@@ -15,6 +15,7 @@ from stylegan.train import (
     fake_ws,
     frozen,
     g_step,
+    logits_of_both,
     path_length_step,
     train,
     training_step,
@@ -25,6 +26,9 @@ from stylegan.train import (
 
 def smoke(**fields):
     return make_config("smoke", device="cpu", **fields)
+
+
+DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "z_dim": 16, "w_dim": 16, "style_mixing_prob": 0.0}
 
 
 def weights(net):
@@ -86,6 +90,19 @@ def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(sl
         g_step(state, c)
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [2, 4, 12])
+@pytest.mark.parametrize("fields", [{}, {"c_dim": 3}, {"architecture": "stylegan1"}, DCGAN, {"mbstd_group_size": 2}], ids=str)
+def test_fakes_and_real_slices_are_judged_in_one_pass_as_in_two(fields, n):
+    state = new_state(smoke(batch_size=n, **fields))
+    fake, real = torch.randn(n, 1, 16, 16), 2 + torch.randn(n, 1, 16, 16)
+    c = torch.eye(3)[torch.arange(n) % 3] if state.config.c_dim else None
+    found = logits_of_both(state, fake, real, c)
+    for logits, img in zip(found, (fake, real), strict=True):
+        torch.testing.assert_close(logits, state.D(img, c), rtol=1e-4, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 0.01  # they differ: mixing them would show
 
 
 def test_d_penalty_step_alone_changes_the_discriminator_and_nothing_else(slices):
