@@ -69,7 +69,8 @@ def _share(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def _add_num(parser: argparse.ArgumentParser, default: int, what: str = "slices of each kind at most") -> None:
-    parser.add_argument("--num", type=int, default=default, help=f"{what} (default {default})")
+    # torchrun takes --num for an option of its own, wherever it stands
+    parser.add_argument("--num", "-n", type=int, default=default, help=f"{what} (default {default})")
 
 
 def _slices_options(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 
@@ -188,13 +189,29 @@ def prepare_machine() -> None:
     keep_freed_memory()
 
 
+@functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step: new pages cost a training step on a CPU up to a fifth of its time."""
+    """Let glibc keep what a step frees for the next step, in huge pages: new pages cost a training step on a CPU up to a fifth of its
+    time, small pages a tenth."""
     trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library: nothing to set
         glibc = ctypes.CDLL(None)
         glibc.mallopt(trim_threshold, 2**31 - 1)
         glibc.mallopt(mmap_threshold, largest)
+        _mark_heap(glibc, largest - 2**12, 64)
+
+
+def _mark_heap(glibc: ctypes.CDLL, size: int, count: int) -> None:
+    """Ask for huge pages where the heap will grow: blocks are taken at its end and given back, untouched, with the range marked."""
+    glibc.malloc.argtypes, glibc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    glibc.free.argtypes, glibc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    blocks = [block for block in (glibc.malloc(size) for _ in range(count)) if block]
+    if blocks:
+        page, huge_pages = 2**12, 14  # MADV_HUGEPAGE of mman.h
+        start = min(blocks) // page * page
+        glibc.madvise(start, (max(blocks) + size - start) // page * page, huge_pages)
+    for block in blocks:
+        glibc.free(block)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.run import get_args_parser
 
+from stylegan.__main__ import build_parser
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.draws import Draws, Part
@@ -147,6 +149,17 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     done = subprocess.run(command(1, class_folders, run_dir, reached + 0.032), env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "Resuming" in done.stdout, done.stderr
     assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_torchrun_leaves_every_option_to_us(command):
+    """It looks for its own, abbreviated too, among all that stands behind the module's name."""
+    (subcommands,) = (action for action in build_parser()._actions if action.choices and command in action.choices)
+    flags = [action.option_strings[-1] for action in subcommands.choices[command]._actions if action.option_strings]
+    assert len(flags) > 5
+    for flag in flags:
+        given = ["--nproc-per-node", "2", "-m", "stylegan", command, "run", flag, "1"]
+        assert get_args_parser().parse_args(given).training_script_args == [command, "run", flag, "1"]
 
 
 def test_processes_share_samples_and_scores(G, class_folders, tmp_path):

@@ -53,5 +53,5 @@ def test_the_table_is_printed(capsys):
     text = capsys.readouterr().out
     assert "generator" in text and "discriminator" in text and "16 x 8 x 8" in text
     assert [line.split()[1:] for line in text.splitlines() if line.startswith("total")] == [
-        ["11,456", "498,112"], ["13,385", "562,192"]
+        ["11,456", "498,112"], ["13,385", "533,136"]
     ]  # fmt: skip
