@@ -134,7 +134,7 @@ def import_peer(path: Path) -> ModuleType:
 
 def sides(config: Config, module: ModuleType) -> dict[str, Callable[[], TrainingState]]:
     """What is compared, by name; each call makes a fresh state."""
-    ours_best = replace(config, precision="auto" if config.device == "cuda" else "bf16", one_fake_batch=True)
+    ours_best = replace(config, precision="auto", one_fake_batch=True)
     found = {
         "ours": lambda: new_state(replace(config, cuda_graphs=False)),
         "peer": lambda: peer_state(module, config),

@@ -2,7 +2,8 @@
 
 Left out on purpose: 90 degree turns and inverted grey values, which no scanner makes. Each operation strikes a slice with
 probability p; as long as p stays below .8 the generator does not learn the operations themselves (section 2.1 there).
-Geometry is a bilinear gather, which can be differentiated twice on every torch (`grid_sample` cannot before 2.13).
+Geometry is a bilinear gather, which can be differentiated twice on every torch and device (`grid_sample` cannot before 2.13, nor at all
+on Apple's).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stylegan.draws import Draws
@@ -61,17 +63,13 @@ def adapt(p: float, sign_mean: float, images: int, target: float, kimg: float, p
 def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Values of img [N, C, H, W] at pixel positions x, y [N, H, W]; 0 outside."""
     N, C, H, W = img.shape
-    flat, x0, y0 = img.flatten(2), x.floor(), y.floor()
-    total = torch.zeros((), device=img.device)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            column, row = x0 + dx, y0 + dy
-            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-            weight = weight * ((column >= 0) & (column < W) & (row >= 0) & (row < H))
-            index = (row.clamp(0, H - 1) * W + column.clamp(0, W - 1)).long()  # [N, H, W]
-            picked = flat.gather(2, index.flatten(1)[:, None].expand(-1, C, -1)).reshape(N, C, H, W)
-            total = total + picked * weight[:, None]
-    return total
+    flat = F.pad(img.float(), [1, 2, 1, 2]).flatten(2)  # a border of zeros: no position needs to be told apart
+    x, y = (x + 1).clamp(0, W + 1), (y + 1).clamp(0, H + 1)
+    x0, y0 = x.floor(), y.floor()
+    first = (y0 * (W + 3) + x0).long().flatten(1)[:, None].expand(-1, C, -1)
+    dx, dy = (x - x0)[:, None], (y - y0)[:, None]  # [N, 1, H, W]
+    a, b, c, d = (flat.gather(2, first + step).view(N, C, H, W) for step in (0, 1, W + 3, W + 4))
+    return a.lerp(b, dx).lerp(c.lerp(d, dx), dy)
 
 
 def _geometry(n: int, p: float | Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
