@@ -1,5 +1,9 @@
 """Generator and discriminator as wholes: shapes and sizes of every preset, styles, noise, truncation, classes, gradients."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -283,3 +287,21 @@ def test_automatic_precision_does_not_take_emulation_for_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert pick_precision("auto", torch.device("cuda")) == "fp16"
     assert pick_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux grants huge pages")
+def test_the_heap_is_marked_for_huge_pages_and_not_written():
+    """Two GiB where the heap grows carry the mark `hg`, and take no memory before they are used."""
+    code = r"""if True:
+        import pathlib, re
+        from stylegan.networks import prepare_machine
+        prepare_machine()
+        prepare_machine()
+        areas = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", pathlib.Path("/proc/self/smaps").read_text())
+        heap = [area for area in areas if "[heap]" in area and " hg" in area.split("VmFlags:")[1]]
+        for name in ("Size", "Rss"):
+            print(sum(int(re.search(rf"^{name}: +([0-9]+) kB", area, re.M)[1]) for area in heap) // 1024)
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    size, used = map(int, found.split())
+    assert 2000 < size < 2200 and used < 100
