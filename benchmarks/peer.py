@@ -5,10 +5,10 @@
 PATH is a checkout of stylegan2-ada-pytorch or stylegan3 (its copy of the same networks). Both sides run this package's own
 steps; only G and D differ. A round is one cycle of the lazy regulariser: 16 steps, R1 in one of them.
 
-same schedule fp32: float32 on both sides, every kernel launched by itself. best: ours as it trains by default (half precision, one
-fake batch for both steps and, on a GPU, recorded steps), against the better of the peer's two: float32, and on a GPU its own
-default, float16 at the four largest resolutions. Its own CUDA operators are used where they load; which did is printed, for they
-fall back without a word.
+same schedule fp32: float32 on both sides, every kernel launched by itself. best: ours as it trains by default (half precision where
+the hardware has it, one fake batch for both steps and, on a GPU, recorded steps), against the better of the peer's two: float32,
+and on a GPU its own default, float16 at the four largest resolutions. Its own CUDA operators are used where they load; which did is
+printed, for they fall back without a word.
 """
 
 from __future__ import annotations

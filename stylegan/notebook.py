@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import os
 import platform
@@ -167,7 +168,7 @@ def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[lis
     return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)
 
 
-# --- Text -----------------------------------------------------------------------------------------------------------------
+# --- Text and pictures --------------------------------------------------------------------------------------------------
 
 
 def tell(text: str) -> None:
@@ -175,6 +176,14 @@ def tell(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", text)))  # code spans show all as it is
+
+
+def picture(path: Path, alt: str) -> None:
+    """Show a PNG file with its alt text, which ``Image`` of Colab's IPython 7 does not take."""
+    from IPython.display import display
+
+    data = {"image/png": base64.b64encode(path.read_bytes()).decode(), "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:

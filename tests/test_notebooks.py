@@ -52,6 +52,12 @@ def test_cell_ids_are_unique_and_speak(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_asked_of_ipython_that_colab_s_old_one_cannot_do(name):
+    """`make colab` runs them there; `Image(alt=...)` once failed on it."""
+    assert not any("IPython" in cell.source for cell in code(NOTEBOOKS[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_code_cells_are_short_and_say_what_they_do(name):
     for cell in code(NOTEBOOKS[name]):
         assert len(lines_of_code(cell.source)) <= MOST_LINES, cell.id
