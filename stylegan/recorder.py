@@ -73,9 +73,12 @@ class Recorder:
         batch, self.shown = state.cur_nimg - self.shown, state.cur_nimg
         self.bar.update(batch)
         last = state.cur_nimg >= state.config.total_kimg * 1000
+        out_of_time = self._out_of_time(now)
         if last or self._crosses_tick(batch):
             self._tick()
-        stop = self.stop_signal is not None or self._out_of_time(now)
+        elif out_of_time:
+            self._note_stop()
+        stop = self.stop_signal is not None or out_of_time
         if last or stop or now - self.saved > state.config.checkpoint_minutes * 60:
             self._save()
         self.stepped = time.monotonic()
@@ -101,12 +104,25 @@ class Recorder:
 
     def _tick(self) -> None:
         state = self.state
-        means = state.means()
-        self._refuse_nonfinite(means)
+        self._refuse_nonfinite(state.means())
         number = math.ceil(state.cur_nimg / (state.config.tick_kimg * 1000))
         last = state.cur_nimg >= state.config.total_kimg * 1000
         due = bool(state.config.kid_ticks) and (last or number % state.config.kid_ticks == 0)
         scores = self._score() if due and self.val_slices is not None else dict.fromkeys(("kid", "precision", "recall"))
+        if state.config.snapshot_ticks and number % state.config.snapshot_ticks == 0:
+            (self.run_dir / "snapshots").mkdir(exist_ok=True)
+            self._save_generator(f"snapshots/{state.cur_nimg:09d}.safetensors")
+        self._write_line(scores)
+        self._draw()
+        state.forget()
+
+    def _note_stop(self) -> None:
+        """Where a run ends between two ticks, without a score: the line is taken back when the run goes on (`runs.resume`)."""
+        self._write_line(dict.fromkeys(("kid", "precision", "recall")), stopped=True)
+
+    def _write_line(self, scores: dict[str, float | None], **further: object) -> None:
+        state, means = self.state, self.state.means()
+        self._refuse_nonfinite(means)
         line = {
             "kimg": state.cur_nimg / 1000,
             "cur_nimg": state.cur_nimg,
@@ -120,14 +136,10 @@ class Recorder:
             "seconds": state.seconds,
             "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
             "peak_memory_mb": peak_memory_mb(state.device),
+            **further,
         }
-        if state.config.snapshot_ticks and number % state.config.snapshot_ticks == 0:
-            (self.run_dir / "snapshots").mkdir(exist_ok=True)
-            self._save_generator(f"snapshots/{state.cur_nimg:09d}.safetensors")
         append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
-        self._draw()
         self._say(means, scores["kid"])
-        state.forget()
 
     def _refuse_nonfinite(self, means: dict[str, float]) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]

@@ -272,9 +272,10 @@ def _loads(state: TrainingState, path: Path) -> bool:
 
 
 def _cut_metrics(run_dir: Path, cur_nimg: int) -> None:
-    """Drop the lines of ticks that the checkpoint has not reached; they will be run and written again."""
+    """Drop the lines of ticks that the checkpoint has not reached, which will be run and written again, and that of a stop."""
     path = run_dir / "metrics.jsonl"
     if path.is_file() or path.is_symlink():
-        lines = [line for line in _whole_lines(path) if _reached(line) <= cur_nimg] if path.is_file() else []
+        lines = _whole_lines(path) if path.is_file() else []
+        lines = [line for line in lines if _reached(line) <= cur_nimg and not json.loads(line).get("stopped")]
         with replacing(path) as temporary:  # a new file, also where a link led elsewhere
             temporary.write_text("".join(lines), encoding="utf-8")

@@ -167,6 +167,14 @@ def test_a_mistake_in_a_run_is_noted_beside_it(folder, tmp_path):
     compare.train_all([run], folder)  # not tried again
 
 
+def test_runs_with_minutes_alone_train_for_so_long_and_are_done(folder, tmp_path, here):
+    (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(minutes=0.03), ["device=cpu", "total_kimg=1000"])
+    compare.train_all([run], folder)
+    assert run.is_done() and 0.98 * 1.8 < run.metrics()["seconds"] < 5  # 1.8 seconds of steps, and the step that passed them
+    entry = judging.score_runs([run], folder, 12)[0]
+    assert entry["kimg"] == run.metrics()["kimg"] > 0 and entry["kid"]["value"] is not None
+
+
 def test_runs_train_in_processes_of_their_own(folder, tmp_path):
     (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.016), ["device=cpu"])
     compare.train_all([run], folder, snapshots=["smoke"])

@@ -54,7 +54,10 @@ def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, 
     runs.train_run(config(**fields), None, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, stop)
-        runs.train_run(config(**fields), None, tmp_path / "broken")
+        last = runs.train_run(config(**fields), None, tmp_path / "broken")
+    assert last["cur_nimg"] == stop and last.get("stopped", False) == (
+        stop == 40
+    )  # what it has reached is told, and taken back
     assert "run the same command again" in capsys.readouterr().out
     runs.train_run(config(**fields), None, tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
@@ -65,6 +68,13 @@ def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, 
     assert {k: v for k, v in whole[1].items() if k != "seconds"} == {k: v for k, v in broken[1].items() if k != "seconds"}
     lines = [[without_times(line) for line in runs.read_metrics(tmp_path / name)] for name in ("whole", "broken")]
     assert lines[0] == lines[1] and [line["cur_nimg"] for line in lines[0]] == [16, 32, 48, 64]
+
+
+def test_a_run_that_is_out_of_time_before_its_first_tick_says_what_it_reached(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        last = runs.train_run(config(), None, tmp_path)
+    assert last["cur_nimg"] == 8 and last["kid_val"] is None and last["seconds"] > 0 and last["stopped"]
 
 
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):

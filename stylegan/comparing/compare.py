@@ -206,6 +206,8 @@ class Children:
         """Train one run to its budget; returns one line about it."""
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         code, log = self._call(run.now(snapshots), data, run.folder), run.folder.with_suffix(".log")
+        while code == 0 and not run.is_done():  # its minutes are those of training steps alone: it has some left
+            code = self._call(run.now(snapshots), data, run.folder)
         last, name = run.metrics(), f"{run.row} seed {run.seed}"
         if code == REFUSED:
             said = log.read_text(encoding="utf-8").strip().splitlines()[-1]
