@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import SLOPE, in_full_precision
+from stylegan.modules import SLOPE
+from stylegan.precision import in_full_precision
 
 DEVIATION = 0.02  # of the first weights (section 4 there)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import pairwise
 
@@ -10,37 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylegan.precision import bounded, in_full_precision, in_full_precision_on_cpu
+from stylegan.resampling import blur
+
 SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
-
-
-def in_full_precision(function, only: str | None = None):
-    """Take the tensors of a call to float32 and leave autocast off: for work that half precision makes no faster, maybe on ``only``
-    this type of device."""
-
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        device = next(a.device.type for a in args if isinstance(a, Tensor))
-        if not torch.is_autocast_enabled(device) or only not in (None, device):
-            return function(*args, **kwargs)
-        with torch.autocast(device, enabled=False):
-            return function(*(a.float() if isinstance(a, Tensor) else a for a in args), **kwargs)
-
-    return wrapped
-
-
-in_full_precision_on_cpu = functools.partial(in_full_precision, only="cpu")
-
-
-def elementwise(x: Tensor) -> Tensor:
-    """x in the type that suits sums and products with a number for each map: float32 on CPUs, where halves take four times as long."""
-    halves = x.dtype in (torch.bfloat16, torch.float16)
-    return x.float() if halves and x.device.type == "cpu" else x
-
-
-def bounded(x: Tensor) -> Tensor:
-    """Maps in float16 stay within +-256, so that no sum over a layer overflows (StyleGAN2-ADA, appendix D)."""
-    return x.clamp(-256, 256) if x.dtype == torch.float16 else x
 
 
 def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
@@ -115,76 +88,6 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.ndim == 2:
         return F.linear(x, weight, bias).permute(0, 3, 1, 2)
     return torch.bmm(x.flatten(1, 2), weight.transpose(1, 2)).unflatten(1, x.shape[1:3]).permute(0, 3, 1, 2)
-
-
-# --- Resampling with the binomial filter [1, 3, 3, 1] of StyleGAN2 (appendix B) ----------------------------------------------------
-#
-# On a CPU a depthwise convolution in channels_last is the fastest exact form. On a GPU it is the slowest: it runs on no tensor core,
-# and at 128 px took 5.4 ms where two products with band matrices take .15 (H200, bf16, 32 x 128 maps; copying them takes .07).
-
-
-@functools.lru_cache(maxsize=64)
-def _binomial(channels: int, gain: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device, dtype=dtype)
-    return (torch.outer(taps, taps) * (gain / 64)).expand(channels, 1, 4, 4)
-
-
-def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 padding - 3, W + 2 padding - 3]; a stride of 2 takes even sizes and every other row and column."""
-    with torch.autocast(x.device.type, enabled=False):
-        return blur_by_products(x, padding, gain, stride=stride) if x.is_cuda else _Blur.apply(x, padding, gain, stride)
-
-
-def blur_by_products(
-    x: Tensor, padding: int, gain: float = 1.0, taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0), stride: int = 1
-) -> Tensor:
-    """The same, for any taps, as B_H x B_W^T with band matrices, which tensor cores multiply at the pace of memory."""
-    N, C, H, W = x.shape
-    rows, columns = (_band(size, padding, root, x.device, x.dtype, taps)[::stride] for size, root in ((H, gain), (W, 1.0)))
-    x = torch.matmul(columns, x.permute(0, 2, 3, 1).contiguous())  # [N, H, W', C]
-    x = torch.matmul(rows, x.reshape(N, H, -1))  # [N, H', W' C]
-    return x.view(N, len(rows), len(columns), C).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(maxsize=64)
-def _band(size: int, padding: int, gain: float, device: torch.device, dtype: torch.dtype, taps: tuple[float, ...]) -> Tensor:
-    """[size + 2 padding - len(taps) + 1, size]: row i holds the taps, of sum gain, from column i - padding on."""
-    out = size + 2 * padding - len(taps) + 1
-    width = (size + 7) // 8 * 8  # tensor cores like rows that start at whole 16 bytes
-    tap = torch.arange(width) - torch.arange(out)[:, None] + padding
-    values = torch.tensor(taps) * (gain / sum(taps))
-    band = torch.where((tap >= 0) & (tap < len(taps)), values[tap.clamp(0, len(taps) - 1)], 0.0)
-    return band.to(device, dtype)[:, :size]
-
-
-class _Blur(torch.autograd.Function):
-    """The filter is symmetric, so its gradient is the filter again; torch's own backward is slower, in half precision by far."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, padding: int, gain: float, stride: int) -> Tensor:
-        ctx.padding, ctx.gain, ctx.stride = padding, gain, stride
-        return F.conv2d(x, _binomial(x.shape[1], gain, x.device, x.dtype), stride=stride, padding=padding, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        if ctx.stride == 1:
-            return blur(grad, 3 - ctx.padding, ctx.gain), None, None, None
-        return _enlarge(elementwise(grad), ctx.padding, ctx.gain).to(grad.dtype), None, None, None
-
-
-def _enlarge(x: Tensor, padding: int, gain: float) -> Tensor:
-    """Zeros between the pixels, then the filter."""
-    return F.conv_transpose2d(x, _binomial(x.shape[1], gain, x.device, x.dtype), stride=2, padding=padding, groups=x.shape[1])
-
-
-@in_full_precision
-def upsample(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C, 2H, 2W]; the gain of 4 makes up for the zeros between the pixels."""
-    return _enlarge(x, padding=1, gain=4)
-
-
-# --- Small parts -----------------------------------------------------------------------------------------------------------------
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:

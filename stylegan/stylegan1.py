@@ -7,7 +7,6 @@ then each block has a picture of its own, and otherwise only the last one. Any g
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -21,11 +20,10 @@ from stylegan.modules import (
     EqualConv2d,
     EqualLinear,
     NoiseInjection,
-    blur_by_products,
-    elementwise,
-    in_full_precision,
     leaky_relu,
 )
+from stylegan.precision import in_full_precision
+from stylegan.resampling import blur
 from stylegan.stylegan2 import DiscriminatorEpilogue  # ProGAN's, which both papers kept
 
 
@@ -81,28 +79,9 @@ def _spread(weight: Tensor) -> Tensor:
     return wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]
 
 
-@functools.lru_cache(maxsize=64)
-def _taps(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    taps = torch.tensor([1.0, 2.0, 1.0], device=device, dtype=dtype)
-    return (torch.outer(taps, taps) / 16).expand(channels, 1, 3, 3)
-
-
 def blur121(x: Tensor) -> Tensor:
     """The binomial filter [1, 2, 1] / 4 in both directions (appendix C, after Zhang 2019): the same shape."""
-    with torch.autocast(x.device.type, enabled=False):
-        return blur_by_products(x, 1, taps=(1.0, 2.0, 1.0)) if x.is_cuda else _Blur.apply(elementwise(x))
-
-
-class _Blur(torch.autograd.Function):
-    """The filter is its own gradient; torch's backward of a depthwise convolution is slower."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return F.conv2d(x, _taps(x.shape[1], x.device, x.dtype), padding=1, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return blur121(grad.contiguous(memory_format=torch.channels_last))
+    return blur(x, padding=1, taps=(1.0, 2.0, 1.0))
 
 
 class Styled(nn.Module):

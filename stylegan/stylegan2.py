@@ -20,12 +20,10 @@ from stylegan.modules import (
     EqualLinear,
     MinibatchStdDev,
     NoiseInjection,
-    blur,
-    bounded,
-    elementwise,
     pointwise,
-    upsample,
 )
+from stylegan.precision import bounded, elementwise
+from stylegan.resampling import blur, upsample
 
 
 class ModulatedConv2d(nn.Module):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment"),
+    ("config", "distributed", "draws", "replay", "progressive", "precision", "resampling", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock"),
     ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
     ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
@@ -53,7 +53,7 @@ LEVELS = (
     ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
-CORE = ("config", "distributed", "draws", "replay", "progressive", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
+CORE = ("config", "distributed", "draws", "replay", "progressive", "precision", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
         "networks", "batches", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("reading", "scoring", "truth", "comparing", "reporting")

@@ -12,11 +12,9 @@ from stylegan.modules import (
     MappingNetwork,
     MinibatchStdDev,
     NoiseInjection,
-    blur,
-    blur_by_products,
     pixel_norm,
-    upsample,
 )
+from stylegan.resampling import blur, blur_by_products, upsample
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan.modules import blur_by_products
-from stylegan.stylegan1 import AdaIN, Conv2d, DiscriminatorBlock, Styled, SynthesisBlock, _Blur, instance_norm
+from stylegan.resampling import blur, blur_by_products
+from stylegan.stylegan1 import AdaIN, Conv2d, DiscriminatorBlock, Styled, SynthesisBlock, instance_norm
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,9 @@ def slow_blur(x):
     return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
 
 
-@pytest.mark.parametrize("form", [_Blur.apply, functools.partial(blur_by_products, padding=1, taps=(1.0, 2.0, 1.0))])
+@pytest.mark.parametrize(
+    "form", [functools.partial(form, padding=1, taps=(1.0, 2.0, 1.0)) for form in (blur, blur_by_products)]
+)
 def test_the_filter_and_its_two_derivatives(form):
     """As a convolution, and as the products that stand for it on a GPU."""
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
