@@ -30,6 +30,7 @@ GRID_SEEDS = range(24)  # the fixed z of the sample grids
 MONITORED = 128  # slices for D's mean logits at each tick
 PATIENCE = 10.0  # seconds from one wish to stop to the next that count as one
 MOST_SAMPLES = 400  # sample grids of a run, 20 MB at 64 px
+UNSCORED = dict.fromkeys(("kid", "precision", "recall"))
 KID_SEED = 1_000_000  # fakes for the score while training; far from the seeds that people look at
 
 
@@ -103,26 +104,24 @@ class Recorder:
         return bool(limit) and now - self.started > limit * 60
 
     def _tick(self) -> None:
-        state = self.state
-        self._refuse_nonfinite(state.means())
+        state, means = self.state, self._finite_means()
         number = math.ceil(state.cur_nimg / (state.config.tick_kimg * 1000))
         last = state.cur_nimg >= state.config.total_kimg * 1000
         due = bool(state.config.kid_ticks) and (last or number % state.config.kid_ticks == 0)
-        scores = self._score() if due and self.val_slices is not None else dict.fromkeys(("kid", "precision", "recall"))
+        scores = self._score() if due and self.val_slices is not None else UNSCORED
         if state.config.snapshot_ticks and number % state.config.snapshot_ticks == 0:
             (self.run_dir / "snapshots").mkdir(exist_ok=True)
             self._save_generator(f"snapshots/{state.cur_nimg:09d}.safetensors")
-        self._write_line(scores)
+        self._write_line(means, scores)
         self._draw()
         state.forget()
 
     def _note_stop(self) -> None:
         """Where a run ends between two ticks, without a score: the line is taken back when the run goes on (`runs.resume`)."""
-        self._write_line(dict.fromkeys(("kid", "precision", "recall")), stopped=True)
+        self._write_line(self._finite_means(), UNSCORED, stopped=True)
 
-    def _write_line(self, scores: dict[str, float | None], **further: object) -> None:
-        state, means = self.state, self.state.means()
-        self._refuse_nonfinite(means)
+    def _write_line(self, means: dict[str, float], scores: dict[str, float | None], **further: object) -> None:
+        state = self.state
         line = {
             "kimg": state.cur_nimg / 1000,
             "cur_nimg": state.cur_nimg,
@@ -141,13 +140,16 @@ class Recorder:
         append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
         self._say(means, scores["kid"])
 
-    def _refuse_nonfinite(self, means: dict[str, float]) -> None:
+    def _finite_means(self) -> dict[str, float]:
+        """The means since the last tick. FloatingPointError where one is not finite."""
+        means = self.state.means()
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(
                 f"Training broke down before {self.state.cur_nimg / 1000:g} kimg: {', '.join(bad)} not finite. The last good checkpoint is kept in "
                 f"{self.run_dir}; try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir."
             )
+        return means
 
     def _score(self) -> dict[str, float]:
         """KID x 1000, precision and recall of G_ema on the validation slices. The rule: the lowest KID so far is the best."""
@@ -207,7 +209,7 @@ class Recorder:
             self.bar.write(text)
 
     def _save(self) -> None:
-        self._refuse_nonfinite(self.state.means())
+        self._finite_means()
         save_state(self.state, self.run_dir)
         self._save_generator("generator_last.safetensors")
         if self.state.best_kid is None:

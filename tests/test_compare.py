@@ -175,6 +175,14 @@ def test_runs_with_minutes_alone_train_for_so_long_and_are_done(folder, tmp_path
     assert entry["kimg"] == run.metrics()["kimg"] > 0 and entry["kid"]["value"] is not None
 
 
+def test_a_run_that_can_make_no_progress_is_left_and_not_tried_for_ever(folder, tmp_path, here, capsys):
+    (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.016), ["device=cpu"])
+    compare.guarded(run.config, folder, run.folder)
+    (run.folder / "generator_last.safetensors").unlink()
+    compare.train_all([run], folder)
+    assert len(here) == 1 and not run.is_done() and "stopped at 0.016 kimg" in capsys.readouterr().out
+
+
 def test_runs_train_in_processes_of_their_own(folder, tmp_path):
     (run,) = plan(["smoke"], [0], tmp_path / "ladder", Budget(kimg=0.016), ["device=cpu"])
     compare.train_all([run], folder, snapshots=["smoke"])

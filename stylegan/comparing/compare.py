@@ -205,9 +205,10 @@ class Children:
     def train(self, run: Run, data: str | Path | None, snapshots: bool) -> str:
         """Train one run to its budget; returns one line about it."""
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        code, log = self._call(run.now(snapshots), data, run.folder), run.folder.with_suffix(".log")
-        while code == 0 and not run.is_done():  # its minutes are those of training steps alone: it has some left
-            code = self._call(run.now(snapshots), data, run.folder)
+        code, before, log = 0, None, run.folder.with_suffix(".log")
+        # Minutes are those of training steps alone, so that one call may leave some; one that changes nothing is the last.
+        while code == 0 and not run.is_done() and run.metrics() != before:
+            before, code = run.metrics(), self._call(run.now(snapshots), data, run.folder)
         last, name = run.metrics(), f"{run.row} seed {run.seed}"
         if code == REFUSED:
             said = log.read_text(encoding="utf-8").strip().splitlines()[-1]
