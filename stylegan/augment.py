@@ -20,6 +20,29 @@ SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the 
 BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
 
 
+class _Clamp(torch.autograd.Function):
+    """Clamp to [-1, 1]; a gradient passes inside, and outside where following it leads back in, so that no pixel is stuck."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * ((x - x.clamp(-1, 1)) * grad >= 0)  # descent moves against the gradient
+
+
+def dither(img: Tensor, draws: Draws) -> Tensor:
+    """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits, the same for real and fake slices.
+
+    Real slices hold 256 levels and are exactly black outside the head, which no generator with noise inputs can draw: a difference
+    that tells D nothing about heads and teaches G to turn its noise off.
+    """
+    return _Clamp.apply(img) + (draws.uniform(*img.shape) - 0.5) * (4 / 255)
+
+
 def augment(img: Tensor, p: float | Tensor, draws: Draws | None = None) -> Tensor:
     """img [N, C, H, W] in [-1, 1] -> the same shape; each slice gets each operation with probability p. p = 0 changes nothing."""
     n, draws = len(img), draws or Draws(img.device)

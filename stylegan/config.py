@@ -62,6 +62,7 @@ class Config:
     channel_max: int = 128
     noise_lr_multiplier: float = 1.0  # below 1 the noise inputs grow more slowly; 0: no noise
     mbstd_group_size: int = 4
+    pixel_deviation: bool = False  # D also sees how much its group of slices differs at each pixel: not in the papers
     leaky_slope: float = 0.2  # of the leaky ReLUs below 0
     attention: str = "none"  # self-attention at these resolutions of G and D, such as "16" or "8,16"
     spectral_norm: bool = False  # in D
@@ -72,6 +73,7 @@ class Config:
     grow_batch_max: int = 128  # batches double with each halving of the resolution, up to this
     # Losses
     loss: str = "logistic"
+    dither: bool = False  # clamp fakes to [-1, 1] and add noise of one grey level to all that D sees: not in the papers
     one_fake_batch: bool = False  # G learns from the fakes that D has just seen: a tenth faster than drawing new ones
     r1_gamma: float = 0.1
     r2_gamma: float = 0.0  # the same penalty at the fakes
@@ -93,6 +95,7 @@ class Config:
     # Optimiser and averages
     batch_size: int = 16
     lr: float = 2.5e-3
+    lr_decay_kimg: float = 0.0  # from here on lr falls with 1 / sqrt(slices shown) (Karras et al. 2024, equation 67); 0: never
     beta1: float = 0.0
     beta2: float = 0.99
     adam_eps: float = 1e-8
@@ -136,6 +139,11 @@ class Config:
     def attention_resolutions(self) -> tuple[int, ...]:
         """Where self-attention stands."""
         return () if self.attention == "none" else tuple(int(part) for part in self.attention.split(","))
+
+    @property
+    def d_channels(self) -> int:
+        """Channels of the pictures that D's networks see."""
+        return 2 * self.img_channels if self.pixel_deviation else self.img_channels
 
     @property
     def d_penalty(self) -> bool:
@@ -198,7 +206,7 @@ def _check_numbers(config: Config) -> None:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")
     not_negative = ("r1_gamma", "r2_gamma", "gp_weight", "drift", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup",
-                    "c_dim", "kid_ticks", "snapshot_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
+                    "c_dim", "lr_decay_kimg", "kid_ticks", "snapshot_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
     for name in not_negative:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must not be negative.")
@@ -349,7 +357,14 @@ def _parse(rows: str) -> dict[str, dict]:
     }
 
 
-PRESETS = {name: {**row, **_parse(_RECIPES)[name]} for name, row in _parse(_SIZES).items()}
+# What keeps the house's generators various: D compares heads pixel by pixel, and no style is mixed away.
+_VARIOUS = {"style_mixing_prob": 0.0, "dither": True, "pixel_deviation": True}
+_HOUSE_PRESETS = ("quick", "oasis64", "oasis128", "oasis256", "colab", "modern")
+
+PRESETS = {
+    name: {**row, **_parse(_RECIPES)[name], **(_VARIOUS if name in _HOUSE_PRESETS else {})}
+    for name, row in _parse(_SIZES).items()
+}
 
 
 def make_config(preset: str, **overrides: object) -> Config:

@@ -98,7 +98,7 @@ def from_rgb(config: Config, resolution: int) -> nn.Module:
 
 def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
     first = resolution == config.img_resolution
-    in_channels = config.img_channels if first else config.channels(resolution)
+    in_channels = config.d_channels if first else config.channels(resolution)
     return DiscriminatorBlock(in_channels, config.channels(resolution // 2), normalise=not first)
 
 

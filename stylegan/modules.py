@@ -106,15 +106,29 @@ class MinibatchStdDev(nn.Module):
         self.group_size = group_size
 
     def forward(self, x: Tensor) -> Tensor:
-        N, C, H, W = x.shape
-        size = min(self.group_size, N)
-        assert N % size == 0, f"a batch of {N} does not fall into groups of {size}"
-        y = x.float().reshape(size, -1, C, H, W)  # [size, N/size, C, H, W]
-        y = (y - y.mean(dim=0)).square().mean(dim=0)  # [N/size, C, H, W]; Tensor.var takes ten times longer along this axis
-        y = (y + 1e-8).sqrt()
-        y = y.mean(dim=[1, 2, 3])  # [N/size]
-        y = y.repeat(size).to(x.dtype).reshape(N, 1, 1, 1)
+        N, _, H, W = x.shape
+        y = group_deviation(x.float(), self.group_size, 1e-8).mean(dim=[1, 2, 3])  # [N/size]
+        y = y.repeat(N // len(y)).to(x.dtype).reshape(N, 1, 1, 1)
         return torch.cat([x, y.expand(N, 1, H, W)], dim=1)
+
+
+def group_deviation(x: Tensor, group_size: int, eps: float) -> Tensor:
+    """The standard deviation within each group of slices: [N, C, H, W] -> [N / size, C, H, W], slice i in group i mod (N / size)."""
+    size = min(group_size, len(x))
+    assert len(x) % size == 0, f"a batch of {len(x)} does not fall into groups of {size}"
+    groups = x.unflatten(0, (size, -1))  # [size, N/size, C, H, W]
+    variance = (groups - groups.mean(dim=0)).square().mean(dim=0)  # Tensor.var takes ten times longer along this axis
+    return (variance + eps).sqrt()
+
+
+def with_deviation(img: Tensor, group_size: int) -> Tensor:
+    """img [N, C, H, W] in [-1, 1] -> [N, 2C, H, W]: beside each picture its group's standard deviation at each pixel, in [-1, 1] too.
+
+    Heads lie on one another, so that folds which a generator gives to all of them show at once: there the deviation is black. The
+    minibatch deviation is one number for a whole group, and cannot tell where its slices are alike.
+    """
+    deviation = 2 * group_deviation(img, group_size, 1e-4) - 1
+    return torch.cat([img, deviation.repeat(len(img) // len(deviation), 1, 1, 1)], dim=1)
 
 
 class SelfAttention(nn.Module):

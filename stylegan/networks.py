@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stylegan import dcgan, distributed, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.draws import Draws
-from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm
+from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm, with_deviation
 from stylegan.progressive import Growing, set_stage, stage
 
 # A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
@@ -103,6 +103,7 @@ class Discriminator(Growing):
     def __init__(self, config: Config):
         super().__init__(config)
         variant, falling = VARIANTS[config.architecture], config.resolutions[:0:-1]
+        self.deviation_of = config.mbstd_group_size if config.pixel_deviation else 0
         self.from_rgb = variant.from_rgb(config, config.img_resolution)
         grown = [res for res in config.resolutions[:-1] if config.grow_from and res >= config.grow_from]
         self.from_small_rgb = nn.ModuleDict({str(res): variant.from_rgb(config, res) for res in grown})
@@ -128,6 +129,7 @@ class Discriminator(Growing):
     def features(self, img: Tensor) -> Tensor:
         """img [N, C, R, R] -> maps [N, embed_dim, 4, 4], before the epilogue."""
         res = self.now.resolution
+        img = with_deviation(img, self.deviation_of) if self.deviation_of else img
         img = img if res == self.full else F.avg_pool2d(img, self.full // res)
         x = self._enter(img)
         while res > 4:

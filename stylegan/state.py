@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stylegan import distributed
-from stylegan.augment import augment
+from stylegan.augment import augment, dither
 from stylegan.config import Config
 from stylegan.draws import Draws, Part
 from stylegan.losses import adam_for_lazy
@@ -88,6 +88,8 @@ class TrainingState:
             yield Draws(self.device, self.generator, part)
 
     def augmented(self, img: Tensor, draws: Draws) -> Tensor:
+        """Pictures as D sees them in training: dithered and augmented where the run does so."""
+        img = dither(img, draws) if self.config.dither else img
         return augment(img, self.p, draws) if self.augment_p > 0 else img
 
     def autocast(self, *, regularising: bool = False) -> torch.autocast:
@@ -135,6 +137,10 @@ def adam(net: torch.nn.Module, config: Config, interval: int | None) -> torch.op
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
     if interval and interval > 1:  # at every step the penalty is a part of the loss
         settings = adam_for_lazy(config.lr, config.beta1, config.beta2, interval)
-    kind = next(net.parameters()).device.type
+    device = next(net.parameters()).device
     groups = [{"params": list(net.parameters()), "base_lr": settings["lr"]}]
-    return torch.optim.Adam(groups, eps=config.adam_eps, fused=kind != "mps", capturable=kind == "cuda", **settings)
+    if device.type == "cuda":  # a recorded step finds its rate of the moment in a tensor
+        settings["lr"] = torch.tensor(settings["lr"], device=device)
+    return torch.optim.Adam(
+        groups, eps=config.adam_eps, fused=device.type != "mps", capturable=device.type == "cuda", **settings
+    )

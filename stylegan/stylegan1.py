@@ -169,7 +169,7 @@ def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
 
 
 def from_rgb(config: Config, resolution: int) -> EqualConv2d:
-    return EqualConv2d(config.img_channels, config.channels(resolution), 1)
+    return EqualConv2d(config.d_channels, config.channels(resolution), 1)
 
 
 def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:

@@ -77,8 +77,13 @@ def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None)
 
 def set_rates(state: TrainingState) -> None:
     """Learning rates of this step."""
+    config, kimg = state.config, state.cur_nimg / 1000
+    factor = lr_factor(config, state.now.resolution)
+    if config.lr_decay_kimg:
+        factor /= max(kimg / config.lr_decay_kimg, 1) ** 0.5
     for group in state.opt_G.param_groups + state.opt_D.param_groups:
-        group["lr"] = group["base_lr"] * lr_factor(state.config, state.now.resolution)
+        rate = group["base_lr"] * factor
+        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
 
 def grow(state: TrainingState, n: int) -> None:
@@ -124,9 +129,8 @@ def logits_of_both(state: TrainingState, fake: Tensor, real: Tensor, c: Tensor |
     They are laid so that no group of the minibatch standard deviation holds both: slice i of 2N sits in group i mod (2N / size).
     """
     size = state.config.mbstd_group_size
-    if (
-        state.config.architecture == "dcgan" or len(fake) < size
-    ):  # batch normalisation knows no groups; a group takes whom it gets
+    apart = state.config.architecture == "dcgan" or len(fake) < size  # batch normalisation, or one group of all: both would mix
+    if apart:
         return state.D(fake, c).float(), state.D(real, c).float()
 
     def laid(*halves: Tensor) -> Tensor:

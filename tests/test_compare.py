@@ -63,7 +63,9 @@ def test_every_row_of_the_claims_is_a_valid_run_at_32_px(tmp_path):
     for claim in claims.CLAIMS:
         ours, other = by_row[claim.row].to_dict(), by_row[claim.other].to_dict()
         changed = {name for name in ours if ours[name] != other[name]} - {"preset", "grow_kimg", "fade_kimg"}
-        assert len(changed) == 1 or claim.row == "modern", claim
+        assert len(changed) == 1 or claim.row == "modern" or "style_mixing_prob" in claim.other, (
+            claim
+        )  # no preset of ours mixes now
 
 
 def test_growing_is_over_after_half_of_any_budget():
