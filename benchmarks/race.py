@@ -26,8 +26,8 @@ from stylegan.dataset import load_slices
 from stylegan.networks import Generator, prepare_machine
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
-from stylegan.scoring.features import features
-from stylegan.scoring.metrics import kid_against
+from stylegan.scores.features import features
+from stylegan.scores.metrics import kid_against
 from stylegan.state import TrainingState, new_state
 
 FAKES = 384

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         with _processes():
             return args.command(args) or 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        from stylegan.reading.naming import shown  # messages quote names that strangers gave to files
+        from stylegan.data.naming import shown  # messages quote names that strangers gave to files
 
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
             print(f"stylegan: {shown(str(error))}", file=sys.stderr)
@@ -110,7 +110,7 @@ def _add_fetch(commands) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from stylegan.reading.fetch import fetch
+    from stylegan.data.fetch import fetch
 
     print(fetch(args.url, args.sha256, args.out))
 
@@ -154,7 +154,7 @@ def _add_field(group, field: dataclasses.Field) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from stylegan.runs import train_run
+    from stylegan.run import train_run
 
     train_run(_chosen(args), args.data, args.run_dir, subjects_csv=args.subjects, levels=args.levels)
 
@@ -256,7 +256,7 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from stylegan.scoring.metrics import evaluate
+    from stylegan.scores.metrics import evaluate
 
     names = ("split", "train_data", "num", "fakes", "controls", "space", "device")
     scores = evaluate(args.path, args.data, **{name: getattr(args, name) for name in names})
@@ -264,7 +264,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _render_scores(scores: dict) -> str:
-    from stylegan.scoring.findings import plain_scores
+    from stylegan.scores.findings import plain_scores
 
     return "\n".join([*plain_scores(scores), *(f"Note: {warning}" for warning in scores["warnings"])])
 
@@ -305,9 +305,9 @@ def _add_audit(commands) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from stylegan.scoring.audit import audit
-    from stylegan.scoring.findings import plain_table
-    from stylegan.scoring.verdict import summary, verdict_rows
+    from stylegan.scores.audit import audit
+    from stylegan.scores.findings import plain_table
+    from stylegan.scores.verdict import summary, verdict_rows
 
     names = ("num", "fakes", "projections", "control_kimg", "device")
     found = audit(args.path, args.data, args.out, **{name: getattr(args, name) for name in names})
@@ -334,7 +334,7 @@ def _add_embed(commands) -> None:
 
 def _embed(args: argparse.Namespace) -> None:
     from stylegan.predict import parse_seeds
-    from stylegan.scoring.findings import markdown_table
+    from stylegan.scores.findings import markdown_table
     from stylegan.truth.map_sheets import write_study
     from stylegan.truth.map_study import stability, study
 
@@ -357,8 +357,8 @@ def _add_memoriser(commands) -> None:
 
 
 def _memoriser(args: argparse.Namespace) -> None:
-    from stylegan.scoring.audit import add_control
-    from stylegan.scoring.verdict import control_sentence
+    from stylegan.scores.audit import add_control
+    from stylegan.scores.verdict import control_sentence
 
     given = {} if args.kimg is None else {"kimg": args.kimg}
     print(control_sentence(add_control(args.data, args.out, **given)))

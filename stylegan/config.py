@@ -206,7 +206,8 @@ def _check_numbers(config: Config) -> None:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0.")
     not_negative = ("r1_gamma", "r2_gamma", "gp_weight", "drift", "noise_lr_multiplier", "pl_weight", "ema_kimg", "ema_rampup",
-                    "c_dim", "lr_decay_kimg", "kid_ticks", "snapshot_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed", "mapping_layers")  # fmt: skip
+                    "c_dim", "lr_decay_kimg", "kid_ticks", "snapshot_ticks", "max_minutes", "checkpoint_minutes", "adam_eps", "seed",
+                    "mapping_layers")  # fmt: skip
     for name in not_negative:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must not be negative.")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stylegan.cache import cache_folder, replacing
-from stylegan.reading import subjects as who
-from stylegan.reading import tables
-from stylegan.reading.fetch import unpack_once
-from stylegan.reading.layouts import natural
-from stylegan.reading.naming import shown
-from stylegan.reading.nearby import copy_once, is_far
-from stylegan.reading.packing import pack_folder, pack_simulated
-from stylegan.reading.subjects import SPLITS, split_by_subject
+from stylegan.data import subjects as who
+from stylegan.data import tables
+from stylegan.data.fetch import unpack_once
+from stylegan.data.layouts import natural
+from stylegan.data.naming import shown
+from stylegan.data.nearby import copy_once, is_far
+from stylegan.data.packing import pack_folder, pack_simulated
+from stylegan.data.subjects import SPLITS, split_by_subject
 
 if TYPE_CHECKING:
     import torch

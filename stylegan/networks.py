@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stylegan import dcgan, distributed, stylegan1, stylegan2
 from stylegan.config import Config
-from stylegan.draws import Draws
 from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm, with_deviation
 from stylegan.progressive import Growing, set_stage, stage
+from stylegan.rng import Draws
 
 # A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}

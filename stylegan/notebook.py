@@ -21,8 +21,8 @@ from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import Generator, pick_device
-from stylegan.runs import read_metrics, read_settings, train_run
-from stylegan.scoring.findings import markdown_table
+from stylegan.run import read_metrics, read_settings, train_run
+from stylegan.scores.findings import markdown_table
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.dataset import SliceDataset
 from stylegan.predict import generate, to_uint8
-from stylegan.scoring.features import features
-from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.metrics import scores_while_training
+from stylegan.scores.features import features
+from stylegan.scores.memorisation import people_of
+from stylegan.scores.metrics import scores_while_training
 from stylegan.state import TrainingState
 
 GRID_SEEDS = range(24)  # the fixed z of the sample grids

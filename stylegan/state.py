@@ -13,11 +13,11 @@ from torch import Tensor
 from stylegan import distributed
 from stylegan.augment import augment, dither
 from stylegan.config import Config
-from stylegan.draws import Draws, Part
+from stylegan.graphs import Replay
 from stylegan.losses import adam_for_lazy
 from stylegan.networks import Discriminator, Generator, build_networks, pick_device, pick_precision
 from stylegan.progressive import Stage, batch_size, stage
-from stylegan.replay import Replay
+from stylegan.rng import Draws, Part
 
 
 @dataclass

@@ -19,7 +19,6 @@ from stylegan.augment import adapt
 from stylegan.batches import draw_batch
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
-from stylegan.draws import Draws, Part
 from stylegan.losses import (
     LOSSES,
     drift,
@@ -30,6 +29,7 @@ from stylegan.losses import (
 )
 from stylegan.networks import grow_to
 from stylegan.progressive import fade_reals, lr_factor, stage, ws_reached
+from stylegan.rng import Draws, Part
 from stylegan.state import TrainingState
 
 # --- The loop ---------------------------------------------------------------------------------------------------------------------

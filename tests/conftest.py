@@ -32,8 +32,8 @@ def slices():
 
 
 def _tiny(resolution):
+    from stylegan.data import atlas
     from stylegan.dataset import SliceDataset, split_by_subject
-    from stylegan.reading import atlas
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
     splits, _ = split_by_subject(found.subjects, found.labels)
@@ -98,7 +98,7 @@ def _make_report(place):
 
 
 def _write_slices(folder):
-    from stylegan.reading import atlas
+    from stylegan.data import atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):

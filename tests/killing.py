@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan import checkpoint, recorder, runs
+from stylegan import checkpoint, recorder
+from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
-from stylegan.scoring import metrics
+from stylegan.scores import metrics
 
 CONFIG = make_config(
     "smoke", total_kimg=float(os.environ.get("KIMG", 0.16)), tick_kimg=0.016, kid_ticks=2, kid_samples=32, checkpoint_minutes=0.002,

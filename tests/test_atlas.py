@@ -7,7 +7,7 @@ import torch
 from nilearn import datasets
 from PIL import Image
 
-from stylegan.reading import atlas
+from stylegan.data import atlas
 
 
 @pytest.fixture(scope="module")

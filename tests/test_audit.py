@@ -10,11 +10,11 @@ from test_evaluate import dataset_of, save_untrained
 
 from stylegan.config import make_config
 from stylegan.networks import build_networks
-from stylegan.scoring import audit as module
-from stylegan.scoring import encoder, memoriser
-from stylegan.scoring.audit import audit
-from stylegan.scoring.findings import whole_split
-from stylegan.scoring.verdict import FAIL, SIGNS, failure_rows, verdict_rows
+from stylegan.scores import audit as module
+from stylegan.scores import encoder, memoriser
+from stylegan.scores.audit import audit
+from stylegan.scores.findings import whole_split
+from stylegan.scores.verdict import FAIL, SIGNS, failure_rows, verdict_rows
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stylegan.augment import adapt, augment, cutout, grey, move
-from stylegan.draws import Draws
+from stylegan.rng import Draws
 
 
 def identity(n):

@@ -23,9 +23,9 @@ import pytest
 from PIL import Image
 
 from stylegan.__main__ import main
+from stylegan.data import pictures, volumes
+from stylegan.data.pictures import LeftOut
 from stylegan.dataset import load_slices
-from stylegan.reading import pictures, volumes
-from stylegan.reading.pictures import LeftOut
 
 GOOD = {"control": 5, "patient": 3}  # people per class of the folder that the bad files are put into
 LEVELS = 2

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stylegan import runs
+from stylegan import run as runs
 from stylegan.__main__ import main
 from stylegan.checkpoint import FORMAT, checkpoints, load_tensors, save_generator, save_tensors
 from stylegan.config import make_config

@@ -14,10 +14,11 @@ import conftest
 import pytest
 import torch
 
-from stylegan import lock, notebook, recorder, runs
+from stylegan import lock, notebook, recorder
+from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
-from stylegan.reading import nearby
+from stylegan.data import nearby
 
 CHANGES = {"total_kimg": 0.064, "tick_kimg": 0.016, "checkpoint_minutes": 0.0, "device": "cpu"}
 

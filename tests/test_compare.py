@@ -13,7 +13,7 @@ from stylegan.comparing import claims, compare, judging, ladder
 from stylegan.comparing.compare import Budget, parse_row, plan, settings_for, split_rows
 from stylegan.config import FREE_TO_CHANGE, make_config
 from stylegan.progressive import stage
-from stylegan.runs import read_metrics
+from stylegan.run import read_metrics
 
 # --- Rows -------------------------------------------------------------------------------------------------------------------------
 

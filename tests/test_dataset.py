@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from stylegan.data import subjects as who
+from stylegan.data.subjects import count_leaks, person
 from stylegan.dataset import SPLITS, load_slices, parse_levels, render_report, report_data, split_by_subject, write_csv
-from stylegan.reading import subjects as who
-from stylegan.reading.subjects import count_leaks, person
 
 CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
 LAYOUTS = ("uq-oasis", "uq-adni", "four-class", "class-folders", "images", "oasis1-volumes", "nifti")
@@ -225,13 +225,13 @@ def test_levels_and_resolution_are_checked(class_folders):
 
 
 def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
-    monkeypatch.setattr("stylegan.reading.packing.SIMULATED_SUBJECTS", 6)
-    monkeypatch.setattr("stylegan.reading.packing.SIMULATED_LEVELS", 3)
+    monkeypatch.setattr("stylegan.data.packing.SIMULATED_SUBJECTS", 6)
+    monkeypatch.setattr("stylegan.data.packing.SIMULATED_LEVELS", 3)
     first = load_slices(None, 16, cache_dir=tmp_path)
     assert first.layout == "simulated" and "simulated" in first.title and len(first) == 18 and first.subjects_known
     assert first.classes == ("control", "atrophy") and np.isfinite(first.columns["ventricle"]).all()
     assert all(set(first.splits[first.labels == label]) == set(SPLITS) for label in (0, 1))
-    monkeypatch.setattr("stylegan.reading.atlas.simulate", lambda *_: pytest.fail("simulated twice"))
+    monkeypatch.setattr("stylegan.data.atlas.simulate", lambda *_: pytest.fail("simulated twice"))
     assert load_slices(None, 16, cache_dir=tmp_path, seed=1).key == first.key
     assert len(load_slices(None, 16, cache_dir=tmp_path, levels="1-2")) == 12
     with pytest.raises(ValueError, match="No slice has a level from 3 to 9; there are 0 to 2"):

@@ -5,9 +5,9 @@ import torch
 
 from stylegan.augment import dither
 from stylegan.config import make_config
-from stylegan.draws import Draws
 from stylegan.modules import with_deviation
 from stylegan.networks import build_networks
+from stylegan.rng import Draws
 from stylegan.state import new_state
 from stylegan.train import logits_of_both, set_rates
 

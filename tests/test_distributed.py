@@ -16,8 +16,8 @@ from torch.distributed.run import get_args_parser
 from stylegan.__main__ import build_parser
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
-from stylegan.draws import Draws, Part
 from stylegan.modules import MinibatchStdDev
+from stylegan.rng import Draws, Part
 from stylegan.state import new_state, share
 from stylegan.train import training_step
 

@@ -12,9 +12,9 @@ from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
-from stylegan.scoring import case as people
-from stylegan.scoring import metrics
-from stylegan.scoring.metrics import evaluate
+from stylegan.scores import case as people
+from stylegan.scores import metrics
+from stylegan.scores.metrics import evaluate
 
 
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:

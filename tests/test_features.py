@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan.scoring import features as module
-from stylegan.scoring.features import as_pixels, features
+from stylegan.scores import features as module
+from stylegan.scores.features import as_pixels, features
 
 
 @pytest.fixture(scope="module")
@@ -121,5 +121,5 @@ def test_unknown_space_names_the_known_ones(pictures):
 
 
 def test_import_is_light():
-    code = "import sys, stylegan.scoring.features; print(any(name.startswith('efficientnet') for name in sys.modules))"
+    code = "import sys, stylegan.scores.features; print(any(name.startswith('efficientnet') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -14,8 +14,8 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
-from stylegan.reading import fetch as module
-from stylegan.reading.fetch import fetch, unpack_once
+from stylegan.data import fetch as module
+from stylegan.data.fetch import fetch, unpack_once
 
 CONTENT = {"slices/A/s1_slice_0.png": b"one", "slices/B/s2_slice_0.png": b"two" * 1000}
 

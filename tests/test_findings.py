@@ -8,8 +8,8 @@ from stylegan import diagram, notebook
 from stylegan.config import make_config
 from stylegan.directions import Direction
 from stylegan.networks import build_networks
-from stylegan.runs import train_run
-from stylegan.scoring import findings
+from stylegan.run import train_run
+from stylegan.scores import findings
 
 
 def test_neighbouring_levels_are_more_alike_than_distant_ones(simulated):
@@ -67,7 +67,7 @@ def test_default_folders_of_runs_name_preset_and_data(tmp_path, monkeypatch):
 
 
 def test_a_run_is_trained_resumed_and_then_left_alone(slices, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("stylegan.runs.load_slices", lambda *_, **__: slices)
+    monkeypatch.setattr("stylegan.run.load_slices", lambda *_, **__: slices)
     monkeypatch.setattr(notebook, "load_slices", lambda *_, **__: slices)
     short = notebook.plan(tmp_path, "smoke", total_kimg=0.1, max_minutes=None)
     assert short.total_kimg == 0.1 and short.max_minutes == 0
@@ -116,7 +116,7 @@ def test_a_projection_is_judged_by_its_yardsticks(left, again, words):
 
 
 def test_the_slices_of_the_run_are_found_again_from_another_folder(slices, tmp_path, monkeypatch):
-    monkeypatch.setattr("stylegan.runs.load_slices", lambda *_, **__: slices)
+    monkeypatch.setattr("stylegan.run.load_slices", lambda *_, **__: slices)
     train_run(make_config("smoke", total_kimg=0.05), "some/slices", tmp_path / "run")
     (tmp_path / "some" / "slices").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()

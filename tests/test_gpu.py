@@ -6,9 +6,9 @@ import torch
 
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
+from stylegan.graphs import WARM_UP
 from stylegan.networks import build_networks
 from stylegan.predict import generate
-from stylegan.replay import WARM_UP
 from stylegan.state import new_state
 from stylegan.train import training_step
 

@@ -13,8 +13,8 @@ from sklearn.metrics import balanced_accuracy_score
 from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
+from stylegan.data import atlas
 from stylegan.networks import Generator
-from stylegan.reading import atlas
 from stylegan.truth import conclusions, groundtruth, growth, readers, transfer
 from stylegan.truth.evidence import Evidence
 

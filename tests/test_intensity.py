@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stylegan.intensity import min_max, normalised, percentiles, standardise_then_unit
-from stylegan.scoring import case
+from stylegan.scores import case
 
 
 def test_standardising_before_min_max_changes_nothing():

@@ -11,22 +11,22 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "draws", "replay", "progressive", "precision", "resampling", "modules", "losses", "augment"),
+    ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock"),
-    ("reading.atlas", "reading.volumes", "reading.fetch", "reading.pictures", "reading.subjects", "reading.naming"),
-    ("reading.tables", "reading.layouts", "reading.nearby", "reading.packing"),
+    ("data.atlas", "data.volumes", "data.fetch", "data.pictures", "data.subjects", "data.naming"),
+    ("data.tables", "data.layouts", "data.nearby", "data.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary"),
-    ("checkpoint", "predict", "samples", "scoring.intervals", "scoring.features", "scoring.encoder", "scoring.spaces"),
-    ("scoring.distances", "scoring.neighbours", "scoring.picture_scores", "truth.embedding", "directions", "projection"),
+    ("checkpoint", "predict", "samples", "scores.intervals", "scores.features", "scores.encoder", "scores.spaces"),
+    ("scores.distances", "scores.neighbours", "scores.picture_scores", "truth.embedding", "directions", "projection"),
     (
-        "scoring.memorisation",
-        "scoring.case",
-        "scoring.scores",
-        "scoring.metrics",
-        "scoring.findings",
-        "scoring.failures",
-        "scoring.verdict",
+        "scores.memorisation",
+        "scores.case",
+        "scores.scores",
+        "scores.metrics",
+        "scores.findings",
+        "scores.failures",
+        "scores.verdict",
     ),
     (
         "truth.truth_charts",
@@ -39,7 +39,7 @@ LEVELS = (
     ),
     ("truth.map_charts", "truth.maps", "truth.map_study", "truth.map_sheets", "truth.artefacts"),
     ("batches", "state", "train"),
-    ("scoring.memoriser", "scoring.audit", "recorder", "runs", "bench", "notebook"),
+    ("scores.memoriser", "scores.audit", "recorder", "run", "bench", "notebook"),
     (
         "comparing.toys",
         "comparing.style_charts",
@@ -53,10 +53,10 @@ LEVELS = (
     ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
-CORE = ("config", "distributed", "draws", "replay", "progressive", "precision", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
+CORE = ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
         "networks", "batches", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
-ROOMS = ("reading", "scoring", "truth", "comparing", "reporting")
+ROOMS = ("data", "scores", "truth", "comparing", "reporting")
 FILES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
 )
@@ -142,8 +142,8 @@ def test_the_check_sees_every_form_of_import():
         assert upward("reporting.report", line) == [], line
     assert upward("networks", "if TYPE_CHECKING:\n    import os\nelse:\n    from stylegan import train") == ["train"]
     assert upward("networks", "if TYPE_CHECKING:\n    from stylegan.train import TrainingState") == []
-    assert upward("reading.layouts", "from stylegan.dataset import load_slices") == ["dataset"]  # stands later
-    assert upward("dataset", "from stylegan.reading.layouts import recognise") == []
+    assert upward("data.layouts", "from stylegan.dataset import load_slices") == ["dataset"]  # stands later
+    assert upward("dataset", "from stylegan.data.layouts import recognise") == []
     assert upward("networks", "from stylegan import __version__, stylegan2\nimport torch") == []
     assert upward("reporting.report", "from stylegan.forgotten import x") == ["forgotten"]  # not in the table
     assert foreign("import math, torchvision.utils\nfrom torch import nn") == ["torchvision"]

@@ -10,7 +10,7 @@ from test_evaluate import dataset_of
 
 from stylegan.config import make_config
 from stylegan.networks import Discriminator
-from stylegan.scoring import memorisation
+from stylegan.scores import memorisation
 
 
 def gaussian(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:

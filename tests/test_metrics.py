@@ -5,8 +5,8 @@ import pytest
 import torch
 from phantoms import phantoms
 
-from stylegan.scoring.features import features
-from stylegan.scoring.metrics import (
+from stylegan.scores.features import features
+from stylegan.scores.metrics import (
     draw_people,
     floor,
     frechet_distance,

@@ -12,8 +12,8 @@ import layouts_fixtures as fixtures
 import numpy as np
 import pytest
 
+from stylegan.data import nearby
 from stylegan.dataset import load_slices, render_report, report_data
-from stylegan.reading import nearby
 
 PEOPLE = {"control": 4, "patient": 3}
 OPENED: list[str] = []

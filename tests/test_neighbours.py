@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stylegan.scoring.neighbours import K_DENSITY, K_PRECISION, Neighbourhood, apart, told_apart
+from stylegan.scores.neighbours import K_DENSITY, K_PRECISION, Neighbourhood, apart, told_apart
 
 
 def gaussian(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:

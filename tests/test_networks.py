@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from stylegan.config import PRESETS, Config, make_config
-from stylegan.draws import Draws
 from stylegan.losses import path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
+from stylegan.rng import Draws
 from stylegan.summary import full_grown
 
 # preset -> (trainable numbers in G, in D, pixels), with two classes where it wants classes; a new preset needs a row

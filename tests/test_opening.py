@@ -13,9 +13,9 @@ nbformat = pytest.importorskip("nbformat")
 
 from stylegan import notebook  # noqa: E402
 from stylegan.config import make_config  # noqa: E402
-from stylegan.reading import atlas  # noqa: E402
+from stylegan.data import atlas  # noqa: E402
 from stylegan.reporting.execute import set_parameters  # noqa: E402
-from stylegan.runs import train_run  # noqa: E402
+from stylegan.run import train_run  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 READERS = ("03_generate", "04_evaluate", "05_umap_embedding", "07_how_to_fool_yourself")  # of a run folder

@@ -5,7 +5,7 @@ import pytest
 import torch
 from phantoms import phantoms
 
-from stylegan.scoring import picture_scores as scores
+from stylegan.scores import picture_scores as scores
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from stylegan import replay as module
-from stylegan.replay import WARM_UP, Replay
+from stylegan import graphs as module
+from stylegan.graphs import WARM_UP, Replay
 
 
 class Graph:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan import recorder, runs
+from stylegan import recorder
+from stylegan import run as runs
 from stylegan.cache import append_line
 from stylegan.checkpoint import checkpoints, load_generator, load_tensors
 from stylegan.config import make_config

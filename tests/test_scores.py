@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from phantoms import phantoms
 
-from stylegan.scoring.features import features
-from stylegan.scoring.memorisation import nearest
-from stylegan.scoring.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
+from stylegan.scores.features import features
+from stylegan.scores.memorisation import nearest
+from stylegan.scores.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
 
 
 @pytest.fixture(scope="module")

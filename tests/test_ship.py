@@ -14,9 +14,9 @@ from stylegan.config import make_config
 from stylegan.dataset import load_slices
 from stylegan.predict import generate
 from stylegan.reporting.ship import TERMS, card, changes, ship
-from stylegan.runs import train_run
-from stylegan.scoring import audit, encoder
-from stylegan.scoring.features import features
+from stylegan.run import train_run
+from stylegan.scores import audit, encoder
+from stylegan.scores.features import features
 
 
 @pytest.fixture(scope="module")

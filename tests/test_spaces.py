@@ -8,11 +8,11 @@ import torch
 from test_evaluate import dataset_of
 
 from stylegan.config import make_config
-from stylegan.runs import train_run
-from stylegan.scoring import encoder as own
-from stylegan.scoring import features as module
-from stylegan.scoring import spaces
-from stylegan.scoring.features import distance_name, features
+from stylegan.run import train_run
+from stylegan.scores import encoder as own
+from stylegan.scores import features as module
+from stylegan.scores import spaces
+from stylegan.scores.features import distance_name, features
 
 
 @pytest.fixture(scope="module")

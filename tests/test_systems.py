@@ -15,7 +15,7 @@ from stylegan.modules import EqualConv2d, MappingNetwork, SelfAttention, spectra
 from stylegan.networks import build_networks
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
-from stylegan.scoring.metrics import kernel_distance
+from stylegan.scores.metrics import kernel_distance
 from stylegan.state import new_state
 from stylegan.train import PENALTIES, between, train, training_step
 

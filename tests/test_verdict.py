@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from phantoms import phantoms
 
-from stylegan.scoring import verdict
-from stylegan.scoring.failures import failure_cases
-from stylegan.scoring.features import features
-from stylegan.scoring.findings import floor_table, plain_scores, plain_table
-from stylegan.scoring.picture_scores import area, blurred, symmetry
-from stylegan.scoring.verdict import BORDERLINE, FAIL, PASS, SIGNS, mark, summary, verdict_rows
+from stylegan.scores import verdict
+from stylegan.scores.failures import failure_cases
+from stylegan.scores.features import features
+from stylegan.scores.findings import floor_table, plain_scores, plain_table
+from stylegan.scores.picture_scores import area, blurred, symmetry
+from stylegan.scores.verdict import BORDERLINE, FAIL, PASS, SIGNS, mark, summary, verdict_rows
 
 
 def entry(value: float, half: float = 1.0) -> dict:

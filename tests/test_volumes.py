@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from stylegan.reading import volumes
+from stylegan.data import volumes
 
 
 @pytest.fixture(scope="module")

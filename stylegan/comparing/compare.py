@@ -24,7 +24,7 @@ from stylegan.cache import replacing
 from stylegan.checkpoint import checkpoints, load_generator, save_generator
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import load_slices
-from stylegan.runs import read_metrics, train_run
+from stylegan.run import read_metrics, train_run
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
            "seed004-course", "oasis64", "modern")  # fmt: skip
@@ -198,7 +198,7 @@ class Children:
     def __init__(self):
         self.context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
         if hasattr(os, "fork"):
-            self.context.set_forkserver_preload(["stylegan.runs"])
+            self.context.set_forkserver_preload(["stylegan.run"])
         self.running: set = set()
         self.lock, self.stopping = threading.Lock(), False
 

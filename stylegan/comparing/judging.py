@@ -18,13 +18,13 @@ from stylegan.comparing.compare import Run
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.intensity import normalised
 from stylegan.networks import count_parameters, pick_device
-from stylegan.scoring.case import Fakes, Setting
-from stylegan.scoring.distances import DISTANCES, kernel_distance
-from stylegan.scoring.features import DEFAULT, named_space
-from stylegan.scoring.intervals import draw_people, floor, jackknife
-from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.neighbours import Neighbourhood
-from stylegan.scoring.scores import floor_draws
+from stylegan.scores.case import Fakes, Setting
+from stylegan.scores.distances import DISTANCES, kernel_distance
+from stylegan.scores.features import DEFAULT, named_space
+from stylegan.scores.intervals import draw_people, floor, jackknife
+from stylegan.scores.memorisation import people_of
+from stylegan.scores.neighbours import Neighbourhood
+from stylegan.scores.scores import floor_draws
 from stylegan.summary import describe_loss
 
 NEIGHBOUR_SCORES = ("precision", "recall", "coverage")

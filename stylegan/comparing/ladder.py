@@ -20,7 +20,7 @@ from stylegan.comparing.judging import score_runs
 from stylegan.dataset import load_slices
 from stylegan.plots import Figure, grid
 from stylegan.predict import generate
-from stylegan.scoring.findings import markdown_table
+from stylegan.scores.findings import markdown_table
 
 NOTICE = "Generated slices are synthetic: they show no real person and are not for diagnosis."
 SHOWN = 16  # slices of each row on the sheet

@@ -85,7 +85,7 @@ def _style() -> str:
     """The style sheet, with the colours of code in light and dark: two sets that can be read on our backgrounds."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
     plain = ".highlight, .highlight pre { background: var(--code); }"  # the page's own background, also in the dark
-    css = (TEMPLATES / "report" / "report.css").read_text(encoding="utf-8")
+    css = (TEMPLATES / "report" / "reporting.css").read_text(encoding="utf-8")
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{css}\n{plain}"
 
 

@@ -9,8 +9,8 @@ from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
 from stylegan.networks import Generator, pick_device
 from stylegan.notebook import Run
-from stylegan.scoring.audit import FILE, audit
-from stylegan.scoring.findings import duration, score_rows
+from stylegan.scores.audit import FILE, audit
+from stylegan.scores.findings import duration, score_rows
 
 NAME, FOLDER = "oasis1-stylegan2-64", "oasis64"  # its file in models/, its pictures in figures/
 

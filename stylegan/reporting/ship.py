@@ -13,13 +13,13 @@ from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import count_parameters
 from stylegan.predict import generate
-from stylegan.runs import read_metrics
-from stylegan.scoring.audit import FILE as AUDIT
-from stylegan.scoring.audit import audit
-from stylegan.scoring.features import features
-from stylegan.scoring.findings import duration, floor_table, markdown_table, score_rows, verdict
-from stylegan.scoring.memorisation import nearest
-from stylegan.scoring.verdict import control_sentence, failure_rows, summary, verdict_rows
+from stylegan.run import read_metrics
+from stylegan.scores.audit import FILE as AUDIT
+from stylegan.scores.audit import audit
+from stylegan.scores.features import features
+from stylegan.scores.findings import duration, floor_table, markdown_table, score_rows, verdict
+from stylegan.scores.memorisation import nearest
+from stylegan.scores.verdict import control_sentence, failure_rows, summary, verdict_rows
 
 SAMPLES = range(8)  # seeds whose nearest training slice the card tells
 
@@ -55,7 +55,7 @@ On test subjects: {verdict}
 
 ## The verdict
 
-On test subjects, by rules that are the same for every generator (`stylegan/scoring/verdict.py`). Slices of one person resemble each other,
+On test subjects, by rules that are the same for every generator (`stylegan/scores/verdict.py`). Slices of one person resemble each other,
 which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
 
 {doubts}

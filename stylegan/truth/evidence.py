@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from stylegan.cache import cache_folder
+from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
 from stylegan.plots import to_uint8
 from stylegan.predict import styles, synthesize
-from stylegan.reading.subjects import person
-from stylegan.scoring.features import features
+from stylegan.scores.features import features
 from stylegan.truth.readers import people_of
 
 

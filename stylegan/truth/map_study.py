@@ -16,7 +16,7 @@ from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
-from stylegan.scoring.features import features
+from stylegan.scores.features import features
 from stylegan.truth.embedding import deal_people, embed, knn_overlap, neighbour_agreement, neighbour_mixing, trustworthiness
 from stylegan.truth.maps import SURE, Sample, choose_rows, claims, take_sample
 from stylegan.truth.readers import people_of

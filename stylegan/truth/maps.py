@@ -17,7 +17,7 @@ from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
-from stylegan.scoring.features import features
+from stylegan.scores.features import features
 from stylegan.truth.embedding import (
     deal_people,
     deal_within,

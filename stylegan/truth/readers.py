@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
+from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset
 from stylegan.directions import HEAD, Gauge
-from stylegan.reading.subjects import person
-from stylegan.scoring.intervals import spread_of
+from stylegan.scores.intervals import spread_of
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
 DARK = 0.5  # of the bright tissue's grey: what is darker is fluid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from stylegan.scoring.intervals import Distance
+from stylegan.scores.intervals import Distance
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:

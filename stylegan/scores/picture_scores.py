@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage, stats
 
-from stylegan.scoring.intervals import Interval, leave_out
+from stylegan.scores.intervals import Interval, leave_out
 
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian that SSIM weighs neighbours with
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales of MS-SSIM

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stylegan.reading.naming import LABEL_MAP, NAMED, Reading, Slice, class_folders, plain, read_images
-from stylegan.reading.pictures import EXTENSIONS
-from stylegan.reading.volumes import ENDINGS, find_volumes, is_label_volume
+from stylegan.data.naming import LABEL_MAP, NAMED, Reading, Slice, class_folders, plain, read_images
+from stylegan.data.pictures import EXTENSIONS
+from stylegan.data.volumes import ENDINGS, find_volumes, is_label_volume
 
 TITLES = {
     "uq-oasis": 'UQ OASIS slices "{}"',

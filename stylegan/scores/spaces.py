@@ -13,8 +13,8 @@ from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_ha
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Discriminator, build_networks
-from stylegan.scoring.encoder import trained_encoder
-from stylegan.scoring.features import SPACES, Extractor, Space, named_space
+from stylegan.scores.encoder import trained_encoder
+from stylegan.scores.features import SPACES, Extractor, Space, named_space
 
 FITTED = ("pixel-pca", "own-encoder", "discriminator")
 NAMES = (*SPACES, *FITTED)

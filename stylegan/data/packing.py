@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from stylegan.cache import open_images, read_json, store_images, write_json
-from stylegan.reading import pictures, volumes
-from stylegan.reading.layouts import VOLUME_LEVELS, Catalogue, list_files, nothing_found, recognise
-from stylegan.reading.naming import Slice
-from stylegan.reading.pictures import LeftOut, Measure, Square
+from stylegan.data import pictures, volumes
+from stylegan.data.layouts import VOLUME_LEVELS, Catalogue, list_files, nothing_found, recognise
+from stylegan.data.naming import Slice
+from stylegan.data.pictures import LeftOut, Measure, Square
 
 FORMAT = 2  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
@@ -68,7 +68,7 @@ def _packed_once(index_file: Path, resolution: int, pack: Callable[[], Index]) -
 
 
 def _simulate(resolution: int, cache: Path, shape: tuple[int, int, int]) -> Index:
-    from stylegan.reading import atlas  # loads torch: only the first start pays
+    from stylegan.data import atlas  # loads torch: only the first start pays
 
     found = atlas.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
 
@@ -152,7 +152,7 @@ def _find_front(
     Volumes whose headers know all directions are taken at their word. For everything else the mean of up to 256 slices, spread
     over the set, is compared with the template.
     """
-    from stylegan.reading.atlas import template_picture  # loads nilearn and torch: only the first start pays
+    from stylegan.data.atlas import template_picture  # loads nilearn and torch: only the first start pays
 
     sides = _volume_sides(catalogue, slices)
     step = 1 + len(slices) // 256

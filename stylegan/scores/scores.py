@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stylegan.scoring import neighbours
-from stylegan.scoring.distances import DISTANCES
-from stylegan.scoring.intervals import Interval, clipped, draw_people, floor, jackknife, leave_out, spread_of
-from stylegan.scoring.picture_scores import PICTURE_SCORES, blurred, most_similar, noised, similarity_of_pairs
+from stylegan.scores import neighbours
+from stylegan.scores.distances import DISTANCES
+from stylegan.scores.intervals import Interval, clipped, draw_people, floor, jackknife, leave_out, spread_of
+from stylegan.scores.picture_scores import PICTURE_SCORES, blurred, most_similar, noised, similarity_of_pairs
 
 DRAWS = 20  # of other people for the floor
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from stylegan.dataset import SliceDataset
-from stylegan.scoring import memorisation, neighbours
-from stylegan.scoring.case import Case, Fakes, Held, Setting, doubts, open_case
-from stylegan.scoring.distances import frechet_distance, kernel_distance
-from stylegan.scoring.features import DEFAULT, features
-from stylegan.scoring.intervals import draw_people, floor, jackknife
-from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
+from stylegan.scores import memorisation, neighbours
+from stylegan.scores.case import Case, Fakes, Held, Setting, doubts, open_case
+from stylegan.scores.distances import frechet_distance, kernel_distance
+from stylegan.scores.features import DEFAULT, features
+from stylegan.scores.intervals import draw_people, floor, jackknife
+from stylegan.scores.memorisation import people_of
+from stylegan.scores.scores import best_similarity, control_sets, floor_draws, score, score_control, score_pictures
 
 __all__ = [
     "draw_people",

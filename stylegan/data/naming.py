@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stylegan.reading import subjects
+from stylegan.data import subjects
 
 SPLIT_NAMES = {"train": "train", "training": "train", "validate": "val", "validation": "val", "valid": "val", "val": "val",
                "test": "test", "testing": "test"}  # fmt: skip

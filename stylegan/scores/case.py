@@ -11,15 +11,15 @@ import torch
 from stylegan import distributed
 from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
+from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.intensity import normalised
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
-from stylegan.reading.subjects import person
-from stylegan.scoring.features import DEFAULT, Space, as_pixels, features
-from stylegan.scoring.intervals import draw_people
-from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.spaces import find_space
+from stylegan.scores.features import DEFAULT, Space, as_pixels, features
+from stylegan.scores.intervals import draw_people
+from stylegan.scores.memorisation import people_of
+from stylegan.scores.spaces import find_space
 
 MOST_TRAINING = 12_000  # slices among which the nearest is looked for
 

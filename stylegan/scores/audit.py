@@ -15,17 +15,17 @@ from stylegan import plots
 from stylegan.batches import one_hot
 from stylegan.cache import read_json, write_json
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.scoring import memorisation
-from stylegan.scoring.case import Case, open_case
-from stylegan.scoring.encoder import judged, trained_encoder
-from stylegan.scoring.failures import failure_cases
-from stylegan.scoring.features import features
-from stylegan.scoring.memorisation import people_of
-from stylegan.scoring.memoriser import KIMG, RESOLUTION, positive_control
-from stylegan.scoring.metrics import copies_of, score_case
-from stylegan.scoring.picture_scores import spectrum
-from stylegan.scoring.scores import floor_draws, score
-from stylegan.scoring.spaces import find_space, load_discriminator
+from stylegan.scores import memorisation
+from stylegan.scores.case import Case, open_case
+from stylegan.scores.encoder import judged, trained_encoder
+from stylegan.scores.failures import failure_cases
+from stylegan.scores.features import features
+from stylegan.scores.memorisation import people_of
+from stylegan.scores.memoriser import KIMG, RESOLUTION, positive_control
+from stylegan.scores.metrics import copies_of, score_case
+from stylegan.scores.picture_scores import spectrum
+from stylegan.scores.scores import floor_draws, score
+from stylegan.scores.spaces import find_space, load_discriminator
 
 FILE = "audit.json"
 OTHER_SPACES = ("pixel-pca", "own-encoder")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stylegan.reading.layouts import TABLES, list_files
-from stylegan.reading.pictures import EXTENSIONS
-from stylegan.reading.volumes import ENDINGS
+from stylegan.data.layouts import TABLES, list_files
+from stylegan.data.pictures import EXTENSIONS
+from stylegan.data.volumes import ENDINGS
 
 MOUNTS = Path("/proc/mounts")
 FAR = ("fuse.", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afs", "ceph", "lustre")  # beginnings of file systems' names

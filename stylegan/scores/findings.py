@@ -9,8 +9,8 @@ import numpy as np
 
 from stylegan.dataset import SliceDataset
 from stylegan.directions import Direction
-from stylegan.scoring.features import distance_name
-from stylegan.scoring.memorisation import nearest as nearest  # offered here too, to the notebooks
+from stylegan.scores.features import distance_name
+from stylegan.scores.memorisation import nearest as nearest  # offered here too, to the notebooks
 
 # Up to how many times the floor: what that means for the eye.
 VERDICTS = (

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stylegan.scoring.features import distance_name
-from stylegan.scoring.findings import floor_of, shown, title_of, whole_split
+from stylegan.scores.features import distance_name
+from stylegan.scores.findings import floor_of, shown, title_of, whole_split
 
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
 SIGNS = {PASS: "✔ pass", BORDERLINE: "◐ borderline", FAIL: "✘ fail", UNKNOWN: "– not measured"}

@@ -11,11 +11,11 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Discriminator, Generator
 from stylegan.projection import project
-from stylegan.reading.subjects import person
-from stylegan.scoring.intervals import Interval, leave_out
+from stylegan.scores.intervals import Interval, leave_out
 
 
 def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan.reading.subjects import person
+from stylegan.data.subjects import person
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "participants.tsv", "labels.csv")
 IMAGE_IDS = ("image id", "imageid", "image data id", "image uid", "image")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import pairwise_distances
 
-from stylegan.scoring.neighbours import K_PRECISION, apart
-from stylegan.scoring.picture_scores import area, spectrum, symmetry
+from stylegan.scores.neighbours import K_PRECISION, apart
+from stylegan.scores.picture_scores import area, spectrum, symmetry
 
 
 class Reading(NamedTuple):

@@ -26,9 +26,9 @@ from stylegan.dataset import SliceDataset
 from stylegan.losses import logistic_d
 from stylegan.networks import Discriminator, Generator
 from stylegan.predict import generate
-from stylegan.scoring import memorisation
-from stylegan.scoring.features import as_pixels, features
-from stylegan.scoring.memorisation import people_of
+from stylegan.scores import memorisation
+from stylegan.scores.features import as_pixels, features
+from stylegan.scores.memorisation import people_of
 
 COUNT, RESOLUTION, KIMG = 64, 32, 60
 
