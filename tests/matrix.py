@@ -1,0 +1,77 @@
+"""Slices with labels as people have them, and notebooks run in this process: a report at tiny size in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+
+from stylegan import notebook
+from stylegan.data import atlas
+from stylegan.reporting.execute import set_parameters
+from stylegan.run import train_run
+
+ROOT = Path(__file__).parents[1]
+
+# A situation -> the people of each class, the levels of each person. Without a class the people of the first entry stand in one folder.
+SITUATIONS = {
+    "no class": {"classes": (), "people": 16},
+    "one class": {"classes": ("AD",), "people": 16},
+    "two classes": {"classes": ("AD", "NC"), "people": 8},
+    "four classes": {"classes": ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented"), "people": 6},
+    "people unknown": {"classes": (), "people": 16, "named": False},
+    "one slice a person": {"classes": ("AD", "NC"), "people": 24, "levels": 1},
+    "fewer than 8 held-out slices": {"classes": ("AD", "NC"), "people": 3, "levels": 2},
+    "no validation people": {"classes": ("AD", "NC"), "people": 8, "split": True},
+}
+
+
+def write_slices(
+    folder: Path, classes: tuple[str, ...], people: int, levels: int = 4, named: bool = True, split: bool = False
+) -> Path:
+    """Simulated slices of 16 px as files; ``split``: in folders train and test, as some uploads come."""
+    found = atlas.simulate(num_subjects=max(1, len(classes)) * people + people % 2, num_levels=levels, resolution=16)
+    names = sorted(set(found.subjects.tolist()))
+    for k, (image, subject, level) in enumerate(zip(found.images, found.subjects, found.levels, strict=True)):
+        number = names.index(subject)
+        if number >= max(1, len(classes)) * people:
+            continue
+        side = [("test" if number % 4 == 0 else "train")] if split else []
+        group = [classes[number // people]] if classes else []
+        path = folder.joinpath(*side, *group, f"{subject}_slice_{level}.png" if named else f"picture{k}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+TINY = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "total_kimg": 0.064, "tick_kimg": 0.032, "kid_ticks": 1, "kid_samples": 16,
+        "max_minutes": 0.0, "device": "cpu", "precision": "fp32"}  # fmt: skip
+
+
+def train_tiny(preset: str, data: Path, run: Path) -> None:
+    """Train a preset of tiny networks for a few steps, planned as notebook 02 does."""
+    config = notebook.plan(run, preset, data, **TINY, **_tiny(preset))
+    notebook.train_or_load(config, data, run)
+
+
+def _tiny(preset: str) -> dict:
+    from stylegan.config import make_config
+
+    config = make_config(preset)
+    sizes = {"z_dim": 16, "w_dim": 16, "mapping_layers": min(2, config.mapping_layers), "batch_size": 8}
+    growing = {"grow_from": 8, "grow_kimg": 0.016, "fade_kimg": 0.016, "grow_batch_max": 8} if config.grow_from else {}
+    return sizes | growing | ({"attention": "8"} if config.attention != "none" else {})
+
+
+def run_cells(name: str, **parameters: object) -> dict:
+    """All code cells of a notebook after the set-up, in this process and in its folder; what it has in the end."""
+    from IPython.display import display
+
+    read = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    set_parameters(read, {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()})
+    found = {"display": display}
+    for cell in read.cells:
+        if cell.cell_type == "code" and not cell.id.endswith("-set-up"):
+            exec(compile(cell.source, cell.id, "exec"), found)
+    return found
