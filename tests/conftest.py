@@ -134,12 +134,13 @@ def _make_report(place):
         report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
 
 
-def _write_slices(folder):
+def _write_slices(folder, classes=None, subject=""):
+    """Simulated slices in two class folders; ``subject`` stands before the people's numbers."""
     from stylegan.data import atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
-    for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
-        path = folder / found.classes[label] / f"{subject}_slice_{level}.png"
+    for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
+        path = folder / (classes or found.classes)[label] / f"{subject}{who}_slice_{level}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 

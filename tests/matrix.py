@@ -10,7 +10,6 @@ from PIL import Image
 from stylegan import notebook
 from stylegan.data import atlas
 from stylegan.reporting.execute import set_parameters
-from stylegan.run import train_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,8 +63,8 @@ def _tiny(preset: str) -> dict:
     return sizes | growing | ({"attention": "8"} if config.attention != "none" else {})
 
 
-def run_cells(name: str, **parameters: object) -> dict:
-    """All code cells of a notebook after the set-up, in this process and in its folder; what it has in the end."""
+def run_cells(name: str, times: int = 1, **parameters: object) -> dict:
+    """All code cells of a notebook after the set-up, in this process, each so many times; what it has in the end."""
     from IPython.display import display
 
     read = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -73,5 +72,6 @@ def run_cells(name: str, **parameters: object) -> dict:
     found = {"display": display}
     for cell in read.cells:
         if cell.cell_type == "code" and not cell.id.endswith("-set-up"):
-            exec(compile(cell.source, cell.id, "exec"), found)
+            for _ in range(1 if "parameters" in cell.metadata.get("tags", []) else times):
+                exec(compile(cell.source, cell.id, "exec"), found)
     return found

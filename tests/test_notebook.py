@@ -13,11 +13,11 @@ import torch
 
 pytest.importorskip("IPython")
 
-from stylegan import notebook  # noqa: E402
-from stylegan.checkpoint import checkpoints, load_generator, load_tensors, save_generator  # noqa: E402
-from stylegan.config import make_config  # noqa: E402
-from stylegan.networks import Generator  # noqa: E402
-from stylegan.run import train_run  # noqa: E402
+from stylegan import notebook
+from stylegan.checkpoint import checkpoints, load_generator, load_tensors, save_generator
+from stylegan.config import make_config
+from stylegan.networks import Generator
+from stylegan.run import train_run
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,116 @@
+"""Badges and set-up cells: as committed, and what a notebook does when it is opened on Colab."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+pytest.importorskip("IPython")
+
+from stylegan.files import checkout
+from tools import badges
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NEEDED = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
+
+# What Colab has, with the date. Of these nothing may need an upgrade: a notebook that replaces a package already imported there
+# must be restarted, or breaks.
+LISTED = [line for line in (ROOT / "tests" / "colab.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+COLAB = dict(line.split("==") for line in LISTED)
+COLAB_PYTHON = "3.13"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_committed_notebook_is_what_make_badges_writes(path):
+    text = path.read_text(encoding="utf-8")
+    assert badges.text_of(badges.stamped(json.loads(text), path.name, badges.address(ROOT / "pyproject.toml"))) == text
+
+
+def test_a_new_address_replaces_the_old_one_everywhere(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://github.com/a-b/c.d.git"\n')
+    for path in PATHS:
+        (tmp_path / "notebooks" / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    badges.main(tmp_path)
+    for path in (tmp_path / "notebooks").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "your-name" not in text and text.count("colab-badge.svg") == 1 and text.count("a-b/c.d") == 2
+    (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://gitlab.com/a/b"\n')
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        badges.main(tmp_path)
+
+
+def test_colab_has_what_the_package_needs_and_is_asked_for_no_other_version():
+    assert {"torch", "torchvision", "numpy", "umap-learn", "nibabel"} <= set(NEEDED) & set(COLAB)
+    assert all(requirement.specifier.contains(COLAB[name]) for name, requirement in NEEDED.items() if name in COLAB)
+    assert COLAB_PYTHON in Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert not set(NEEDED) & {"ipython", "ipykernel", "jupyterlab", "notebook"}
+    for name in set(NEEDED) - set(COLAB):  # what is installed there in addition, nilearn and the features
+        for needed in map(Requirement, importlib.metadata.requires(name) or []):
+            here = needed.marker is None or needed.marker.evaluate({"extra": "", "python_version": COLAB_PYTHON})
+            assert not here or needed.name not in COLAB or needed.specifier.contains(COLAB[needed.name]), (
+                f"{name} wants {needed}"
+            )
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A session as Colab starts it, in an empty folder, with a public repository to clone: `run(drive)` and what pip was asked."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    origin, content = tmp_path / "origin", tmp_path / "content"
+    content.mkdir()
+    for name in ("pyproject.toml", "notebooks/01_data_preview.ipynb", "models/brain.safetensors"):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text('[project]\nname = "stylegan"\n')
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.chdir(content)
+    monkeypatch.setenv("STYLEGAN_DRIVE", "")  # set by the cell, and put back after the test
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    shell = InteractiveShell(ipython_dir=str(tmp_path / "ipython"), config=Config({"HistoryManager": {"enabled": False}}))
+    asked = []
+
+    def pip(line):
+        asked.append(line)
+        if not line.startswith("install"):
+            shell.system(f"{sys.executable} -m pip {line}")
+
+    shell.register_magic_function(pip, magic_name="pip")
+    source = badges.SET_UP.format(address=origin.as_uri())
+
+    def run(drive=None):
+        shell.run_cell(source.replace("DRIVE = None", f"DRIVE = {drive!r}")).raise_error()
+
+    return types.SimpleNamespace(run=run, asked=asked, content=content)
+
+
+def test_on_colab_the_clone_is_installed_and_found_again(colab):
+    colab.run("brains")
+    clone = colab.content / "course-repository"
+    assert f"torch=={importlib.metadata.version('torch')}" in (colab.content / "installed.txt").read_text().splitlines()
+    assert colab.asked[-1] == "install -q -c installed.txt ./course-repository"  # not -e, and nothing there is changed
+    assert Path.cwd() == clone / "notebooks" and checkout() == clone and (clone / "models" / "brain.safetensors").is_file()
+    (clone / "mine.txt").write_text("kept")
+    os.chdir(colab.content)  # a restarted session
+    colab.run()
+    assert Path.cwd() == clone / "notebooks" and (clone / "mine.txt").is_file()
+    assert os.environ["STYLEGAN_DRIVE"] == "brains"  # the set-up of the next notebook in the same session keeps it
+
+
+def test_elsewhere_the_set_up_does_nothing(colab, monkeypatch):
+    monkeypatch.delitem(sys.modules, "google.colab")
+    colab.run()
+    assert not colab.asked and Path.cwd() == colab.content and not list(colab.content.iterdir())
+    assert os.environ["STYLEGAN_DRIVE"] == ""
