@@ -23,6 +23,7 @@ from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
 from stylegan.run import read_metrics, read_settings, train_run
 from stylegan.scores.evaluate import validation_scorer
+from stylegan.scores.verdict import score_rows
 
 MOUNT = Path("/content/drive")  # where Colab shows a Drive
 SHIPPED = "oasis1-stylegan2-64"  # the generator in models/ that notebooks show beside the run
@@ -206,6 +207,10 @@ class Reference:
             f"{f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'}. Data: {card['data']}; scored on "
             f"{card['scores']['feature_space']} features."
         )
+
+    def scores(self) -> list[dict]:
+        """The rows of `verdict.score_rows`, each marked as not of this run."""
+        return [{**row, "computed": "before, shipped with the model"} for row in score_rows(self.card["scores"])]
 
 
 def reference(name: str = SHIPPED) -> Reference | None:

@@ -13,32 +13,27 @@ from stylegan.reporting.execute import set_parameters
 
 ROOT = Path(__file__).parents[1]
 
-# A situation -> the people of each class, the levels of each person. Without a class the people of the first entry stand in one folder.
+# A situation -> its class folders, the people in each, the slices of each person.
 SITUATIONS = {
-    "no class": {"classes": (), "people": 16},
+    "no class": {"classes": ("",), "people": 16},
     "one class": {"classes": ("AD",), "people": 16},
     "two classes": {"classes": ("AD", "NC"), "people": 8},
     "four classes": {"classes": ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented"), "people": 6},
-    "people unknown": {"classes": (), "people": 16, "named": False},
+    "people unknown": {"classes": ("",), "people": 16, "named": False},
     "one slice a person": {"classes": ("AD", "NC"), "people": 24, "levels": 1},
-    "fewer than 8 held-out slices": {"classes": ("AD", "NC"), "people": 3, "levels": 2},
-    "no validation people": {"classes": ("AD", "NC"), "people": 8, "split": True},
+    "fewer than 8 held-out slices": {"classes": ("AD", "NC"), "people": 6, "levels": 1},
+    "no validation people": {"classes": ("AD", "NC"), "people": 2, "levels": 8},
 }
 
 
-def write_slices(
-    folder: Path, classes: tuple[str, ...], people: int, levels: int = 4, named: bool = True, split: bool = False
-) -> Path:
-    """Simulated slices of 16 px as files; ``split``: in folders train and test, as some uploads come."""
-    found = atlas.simulate(num_subjects=max(1, len(classes)) * people + people % 2, num_levels=levels, resolution=16)
-    names = sorted(set(found.subjects.tolist()))
+def write_slices(folder: Path, classes: tuple[str, ...], people: int, levels: int = 4, named: bool = True) -> Path:
+    """Simulated slices of 16 px as files, so many people in the folder of each class."""
+    count = len(classes) * people
+    found = atlas.simulate(num_subjects=count, num_levels=levels, resolution=16)
+    numbers = {subject: k for k, subject in enumerate(dict.fromkeys(found.subjects.tolist()))}
     for k, (image, subject, level) in enumerate(zip(found.images, found.subjects, found.levels, strict=True)):
-        number = names.index(subject)
-        if number >= max(1, len(classes)) * people:
-            continue
-        side = [("test" if number % 4 == 0 else "train")] if split else []
-        group = [classes[number // people]] if classes else []
-        path = folder.joinpath(*side, *group, f"{subject}_slice_{level}.png" if named else f"picture{k}.png")
+        name = f"{subject}_slice_{level}.png" if named else f"picture{k}.png"
+        path = folder / classes[numbers[subject] // people] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder

@@ -62,8 +62,12 @@ def report(
     folder, out = find_notebooks(), Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     run = run_folder(run_dir, preset, data).resolve()
-    values = {"data": seen_from(folder, data), "run_dir": seen_from(folder, run), "preset": preset, **parameters}
-    values = {name: value for name, value in values.items() if value is not None}
+    given = {"data": data and Path(data), "run_dir": run, "preset": preset, **parameters}
+    values = {
+        name: seen_from(folder, value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
     notebooks, seconds = {}, {}
     try:
         for name in NAMES:
@@ -92,11 +96,9 @@ def find_notebooks() -> Path:
     return folder
 
 
-def seen_from(folder: Path, path: str | Path | None) -> str | None:
+def seen_from(folder: Path, path: Path) -> str:
     """A path as the notebooks see it: relative inside the checkout, so that the page does not show the name of a home folder."""
-    if path is None:
-        return None
-    path = Path(path).expanduser().resolve()
+    path = path.expanduser().resolve()
     inside = path.is_relative_to(folder.parent)
     return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
 

@@ -1,2 +1,3 @@
 from stylegan.scores.metrics import evaluate  # noqa
+
 validation_scorer = None
