@@ -39,7 +39,7 @@ def write_slices(folder: Path, classes: tuple[str, ...], people: int, levels: in
     return folder
 
 
-TINY = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "total_kimg": 0.064, "tick_kimg": 0.032, "kid_ticks": 1, "kid_samples": 16,
+TINY = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "total_kimg": 0.032, "tick_kimg": 0.016, "kid_ticks": 1, "kid_samples": 16,
         "max_minutes": 0.0, "device": "cpu", "precision": "fp32"}  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _tiny(preset: str) -> dict:
 
     config = make_config(preset)
     sizes = {"z_dim": 16, "w_dim": 16, "mapping_layers": min(2, config.mapping_layers), "batch_size": 8}
-    growing = {"grow_from": 8, "grow_kimg": 0.016, "fade_kimg": 0.016, "grow_batch_max": 8} if config.grow_from else {}
+    growing = {"grow_from": 8, "grow_kimg": 0.008, "fade_kimg": 0.016, "grow_batch_max": 8} if config.grow_from else {}
     return sizes | growing | ({"attention": "8"} if config.attention != "none" else {})
 
 
