@@ -136,7 +136,6 @@ def load_slices(
     *,
     subjects_csv: str | Path | None = None,
     levels: str | tuple[int, int] | None = None,
-    contrast: str | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> SliceDataset:
@@ -196,7 +195,6 @@ def slices_of(
     *,
     subjects_csv: str | Path | None = None,
     levels: str | tuple[int, int] | None = None,
-    contrast: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> SliceDataset:
     """The slices for a generator, ``info`` being its config.json or what `load_generator` returns: at its resolution, under its grey rule.

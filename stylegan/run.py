@@ -32,9 +32,7 @@ from stylegan.train import train
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 
 
-def train_run(
-    config: Config, data: str | Path | None, run_dir: str | Path, *, subjects_csv=None, levels=None, contrast=None, scorer=None
-) -> dict:
+def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, subjects_csv=None, levels=None) -> dict:
     """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
 
     ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv`` and ``levels`` as in `load_slices`. Only the
