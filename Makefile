@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 bench: setup
-	$(BIN)/python -m stylegan bench $(ARGS)
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 # the fast tests with the lowest versions that pyproject.toml admits
 floors: $(VENV)-others

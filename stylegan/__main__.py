@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         with _processes():
             return args.command(args) or 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        from stylegan.data.naming import shown  # messages quote names that strangers gave to files
+        from stylegan.files import printable as shown  # messages quote names that strangers gave to files
 
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
             print(f"stylegan: {shown(str(error))}", file=sys.stderr)
@@ -32,9 +32,9 @@ def _processes() -> contextlib.AbstractContextManager:
     """The group of processes where torchrun started several (train, sample and evaluate share their work), else nothing."""
     if "LOCAL_RANK" not in os.environ:
         return contextlib.nullcontext()
-    from stylegan.distributed import together
+    from stylegan.distributed import process_group
 
-    return together()
+    return process_group()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -155,8 +155,10 @@ def _add_field(group, field: dataclasses.Field) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from stylegan.run import train_run
+    from stylegan.scores.evaluate import validation_scorer
 
-    train_run(_chosen(args), args.data, args.run_dir, subjects_csv=args.subjects, levels=args.levels)
+    slices = {"subjects_csv": args.subjects, "levels": args.levels}
+    train_run(_chosen(args), args.data, args.run_dir, **slices, scorer=validation_scorer)
 
 
 def _add_presets(commands) -> None:
@@ -383,7 +385,7 @@ def _ship(args: argparse.Namespace) -> None:
     print(f"Wrote {ship(args.run_dir, args.data, args.name, **{name: getattr(args, name) for name in names})}.")
 
 
-# --- report, bench ----------------------------------------------------------------------------------------------------------------
+# --- report ----------------------------------------------------------------------------------------------------------------
 
 
 def _add_report(commands) -> None:
@@ -399,30 +401,6 @@ def _report(args: argparse.Namespace) -> None:
 
     page = report(data=args.data, run_dir=args.run_dir, preset=args.preset, out=args.out)
     print(f"The report is {page}.")
-
-
-def _add_bench(commands) -> None:
-    parser = _command(commands, "bench", _bench, "Time full training steps and sampling on this machine.")
-    _share(parser, "data", "preset", "json")
-    _config_options(parser)
-
-
-def _bench(args: argparse.Namespace) -> None:
-    from stylegan.bench import bench
-    from stylegan.dataset import load_slices
-
-    config = _chosen(args)
-    found = bench(config, load_slices(args.data, config.img_resolution))
-    if args.json:
-        print(json.dumps(found, indent=2))
-        return
-    phases = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in found["phases"].items())
-    print(f"{found['preset']} on {found['device']} ({found['threads']} threads, {found['precision']}, torch {found['torch']})")
-    print(
-        f"training {found['img_s']:.1f} img/s, {found['of_limit']:.0%} of {found['limit_img_s']:.1f} img/s of its convolutions alone"
-    )
-    print(f"sampling {found['sample_img_s']:.1f} img/s, peak memory {found['peak_memory_mb']:.0f} MiB")
-    print(f"per step of {found['batch_size']}: {phases}  (of these the optimisers {1000 * found['optimizer']:.1f} ms)")
 
 
 # --- compare ----------------------------------------------------------------------------------------------------------------------
@@ -489,7 +467,6 @@ COMMANDS = (
     _add_embed,
     _add_ship,
     _add_report,
-    _add_bench,
     _add_compare,
 )
 

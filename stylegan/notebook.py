@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stylegan.cache import checkout
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import checkout
 from stylegan.networks import Generator, pick_device
 from stylegan.run import read_metrics, read_settings, train_run
+from stylegan.scores.evaluate import validation_scorer
 from stylegan.scores.findings import markdown_table
 
 
@@ -116,7 +117,7 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -
         _refuse_other_slices(folder, known["data"], run_slices(folder, data, config.img_resolution))
         print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
         return history
-    train_run(config, data, folder, **_taken_with(folder))
+    train_run(config, data, folder, **_taken_with(folder), scorer=validation_scorer)
     return read_metrics(folder)
 
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 pytest.importorskip("IPython")
 
-from stylegan.cache import checkout
+from stylegan.files import checkout
 from stylegan.reporting import badges
 
 ROOT = Path(__file__).parents[1]

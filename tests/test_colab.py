@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 import types
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import conftest
 import pytest
 import torch
 
-from stylegan import lock, notebook, recorder
+from stylegan import files, notebook, recorder
 from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
@@ -47,8 +47,7 @@ def drive(tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(f"overlay / overlay rw 0 0\ndrive {root} fuse.drive rw 0 0\n")
     monkeypatch.setattr(nearby, "MOUNTS", tmp_path / "mounts")
     monkeypatch.setattr(notebook, "MOUNT", root)
-    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
-    monkeypatch.setattr(lock, "SETTLE", 0)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     return types.SimpleNamespace(my=root / "MyDrive", mounted=mounted)
 
 
@@ -77,17 +76,17 @@ def test_a_lost_session_is_taken_up_on_another_machine_by_the_same_cells(drive, 
     assert notebook.home() == drive.my / "brains" and len(drive.mounted) == 1
     zip_of_slices(drive.my / "brains/slices.zip", tmp_path)
 
-    def lose(self, state, step=recorder.Recorder.on_step):
-        step(self, state)
-        if state.cur_nimg == 40:
+    def lose(self, stopped, save=recorder.Recorder.save):
+        save(self, stopped)
+        if self.state.cur_nimg == 40:
             raise SessionLostError
-        return False
 
     with monkeypatch.context() as patch, pytest.raises(SessionLostError):
-        patch.setattr(recorder.Recorder, "on_step", lose)
+        patch.setattr(recorder.Recorder, "save", lose)
         session(patch, tmp_path / "machine 1")
     folder = drive.my / "brains/runs/smoke"
-    lock._write(folder, replace(lock._myself(), host="machine 1", machine="gone", beat=time.time() - 2 * lock.SILENT))
+    files.write_json(folder / ".writer.json", {"pid": 1, "host": "machine 1", "token": "gone"})
+    os.utime(folder / ".writer.json", (time.time() - 2 * files.SILENT,) * 2)
 
     again, history = session(monkeypatch, tmp_path / "machine 2")
     out = capsys.readouterr().out

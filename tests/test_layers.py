@@ -11,13 +11,25 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 
 # Within a level, a file may import those that stand before it.
 LEVELS = (
-    ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment"),
-    ("plots", "charts", "cache", "lock"),
+    ("config", "distributed", "rng", "graphs", "progressive", "resampling", "modules", "losses", "augment"),
+    ("files",),
     ("data.atlas", "data.volumes", "data.fetch", "data.pictures", "data.subjects", "data.naming"),
     ("data.tables", "data.layouts", "data.nearby", "data.packing"),
     ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
-    ("networks", "diagram", "summary"),
-    ("checkpoint", "predict", "samples", "scores.intervals", "scores.features", "scores.encoder", "scores.spaces"),
+    ("networks",),
+    (
+        "checkpoint",
+        "predict",
+        "plots",
+        "charts",
+        "diagram",
+        "summary",
+        "samples",
+        "scores.intervals",
+        "scores.features",
+        "scores.encoder",
+        "scores.spaces",
+    ),
     ("scores.distances", "scores.neighbours", "scores.picture_scores", "truth.embedding", "directions", "projection"),
     (
         "scores.memorisation",
@@ -38,8 +50,8 @@ LEVELS = (
         "truth.groundtruth",
     ),
     ("truth.map_charts", "truth.maps", "truth.map_study", "truth.map_sheets", "truth.artefacts"),
-    ("batches", "state", "train"),
-    ("scores.memoriser", "scores.audit", "recorder", "run", "bench", "notebook"),
+    ("batches", "train", "recorder", "scores.evaluate", "run"),
+    ("scores.memoriser", "scores.audit", "notebook"),
     (
         "comparing.toys",
         "comparing.style_charts",
@@ -53,8 +65,8 @@ LEVELS = (
     ("__main__",),
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
-CORE = ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
-        "networks", "batches", "state", "train")  # fmt: skip
+CORE = ("config", "distributed", "rng", "graphs", "progressive", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
+        "networks", "batches", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("data", "scores", "truth", "comparing", "reporting")
 FILES = sorted(

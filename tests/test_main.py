@@ -7,12 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from stylegan.__main__ import build_parser, main
-from stylegan.bench import _Convolutions, bench
-from stylegan.config import PRESETS, Config, make_config
+from stylegan.config import PRESETS, Config
 from stylegan.data import packing
 
 
@@ -88,23 +86,5 @@ def test_presets_are_listed(capsys):
 
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "stylegan", "--help"], capture_output=True, text=True, check=True)
-    for command in ("data", "fetch", "train", "sample", "project", "evaluate", "presets", "summary", "ship", "report", "bench"):
+    for command in ("data", "fetch", "train", "sample", "project", "evaluate", "presets", "summary", "ship", "report"):
         assert f" {command} " in done.stdout
-
-
-def test_bench_measures_every_phase(slices):
-    found = bench(make_config("smoke", pl_weight=1.0, device="cpu"), slices, rounds=1)
-    assert set(found["phases"]) == {"data", "d", "g", "r1", "path_length", "ema"}
-    assert found["img_s"] > 0 and found["sample_img_s"] > 0
-    assert found["limit_img_s"] > 0 and found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"])
-
-
-def test_the_limit_counts_dense_convolutions_forward_and_backward():
-    x = torch.randn(2, 4, 8, 8, requires_grad=True)
-    with _Convolutions() as seen:
-        for _ in range(3):
-            torch.nn.functional.conv2d(x, torch.ones(4, 4, 3, 3)).sum().backward()
-            torch.nn.functional.conv2d(x, torch.ones(4, 1, 3, 3), groups=4)  # depthwise: a filter, not counted
-    assert sorted((function.name(), count) for (function, _), count in seen.calls.items()) == [
-        ("aten::convolution", 3), ("aten::convolution_backward", 3)
-    ]  # fmt: skip

@@ -20,11 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stylegan.cache import replacing
 from stylegan.checkpoint import checkpoints, load_generator, save_generator
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import load_slices
+from stylegan.files import replacing
 from stylegan.run import read_metrics, train_run
+from stylegan.scores.evaluate import validation_scorer
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
            "seed004-course", "oasis64", "modern")  # fmt: skip
@@ -268,7 +269,7 @@ def train_one(config: Config, data: str | Path | None, folder: Path) -> None:
 def guarded(config: Config, data: str | Path | None, folder: Path) -> int:
     """`train_run`, its refusals printed."""
     try:
-        train_run(config, data, folder)
+        train_run(config, data, folder, scorer=validation_scorer)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         print(error, flush=True)
         return REFUSED

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan.cache import replacing, write_json
 from stylegan.checkpoint import load_generator
 from stylegan.comparing.claims import CLAIMS, CURVES, decide, growing_pays
 from stylegan.comparing.compare import Run
 from stylegan.comparing.judging import score_runs
 from stylegan.dataset import load_slices
+from stylegan.files import replacing, write_json
 from stylegan.plots import Figure, grid
 from stylegan.predict import generate
 from stylegan.scores.findings import markdown_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
+from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
 from stylegan.notebook import Run
 from stylegan.scores.audit import FILE, audit

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stylegan.cache import checkout, read_json, replacing
+from stylegan.files import checkout, read_json, replacing
 from stylegan.notebook import run_folder
 
 if TYPE_CHECKING:

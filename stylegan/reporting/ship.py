@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters
 from stylegan.predict import generate
 from stylegan.run import read_metrics

@@ -13,8 +13,9 @@ import numpy as np
 
 from stylegan import plots
 from stylegan.batches import one_hot
-from stylegan.cache import read_json, write_json
+from stylegan.checkpoint import load_discriminator
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import read_json, write_json
 from stylegan.scores import memorisation
 from stylegan.scores.case import Case, open_case
 from stylegan.scores.encoder import judged, trained_encoder
@@ -25,7 +26,7 @@ from stylegan.scores.memoriser import KIMG, RESOLUTION, positive_control
 from stylegan.scores.metrics import copies_of, score_case
 from stylegan.scores.picture_scores import spectrum
 from stylegan.scores.scores import floor_draws, score
-from stylegan.scores.spaces import find_space, load_discriminator
+from stylegan.scores.spaces import find_space
 
 FILE = "audit.json"
 OTHER_SPACES = ("pixel-pca", "own-encoder")

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from stylegan import distributed
-from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import cache_folder
 from stylegan.intensity import normalised
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
@@ -79,7 +79,7 @@ class Fakes:
             made = as_pixels(generate(self.G, range(self.first + first, self.first + last), **given))
             return made, self.setting.features(made, keep=False)
 
-        return distributed.share_out(draw, n)
+        return distributed.split_across_processes(draw, n)
 
     def _known(self, real: SliceDataset) -> np.ndarray:
         """The generator's number of each slice's class: int [N]."""

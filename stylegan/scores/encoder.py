@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_tensors, save_tensors
 from stylegan.dataset import SliceDataset
+from stylegan.files import cache_folder
 
 WIDTHS = (24, 48, 96, 128)
 STEPS, BATCH, LEARNING_RATE = 500, 48, 2e-3

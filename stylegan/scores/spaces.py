@@ -9,10 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_hash
-from stylegan.config import Config
+from stylegan.checkpoint import load_discriminator
 from stylegan.dataset import SliceDataset
-from stylegan.networks import Discriminator, build_networks
 from stylegan.scores.encoder import trained_encoder
 from stylegan.scores.features import SPACES, Extractor, Space, named_space
 
@@ -98,19 +96,6 @@ def discriminator_space(run: str | Path, device: str | torch.device = "cpu") -> 
         return D.blocks(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
 
     return Space("discriminator", extract, f"discriminator {key}")
-
-
-def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
-    """(D in eval mode, config, hash) of the newest checkpoint of a run. FileNotFoundError where there is none."""
-    files = checkpoints(Path(run))
-    if not files:
-        raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
-    tensors, header = load_tensors(files[-1])
-    tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
-    config = Config.from_dict(header["config"])
-    D = build_networks(config)[1]
-    load_state(D, tensors, files[-1])
-    return D.eval().requires_grad_(False).to(device), config, tensor_hash(tensors)
 
 
 def _as_input(pixels: torch.Tensor, device: str | torch.device) -> torch.Tensor:
