@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.cache import cache_folder, checkout, replacing
 from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.fetch import unpack_once
@@ -24,6 +23,7 @@ from stylegan.data.naming import shown
 from stylegan.data.nearby import copy_once, is_far
 from stylegan.data.packing import pack_folder, pack_simulated
 from stylegan.data.subjects import SPLITS, split_by_subject
+from stylegan.files import cache_folder, replacing
 
 if TYPE_CHECKING:
     import torch

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.textpath import TextPath
 
+from stylegan.predict import to_uint8
+
 Images = np.ndarray | torch.Tensor
 ACCENT = "#E69F00"  # of the marks on slices; Okabe and Ito's orange
 INK, DPI = "#333333", 130
@@ -54,20 +56,6 @@ def describe(figure: matplotlib.figure.Figure, text: str) -> matplotlib.figure.F
 
 
 # --- Sheets of slices ---------------------------------------------------------------------------------------------------
-
-
-def to_uint8(images: Images) -> np.ndarray:
-    """float [n, C, R, R] in [-1, 1] (clamped, rounded), or uint8 as it is -> uint8 [n, R, R], or [n, R, R, 3] for C = 3."""
-    if isinstance(images, torch.Tensor):
-        images = images.detach().cpu().numpy()
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
-        images = np.moveaxis(images, 1, -1)
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-        raise ValueError(f"Slices have shape [n, R, R], [n, 1, R, R] or [n, 3, R, R], not {list(images.shape)}.")
-    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylegan.networks import Generator
-from stylegan.plots import to_uint8 as to_uint8  # the one rule from floats to grey levels, offered here too
 
 CHUNK = 8  # rows that the networks see at once; the last chunk is padded
 Classes = int | Sequence[int] | None
@@ -119,6 +118,20 @@ def generate(
         # Noise maps are larger than pictures: draw them chunk by chunk.
         chunks = zip(ws.split(CHUNK), [seeds[i : i + CHUNK] for i in range(0, len(seeds), CHUNK)], strict=True)
         return torch.cat([synthesize(G, w, noise=seed_noise(G, chunk)) for w, chunk in chunks])
+
+
+def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
+    """float [n, C, R, R] in [-1, 1] (clamped, rounded), or uint8 as it is -> uint8 [n, R, R], or [n, R, R, 3] for C = 3."""
+    if isinstance(images, torch.Tensor):
+        images = images.detach().cpu().numpy()
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
+        images = np.moveaxis(images, 1, -1)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
+        raise ValueError(f"Slices have shape [n, R, R], [n, 1, R, R] or [n, 3, R, R], not {list(images.shape)}.")
+    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
 
 
 def parse_seeds(text: str) -> list[int]:

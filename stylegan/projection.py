@@ -13,10 +13,10 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from stylegan import plots
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, sampling, styles, synthesize
 

@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stylegan import __version__, distributed, plots, predict
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
+from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 
 NOTICE = "This is a synthetic image made by a generative network. It shows no real person and is not for diagnosis."
@@ -97,7 +97,7 @@ def sample(
     writer = Writer(G, info, out, [int(seed) for seed in seeds], settings, class_index)
     written = _write_seeds(writer)
     distributed.wait()
-    if not distributed.is_first():  # which makes the sheets and the list of all
+    if not distributed.is_main():  # which makes the sheets and the list of all
         return written
     written += [path for name in extras for path in EXTRAS[name](writer)]
     return [*written, _write_manifest(writer, written)]
@@ -132,7 +132,7 @@ def _write_seeds(w: Writer) -> list[Path]:
             written.append(w.picture(f"seed{seed:04d}.png", slice_, seed=seed, **{"class": label}))
         if start == 0:
             sheet = plots.grid(pixels, caption=w.caption(shown), alt=f"Sheet of {len(shown)} synthetic slices.")
-    return [*written, w.figure("grid.png", sheet, shown)] if distributed.is_first() else written
+    return [*written, w.figure("grid.png", sheet, shown)] if distributed.is_main() else written
 
 
 def _write_manifest(w: Writer, written: Sequence[Path]) -> Path:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
+from stylegan.files import write_json
 from stylegan.predict import generate
 from stylegan.reporting.ship import TERMS, card, changes, ship
 from stylegan.run import train_run

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stylegan.data import subjects
+from stylegan.files import printable as shown  # noqa: F401 - the old name, until all callers know the new one
 
 SPLIT_NAMES = {"train": "train", "training": "train", "validate": "val", "validation": "val", "valid": "val", "val": "val",
                "test": "test", "testing": "test"}  # fmt: skip
@@ -52,11 +53,6 @@ FOUR_CLASS = re.compile(
 NAMED_SLICE = re.compile(r"(?P<subject>[^/]+?)[_-]slice[_-]?(?P<level>\d+)(?:\.nii)?" + PICTURE, re.I)
 CLASS_FOLDERS = re.compile(r"/[^/]+/" + NAMED_SLICE.pattern, re.I)
 SUBJECT_ID = re.compile(r"OAS\d_[A-Z]*\d+(?:_MR\d+)?|sub-[A-Za-z0-9]+|\d{3}_S_\d{4}")
-
-
-def shown(text: str) -> str:
-    """The text with whatever a terminal might obey or cannot print (control characters, line breaks, stray bytes) spelt out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def plain(name: str) -> str:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stylegan.cache import open_images, read_json, store_images, write_json
 from stylegan.data import pictures, volumes
 from stylegan.data.layouts import VOLUME_LEVELS, Catalogue, list_files, nothing_found, recognise
 from stylegan.data.naming import Slice
 from stylegan.data.pictures import LeftOut, Measure, Square
+from stylegan.files import open_images, read_json, store_images, write_json
 
 FORMAT = 2  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32

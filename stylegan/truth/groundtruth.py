@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GridSearchCV
 
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.data import atlas
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.directions import Gauge, make_gauges
+from stylegan.files import write_json
 from stylegan.networks import pick_device
 from stylegan.samples import NOTICE
 from stylegan.truth import truth_charts

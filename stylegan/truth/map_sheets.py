@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stylegan import charts
-from stylegan.cache import replacing, write_json
+from stylegan.files import replacing, write_json
 from stylegan.plots import Figure
 from stylegan.samples import NOTICE
 from stylegan.truth import map_charts

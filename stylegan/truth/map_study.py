@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import cache_folder
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.scores.features import features

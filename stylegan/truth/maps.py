@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan.cache import cache_folder
 from stylegan.dataset import SliceDataset
+from stylegan.files import cache_folder
 from stylegan.networks import Generator
 from stylegan.plots import to_uint8
 from stylegan.predict import generate
