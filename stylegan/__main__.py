@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         with _processes():
             return args.command(args) or 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        from stylegan.data.naming import shown  # messages quote names that strangers gave to files
+        from stylegan.data.subjects import printable as shown  # messages quote names that strangers gave to files
 
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
             print(f"stylegan: {shown(str(error))}", file=sys.stderr)
@@ -93,10 +93,10 @@ def _add_data(commands) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
-    from stylegan.dataset import load_slices, render_report, report_data, write_csv
+    from stylegan.dataset import load_slices, render_report, write_csv
 
     slices = load_slices(args.dir, args.resolution, subjects_csv=args.subjects, levels=args.levels)
-    report = report_data(slices)
+    report = slices.describe()
     print(json.dumps(report, indent=2) if args.json else render_report(report))
     if args.csv:
         write_csv(slices, args.csv)
@@ -110,7 +110,7 @@ def _add_fetch(commands) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from stylegan.data.fetch import fetch
+    from stylegan.data.pack import fetch
 
     print(fetch(args.url, args.sha256, args.out))
 

@@ -21,7 +21,7 @@ from stylegan import __version__, distributed
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
-from stylegan.data.naming import shown
+from stylegan.data.subjects import printable as shown
 from stylegan.dataset import SliceDataset, load_slices, normalised
 from stylegan.lock import Held, hold
 from stylegan.networks import prepare_machine

@@ -32,7 +32,7 @@ def slices():
 
 
 def _tiny(resolution):
-    from stylegan.data import atlas
+    from stylegan.data import simulate as atlas
     from stylegan.dataset import SliceDataset, split_by_subject
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
@@ -98,7 +98,7 @@ def _make_report(place):
 
 
 def _write_slices(folder):
-    from stylegan.data import atlas
+    from stylegan.data import simulate as atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):

@@ -13,7 +13,7 @@ nbformat = pytest.importorskip("nbformat")
 
 from stylegan import notebook  # noqa: E402
 from stylegan.config import make_config  # noqa: E402
-from stylegan.data import atlas  # noqa: E402
+from stylegan.data import simulate as atlas  # noqa: E402
 from stylegan.reporting.execute import set_parameters  # noqa: E402
 from stylegan.run import train_run  # noqa: E402
 

@@ -14,7 +14,7 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
 from stylegan import charts, notebook, plots  # noqa: E402
-from stylegan.data import atlas  # noqa: E402
+from stylegan.data import simulate as atlas  # noqa: E402
 from stylegan.reporting import report  # noqa: E402
 from stylegan.reporting.execute import execute, set_parameters  # noqa: E402
 

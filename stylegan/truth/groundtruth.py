@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 
 from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.directions import Gauge, make_gauges
 from stylegan.networks import pick_device
