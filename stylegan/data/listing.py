@@ -14,9 +14,10 @@ from stylegan.data.subjects import CONTRASTS, LAST_ONLY, STAGES, core, find_id, 
 from stylegan.data.volumes import ENDINGS
 
 TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls")
-LABELS = re.compile(r"(?:seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)  # words of folders and names
+LABELS = re.compile(r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)  # words of folders and names
 LABEL_VOLUMES = re.compile(  # further words of volumes' names
-    r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|warp", re.I)  # fmt: skip
+    r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
+    r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 
@@ -169,7 +170,7 @@ def contrast_of(name: str) -> str:
         if found:
             break
         found = next((kind for word in re.split(r"[^a-z0-9]+", folder.lower()) if (kind := _contrast(word))), "")
-    return "T1CE" if found == "T1" and {"gd", "ce", "km", "gadolinium"} & set(words) else found
+    return "T1CE" if found == "T1" and {"gd", "ce", "km", "cm", "gado", "gadolinium", "contrast", "postcontrast"} & set(words) else found
 
 
 def _contrast(word: str) -> str:

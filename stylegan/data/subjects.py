@@ -39,8 +39,8 @@ IDS = tuple(
 # What tells scans of one person apart: taken out of a name before it is compared with others.
 _EDGE, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
 CONTRASTS = {
-    "T1CE": r"t1c|t1ce|t1gd|t1post|t1km|gadolinium", "T1": r"t1w?|t1n|t1mpr\w*|mpr|mprage\d*|mpr\d+|rage|m[ep]+2?rage|i?r?f?spgr|bravo",
-    "FLAIR": r"flair|t2f|t2flair", "T2*": r"t2star\w?|t2s|t2starw", "T2": r"t2w?|t2tse|inplanet2", "PD": r"pdw|pdt2", "DWI": r"dwi|dti|adc|b1000",
+    "T1CE": r"t1c|t1ce|t1gd\w*|t1post\w*|t1contrast|t1km|gadolinium", "T1": r"t1[a-z]*|3?dt1[a-z]*|t13d|unit1|mpr\d*|m[ep]*2?rage\d*|rage|i?r?f?spgr|bravo",
+    "FLAIR": r"flair[a-z0-9]*|t2f|t2flair\w*", "T2*": r"t2star\w?|t2s", "T2": r"t2[a-z]*|inplanet2", "PD": r"pdw|pdt2", "DWI": r"dwi|dti|adc|b1000",
     "BOLD": r"bold|sbref|fmri|epi", "SWI": r"swi|minip", "ASL": r"asl|cbf|m0scan", "MRA": r"mra|tof|angio", "PET": r"pet|fdg|av45|pib",
     "field map": r"fmap|magnitude\d?|phasediff|fieldmap",
 }  # fmt: skip
