@@ -33,7 +33,7 @@ def slices():
 
 
 def _tiny(resolution):
-    from stylegan.data import atlas
+    from stylegan.data import simulate as atlas
     from stylegan.dataset import SliceDataset, split_by_subject
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
@@ -136,7 +136,7 @@ def _make_report(place):
 
 def _write_slices(folder, classes=None, subject=""):
     """Simulated slices in two class folders; ``subject`` stands before the people's numbers."""
-    from stylegan.data import atlas
+    from stylegan.data import simulate as atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):

@@ -8,7 +8,7 @@ import nbformat
 from PIL import Image
 
 from stylegan import notebook
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 from stylegan.reporting.execute import set_parameters
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV
 
 from stylegan.checkpoint import load_generator
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.directions import Gauge, make_gauges
 from stylegan.files import write_json
