@@ -1,0 +1,263 @@
+"""Make a reference generator of a run: the network in half precision, its entry in metrics.json and its card.
+
+python tools/ship.py RUN --data DIR --name oasis1-stylegan2-64 --title "OASIS-1 slices" --terms oasis1
+python tools/ship.py models/oasis1-stylegan2-64.safetensors --data DIR       # score a shipped file again and rewrite its card
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stylegan.cache import read_json, replacing, write_json
+from stylegan.checkpoint import load_generator, save_generator
+from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
+from stylegan.dataset import SliceDataset, slices_of
+from stylegan.networks import count_parameters
+from stylegan.notebook import markdown_table
+from stylegan.predict import generate
+from stylegan.run import read_metrics
+from stylegan.scores.evaluate import evaluate
+from stylegan.scores.features import features
+from stylegan.scores.memorisation import nearest
+from stylegan.scores.verdict import (
+    control_sentence,
+    distance_sentence,
+    failure_rows,
+    floor_table,
+    score_rows,
+    summary,
+    variety_rows,
+    variety_sentence,
+    verdict_rows,
+)
+
+SAMPLES = range(8)  # seeds whose nearest training slice the card tells
+
+OASIS = """Open access under the OASIS data use agreement. "Data were provided by OASIS: Cross-Sectional: Principal Investigators: D. Marcus, R.
+Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910, P20 MH071616, U24 RR021382." Marcus et al. 2007,
+[doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498). No slice of a subject is in this repository."""
+TERMS = {
+    "oasis1": OASIS,
+    "simulated": "Simulated from the ICBM 152 nonlinear template of 2009 (Fonov et al. 2009, 2011), which nilearn ships; nobody's scan.",
+    "own": "Not stated. Whoever passes this generator on should say under which terms its training slices may be used.",
+}
+
+CARD = """# {name}
+
+A {architecture} that draws axial brain slices of {resolution} x {resolution} pixels. **Every picture it makes is synthetic.** Written by
+`tools/ship.py`; the same numbers stand in `metrics.json`.
+
+| | |
+|---|---|
+| Training data | {data}, {slices:,} slices of the {subjects} training subjects; nobody of validation or test |
+| Trained for | {kimg:g} kimg (thousand slices shown), {time} on {machine}; the best on validation subjects of a run of {run_kimg:g} kimg |
+| Settings | preset `{preset}`, seed {seed}; {changes} |
+| Parameters | {parameters:,}, stored in half precision |
+| Model hash | `{model_hash}` |
+
+## Scores and their floor
+
+Features: {space}. The floor is the same distance between real slices of other subjects; intervals are by subject (95 %). Drawn at psi = 1,
+each slice with noise of its own, drawn from its seed.
+
+{scores}
+
+On test subjects: {verdict}
+
+## As various as people?
+
+{various} *Dimensions*: principal components of the pixels that hold so much of the variance of {pictures} slices. *Spread*: median distance
+to the third-nearest slice of somebody else, the root of the summed squares of pixels in [-1, 1].
+
+{variety}
+
+Participation ratio of the styles of each convolution (1: they vary along one direction): {participation}.
+
+## The verdict
+
+On test subjects, by rules that are the same for every generator (`stylegan/scores/verdict.py`). Slices of one person resemble each other,
+which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
+
+{doubts}
+
+Floor, generator and spoiled sets (which must fail) side by side:
+
+{ceilings}
+
+## Does it copy?
+
+Distance in feature space from a slice to the nearest of all training slices. Held-out real slices of the validation and test subjects are
+{heldout:.1f} away (median); the ratio is each sample's distance over that. A copy would be near 0.
+
+{copies}
+
+Median ratio of {count} samples: {ratio:.2f}; of {fakes:,} samples nearer than the nearest 1 % of held-out slices: {copied:.1%}. {control}
+
+## Where it fails
+
+The least realistic of the slices that were scored on test subjects (Kynkäänniemi et al. 2019, eq. 3), from their seeds:
+
+{failures}
+
+## Terms of the data
+
+{terms}
+
+## Intended use
+
+Teaching and research on generative models: latent spaces, scores, artefacts, memorisation. A baseline to be beaten.
+
+## Limits
+
+Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It draws people no more various than those it saw,
+and gets details wrong that a radiologist would notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof
+of privacy: that the nearest slices are far is a check of {count} samples, not a guarantee.
+
+## The subjects of the split
+
+Trained on, and therefore unfit for scoring this generator: {people}.
+"""
+
+
+def ship(
+    run_dir: str | Path,
+    data: str | Path,
+    name: str = "",
+    *,
+    title: str = "",
+    terms: str = "own",
+    out: str | Path = "models",
+    control: dict | None = None,
+    **asked: object,
+) -> Path:
+    """Write ``name.safetensors`` (half precision), ``name.md`` (its card) and its entry in ``metrics.json``; returns the card.
+
+    ``run_dir``: a run folder, or a shipped file to score it again and rewrite its card. ``data``: the slices it was trained on;
+    ``title`` names them for the reader. What is scored is the shipped file. ``control``: what `benchmarks/memoriser.py` wrote, by
+    default what stands in the entry already. Further arguments and errors are those of `evaluate`.
+    """
+    if terms not in TERMS:
+        raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
+    path, G, info = Path(run_dir), *load_generator(run_dir)
+    if path.is_file():
+        entry = (read_json(path.with_name("metrics.json")) or {}).get(path.stem)
+        if entry is None or entry.get("model_hash") != info["model_hash"]:
+            raise ValueError(f"metrics.json next to {path} says nothing of this generator; ship it from its run folder.")
+    else:
+        path = Path(out) / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            key: value for key, value in info["data"].items() if key in ("layout", "key")
+        }  # where the slices lay is nobody's business
+        about["title"] = title or info["data"].get("title", "")
+        save_generator(path, G, {**info, "data": about}, half=True)
+        entry = {**_history(Path(run_dir), path), "terms": terms}
+    slices = slices_of(info, data)
+    found = evaluate(path, slices, all=True, **asked)
+    return _write(path, entry, slices, found, control)
+
+
+FURTHER = ("memory", "duplicates", "spectra", "failures")  # of an evaluation; they stand in the entry's "audit"
+
+
+def _write(path: Path, entry: dict, slices: SliceDataset, found: dict, control: dict | None) -> Path:
+    """The entry in metrics.json and the card; returns the card."""
+    audit = {name: found[name] for name in FURTHER} | {"control": control or entry.get("audit", {}).get("control")}
+    scores = {name: value for name, value in found.items() if name not in FURTHER}
+    entry = {
+        **entry,
+        "scores": scores,
+        "audit": audit,
+        "nearest": nearest_training(path, slices),
+        "changes": changes(entry["config"]),
+    }
+    write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text(card(path.stem, entry, slices.split("train")), encoding="utf-8")
+    return path.with_suffix(".md")
+
+
+def _history(run_dir: Path, path: Path) -> dict:
+    """What the run tells of the shipped generator: its settings, how long it was trained, and KID on the way."""
+    G, info = load_generator(path)
+    config, lines = info["config"], read_metrics(run_dir)
+    seconds = max((line["seconds"] for line in lines if line["cur_nimg"] <= info["cur_nimg"]), default=0.0)
+    return {
+        "model_hash": info["model_hash"],
+        "data": info["data"]["title"],
+        "train_subjects": len(info["train_subjects"]),
+        "kimg": info["cur_nimg"] / 1000,
+        "run_kimg": lines[-1]["kimg"],
+        "hours": seconds / 3600,
+        "machine": (run_dir / "environment.txt").read_text(encoding="utf-8").splitlines()[-2],
+        "parameters": count_parameters(G),
+        "config": config,
+        "changes": changes(config),
+        "kid_val": [[line["kimg"], line["kid_val"]] for line in lines if line["kid_val"] is not None],
+    }
+
+
+def changes(config: dict) -> dict:
+    """In which fields a run's config differs from its preset as it is now; an older version knew fewer fields."""
+    config = {**Config().to_dict(), **config}
+    usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
+    return {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v}
+
+
+def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
+    """How far samples of a generator lie from the nearest training slice, and held-out real slices: ``{heldout, samples}``.
+
+    Distances in the space of `features`; each sample gives ``{seed, distance, ratio, subject, level}`` of its nearest slice.
+    """
+    train, held = slices.split("train"), slices.select(slices.splits != "train")
+    at_train = features(train.images)
+    heldout = float(np.median(nearest(features(held.images), at_train)[0]))
+    distances, rows = nearest(features(generate(load_generator(path)[0], seeds, noise_mode="random")), at_train)
+    found = zip(seeds, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
+    names = ("seed", "distance", "ratio", "subject", "level")
+    samples = [dict(zip(names, (seed, d, d / heldout, str(who), level), strict=True)) for seed, d, who, level in found]
+    return {"heldout": heldout, "samples": samples}
+
+
+def card(name: str, entry: dict, train: SliceDataset) -> str:
+    """The card as Markdown."""
+    config, near, scores, audit = entry["config"], entry["nearest"], entry["scores"], entry["audit"]
+    ratios, doubts = [row["ratio"] for row in near["samples"]], verdict_rows(scores, audit["memory"])
+    hours, last = entry["hours"], list(scores["splits"])[-1]
+    layers = ", ".join(f"{layer} {value:.1f}" for layer, value in scores["style_participation"].items())
+    return CARD.format(
+        name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
+        architecture={"stylegan1": "StyleGAN1", "dcgan": "DCGAN"}.get(config.get("architecture"), "StyleGAN2"),
+        subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
+        space=scores["feature_space"], scores=markdown_table(score_rows(scores)), verdict=distance_sentence(scores["splits"][last]),
+        copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
+        various=variety_sentence(scores), variety=markdown_table(variety_rows(scores)), pictures=scores["variety"][last]["n"],
+        participation=layers or "it has no styles", heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios),
+        terms=TERMS[entry["terms"]], summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
+        fakes=min(5000, 2 * len(train)), copied=audit["memory"].get("copied", float("nan")), control=control_sentence(audit["control"]),
+        failures=markdown_table(failure_rows(audit["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
+        **{key: entry[key] for key in ("data", "kimg", "run_kimg", "machine", "parameters", "model_hash")},
+        time=f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run_dir", type=Path, metavar="RUN|FILE", help="a shipped file is scored again and its card rewritten")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR|ZIP", help="the slices it was trained on")
+    parser.add_argument("--name", default="", help="of the files, such as oasis1-stylegan2-64")
+    parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
+    parser.add_argument("--terms", default="own", choices=tuple(TERMS), help="of the data")
+    parser.add_argument("--out", type=Path, default=Path("models"), metavar="DIR")
+    parser.add_argument("--control", type=Path, metavar="FILE.json", help="what benchmarks/memoriser.py wrote")
+    args = vars(parser.parse_args())
+    control = read_json(args.pop("control")) if args["control"] else args.pop("control")
+    print(f"Wrote {ship(**args, control=control)}.")
+
+
+if __name__ == "__main__":
+    main()
