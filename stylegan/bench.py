@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan import train
-from stylegan.batches import draw_batch
 from stylegan.config import Config
-from stylegan.dataset import SliceDataset
+from stylegan.dataset import SliceDataset, draw_batch
 from stylegan.networks import prepare_machine
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb

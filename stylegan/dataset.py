@@ -1,17 +1,21 @@
-"""Slices with all that is known of them: load a folder, a .zip or the simulated default, split by subject, report."""
+"""Slices with all that is known of them: load a folder, a .zip or the simulated default, split by person, draw batches, report."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.cache import cache_folder, replacing
+from stylegan.cache import cache_folder, checkout, replacing
 from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.fetch import unpack_once
@@ -23,8 +27,9 @@ from stylegan.data.subjects import SPLITS, split_by_subject
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-__all__ = ["SPLITS", "SliceDataset", "load_slices", "render_report", "report_data", "split_by_subject", "write_csv"]
+    from stylegan.config import Config
 
 CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented"}
 
@@ -170,17 +175,171 @@ def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> Sli
 
 
 def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
-    """(A, B) from 'A-B', 'A' or a pair of numbers."""
+    """(A, B) from 'A-B', 'A' or a pair of numbers; the pair also as text, as older runs recorded it."""
     if levels is None:
         return None
-    parts = str(levels).split("-") if isinstance(levels, str | int) else list(levels)
-    try:
-        low, high = int(parts[0]), int(parts[-1])
-    except (ValueError, IndexError):
-        low, high = 0, -1
-    if len(parts) > 2 or not 0 <= low <= high:
+    text = str(levels) if isinstance(levels, str | int) else "-".join(map(str, levels))
+    found = re.fullmatch(r"\(?(\d+)(?:(?:-|, ?)(\d+))?\)?", text.strip())
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+    if low > high:
         raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
     return low, high
+
+
+# ------------------------------------------------------------------------------------------------- the slices of a generator
+
+
+def slices_of(
+    info: Mapping,
+    data: SliceDataset | str | Path | None = None,
+    *,
+    subjects_csv: str | Path | None = None,
+    levels: str | tuple[int, int] | None = None,
+    cache_dir: str | Path | None = None,
+) -> SliceDataset:
+    """The slices for a generator, ``info`` being its config.json or what `load_generator` returns: at its resolution, under its grey rule.
+
+    ``data``: a set, a folder or a .zip; None takes what it was trained on. Its table and levels are used again where none are
+    given. A note on stderr says where the slices are not those of its training. Raises ValueError or FileNotFoundError with one
+    sentence, also where the people of the training set could be told by its table alone and that is gone.
+    """
+    config, known = info["config"], info.get("data") or {}
+    size, rule = config["img_resolution"], config.get("normalise", "fixed")
+    if isinstance(data, SliceDataset):
+        if data.images.shape[1] != size:
+            raise ValueError(
+                f"The slices have {data.images.shape[1]} px, and the generator draws {size} px; load them at its size."
+            )
+        return normalised(data, rule)
+    asked = {"subjects_csv": subjects_csv, "levels": levels}
+    usual = {"subjects_csv": _found_again(known.get("subjects_csv")), "levels": known.get("levels")}
+    options = {name: usual[name] if value is None else value for name, value in asked.items()}
+    source = _found_again(known.get("path")) if data is None else Path(data)
+    try:
+        slices = load_slices(source, size, cache_dir=cache_dir, **options)
+    except (ValueError, FileNotFoundError):
+        if data is None or options == asked:
+            raise
+        slices = load_slices(
+            source, size, cache_dir=cache_dir, **asked
+        )  # other slices: what the run was trained with is not for them
+        if slices.key == known.get("key"):
+            raise
+        options = asked
+    _note_differences(known, slices, {name: value and str(value) for name, value in options.items()})
+    return normalised(slices, rule)
+
+
+def _found_again(path: str | None) -> Path | None:
+    """Where a path of a run's config.json lies: a relative one counts from the working directory, else from the checkout."""
+    if path is None:
+        return None
+    beside = checkout() / Path(path).expanduser()
+    return beside if not Path(path).exists() and beside.exists() else Path(path)
+
+
+def _note_differences(known: Mapping, slices: SliceDataset, options: Mapping[str, str | None]) -> None:
+    notes = []
+    if known.get("key", slices.key) != slices.key:
+        notes.append(
+            f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."
+        )
+    for name, now in options.items():
+        before = known.get(name)
+        if before != now and not (name == "subjects_csv" and before and Path(before).name == Path(now or "").name):
+            notes.append(f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}.")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        for note in notes:
+            print(f"Note: {shown(note)}", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------------- grey values
+# Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels
+# stay bright beside dark ones. A generator draws what its data looked like: it is compared with slices under the same rule.
+
+Rule = Callable[[np.ndarray], np.ndarray]  # values of one subject -> values in [0, 1]
+LOW, HIGH = 0.5, 99.5  # percentiles that become black and white
+
+
+def percentiles(x: np.ndarray) -> np.ndarray:
+    """The 0.5th percentile becomes 0 and the 99.5th 1; what lies beyond is cut off: a few hot pixels decide nothing."""
+    low, high = np.percentile(x, [LOW, HIGH])
+    return ((x - low) / max(high - low, 1e-12)).clip(0, 1)
+
+
+def standardise_then_unit(x: np.ndarray) -> np.ndarray:
+    """(x - mean) / deviation, and the result from its least to its greatest value onto [0, 1], as two steps.
+
+    The first step cancels out of the second: this is `min_max`, whatever the mean and the deviation are.
+    """
+    z = (x - x.mean()) / max(x.std(), 1e-12)
+    return min_max(z)
+
+
+def min_max(x: np.ndarray) -> np.ndarray:
+    """(x - min) / (max - min)."""
+    return (x - x.min()) / max(x.max() - x.min(), 1e-12)
+
+
+RULES: dict[str, Rule | None] = {"fixed": None, "percentiles": percentiles, "standardise": standardise_then_unit}
+
+
+def normalised(data: SliceDataset, rule: str) -> SliceDataset:
+    """The slices under one of `RULES`, subject by subject; 'fixed' leaves them as they are. ValueError for another name."""
+    if rule not in RULES:
+        raise ValueError(f"normalise is {rule!r}; choose one of {', '.join(RULES)}.")
+    function = RULES[rule]
+    if function is None:
+        return data
+    images = np.empty(data.images.shape, dtype=np.uint8)
+    for subject in np.unique(data.subjects):
+        rows = np.flatnonzero(data.subjects == subject)
+        images[rows] = np.rint(function(data.images[rows].astype(np.float64)) * 255)
+    key = hashlib.sha256(f"{data.key} {rule}".encode()).hexdigest()
+    return replace(data, images=images, key=key)
+
+
+# ----------------------------------------------------------------------------------------------------------------- batches
+
+
+def draw_batch(
+    data: SliceDataset, config: Config, cur_nimg: int, device: torch.device, n: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(real [n, C, H, W] in [-1, 1], one-hot c [n, c_dim] or None): n slices from position cur_nimg of the endless order."""
+    import torch
+
+    which = order(len(data) * (2 if config.mirror else 1), config.seed, cur_nimg, n or config.batch_size)
+    rows, flip = which % len(data), torch.from_numpy(which >= len(data)).to(device)
+    real = data.tensor(rows, device)
+    real = torch.where(flip[:, None, None, None], real.flip(mirror_axis(config, data)), real)
+    return real.expand(-1, config.img_channels, -1, -1), one_hot(data.labels[rows], config.c_dim, device)
+
+
+def mirror_axis(config: Config, data: SliceDataset) -> int:
+    """The axis of [N, C, H, W] whose reversal exchanges left and right: the columns, unless the data say L or R at top or bottom."""
+    upright = config.mirror_axis == "vertical" or (config.mirror_axis == "auto" and {"L", "R"} & set(data.sides[:2]))
+    return 2 if upright else 3
+
+
+def one_hot(labels: np.ndarray, c_dim: int, device: torch.device) -> Tensor | None:
+    """[N] class indices -> float [N, c_dim]; None without classes."""
+    import torch
+
+    return torch.nn.functional.one_hot(torch.from_numpy(np.asarray(labels)), c_dim).float().to(device) if c_dim else None
+
+
+def order(length: int, seed: int, start: int, count: int) -> np.ndarray:
+    """``count`` indices from position ``start`` of an endless sequence that shuffles 0..length-1 anew in each epoch."""
+    positions = np.arange(start, start + count)
+    return np.array([_epoch(length, seed, int(p // length))[p % length] for p in positions])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+# ---------------------------------------------------------------------------------------------------------------- loading
 
 
 def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:

@@ -16,10 +16,9 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from stylegan.batches import one_hot
 from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
-from stylegan.dataset import SliceDataset
+from stylegan.dataset import SliceDataset, one_hot
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.features import features
 from stylegan.scores.memorisation import people_of

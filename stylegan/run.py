@@ -22,8 +22,7 @@ from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
 from stylegan.data.naming import shown
-from stylegan.dataset import SliceDataset, load_slices
-from stylegan.intensity import normalised
+from stylegan.dataset import SliceDataset, load_slices, normalised
 from stylegan.lock import Held, hold
 from stylegan.networks import prepare_machine
 from stylegan.recorder import Recorder

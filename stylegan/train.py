@@ -16,9 +16,8 @@ from torch import Tensor
 
 from stylegan import distributed
 from stylegan.augment import adapt
-from stylegan.batches import draw_batch
 from stylegan.config import Config
-from stylegan.dataset import SliceDataset
+from stylegan.dataset import SliceDataset, draw_batch
 from stylegan.losses import (
     LOSSES,
     drift,

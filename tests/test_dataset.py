@@ -15,8 +15,18 @@ import torch
 from PIL import Image
 
 from stylegan.data import subjects as who
-from stylegan.data.subjects import count_leaks, person
-from stylegan.dataset import SPLITS, load_slices, parse_levels, render_report, report_data, split_by_subject, write_csv
+from stylegan.data.subjects import count_leaks, people_of, person
+from stylegan.dataset import (
+    SPLITS,
+    load_slices,
+    normalised,
+    parse_levels,
+    render_report,
+    report_data,
+    slices_of,
+    split_by_subject,
+    write_csv,
+)
 
 CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
 LAYOUTS = ("uq-oasis", "uq-adni", "four-class", "class-folders", "images", "oasis1-volumes", "nifti")
@@ -195,6 +205,44 @@ def test_asking_for_an_empty_split_names_the_others(class_folders):
     assert len(data.split("all")) == len(data) and set(data.split("val").splits) == {"val"}
     with pytest.raises(ValueError, match=r"no slice in split 'valid'.*train \d+, val \d+, test \d+"):
         data.split("valid")
+
+
+# ------------------------------------------------------------------------------------------------- the slices of a generator
+
+
+def about(slices, path, **entries):
+    """What a run's config.json says, as far as it matters here."""
+    config = {"img_resolution": 16, "normalise": entries.pop("normalise", "fixed")}
+    return {"config": config, "data": {"path": path, "title": slices.title, "key": slices.key, **entries}}
+
+
+def test_a_run_finds_its_slices_again_with_its_table_levels_and_grey_rule(tmp_path, capsys, monkeypatch):
+    _, table = fixtures.uq_adni(tmp_path / "AD_NC")
+    trained = load_slices(tmp_path / "AD_NC", 16, subjects_csv=table, levels="78-79")
+    info = about(trained, "AD_NC", subjects_csv="people.csv", levels="(78, 79)", normalise="percentiles")
+    monkeypatch.chdir(tmp_path)  # recorded paths are relative
+    for data in (None, "AD_NC"):
+        found = slices_of(info, data)
+        assert found.subjects_known and np.array_equal(found.splits, trained.splits) and set(found.levels) == {78, 79}
+        assert np.array_equal(found.images, normalised(trained, "percentiles").images)
+    assert np.array_equal(slices_of(info, trained).images, found.images)
+    assert list(people_of(found)) == list(trained.subjects) and "Note" not in capsys.readouterr().err
+
+
+def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
+    _, table = fixtures.uq_adni(tmp_path / "AD_NC")
+    trained = load_slices(tmp_path / "AD_NC", 16, subjects_csv=table)
+    info = about(trained, str(tmp_path / "AD_NC"), subjects_csv=str(table))
+    fixtures.class_folders(tmp_path / "others/slices", {"A": 4})
+    others = slices_of(info, tmp_path / "others/slices", levels="0-1")  # the run's table does not fit them
+    noted = capsys.readouterr().err
+    assert len(others) == 8 and others.layout == "class-folders"
+    assert "trained on" in noted and "levels not given; here it is 0-1" in noted
+    table.unlink()
+    with pytest.raises(FileNotFoundError, match="There is no table"):  # these people are told by it alone
+        slices_of(info, tmp_path / "AD_NC")
+    with pytest.raises(ValueError, match=r"16 px.*32 px"):
+        slices_of({"config": {"img_resolution": 32}}, trained)
 
 
 # ----------------------------------------------------------------------------------------------------------- the data set itself

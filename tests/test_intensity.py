@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stylegan.intensity import min_max, normalised, percentiles, standardise_then_unit
+from stylegan.dataset import min_max, normalised, percentiles, standardise_then_unit
 from stylegan.scores import case
 
 

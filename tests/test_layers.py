@@ -15,7 +15,7 @@ LEVELS = (
     ("plots", "charts", "cache", "lock"),
     ("data.atlas", "data.volumes", "data.fetch", "data.pictures", "data.subjects", "data.naming"),
     ("data.tables", "data.layouts", "data.nearby", "data.packing"),
-    ("dataset", "intensity", "stylegan2", "stylegan1", "dcgan"),
+    ("dataset", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "scores.intervals", "scores.features", "scores.encoder", "scores.spaces"),
     ("scores.distances", "scores.neighbours", "scores.picture_scores", "truth.embedding", "directions", "projection"),
@@ -38,7 +38,7 @@ LEVELS = (
         "truth.groundtruth",
     ),
     ("truth.map_charts", "truth.maps", "truth.map_study", "truth.map_sheets", "truth.artefacts"),
-    ("batches", "state", "train"),
+    ("state", "train"),
     ("scores.memoriser", "scores.audit", "recorder", "run", "bench", "notebook"),
     (
         "comparing.toys",
@@ -54,7 +54,7 @@ LEVELS = (
 )
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 CORE = ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment", "stylegan2", "stylegan1", "dcgan",
-        "networks", "batches", "state", "train")  # fmt: skip
+        "networks", "state", "train")  # fmt: skip
 ALLOWED_IN_CORE = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "stylegan"}
 ROOMS = ("data", "scores", "truth", "comparing", "reporting")
 FILES = sorted(

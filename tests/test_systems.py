@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 from stylegan import dcgan
-from stylegan.batches import draw_batch, mirror_axis
 from stylegan.config import PRESETS, Config, make_config
+from stylegan.dataset import draw_batch, mirror_axis
 from stylegan.modules import EqualConv2d, MappingNetwork, SelfAttention, spectral_norm
 from stylegan.networks import build_networks
 from stylegan.plots import to_uint8

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan.batches import draw_batch, order
 from stylegan.config import make_config
+from stylegan.dataset import draw_batch, order
 from stylegan.state import new_state
 from stylegan.train import (
     d_penalty_step,

@@ -15,8 +15,7 @@ import numpy as np
 from stylegan.cache import cache_folder, read_json, write_json
 from stylegan.checkpoint import load_generator
 from stylegan.comparing.compare import Run
-from stylegan.dataset import SliceDataset, load_slices
-from stylegan.intensity import normalised
+from stylegan.dataset import SliceDataset, load_slices, normalised
 from stylegan.networks import count_parameters, pick_device
 from stylegan.scores.case import Fakes, Setting
 from stylegan.scores.distances import DISTANCES, kernel_distance

@@ -7,8 +7,12 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from stylegan.dataset import SliceDataset
 
 FOUR_CLASSES = {"NonDemented": 100, "VeryMildDemented": 70, "MildDemented": 28, "ModerateDemented": 2}  # subjects in the upload
 SPLITS = ("train", "val", "test")
@@ -18,6 +22,11 @@ FRACTIONS = {"val": 0.15, "test": 0.15}
 def person(subject: str) -> str:
     """The person behind a subject id: OASIS scans OAS1_0061_MR1 and OAS1_0061_MR2 show the same one."""
     return re.sub(r"_MR\d+$", "", subject, flags=re.I)
+
+
+def people_of(slices: SliceDataset) -> np.ndarray:
+    """The person of each slice, str [N]: several scans of one person count as one."""
+    return np.array([person(str(subject)) for subject in slices.subjects])
 
 
 # -------------------------------------------------------------------------------------------- the four-class upload of OASIS-1

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from stylegan import plots
-from stylegan.batches import one_hot
 from stylegan.cache import read_json, write_json
-from stylegan.dataset import SliceDataset, load_slices
+from stylegan.dataset import SliceDataset, load_slices, one_hot
 from stylegan.scores import memorisation
 from stylegan.scores.case import Case, open_case
 from stylegan.scores.encoder import judged, trained_encoder

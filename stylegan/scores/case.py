@@ -12,8 +12,7 @@ from stylegan import distributed
 from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import person
-from stylegan.dataset import SliceDataset, load_slices
-from stylegan.intensity import normalised
+from stylegan.dataset import SliceDataset, load_slices, normalised
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.scores.features import DEFAULT, Space, as_pixels, features
