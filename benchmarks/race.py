@@ -24,8 +24,7 @@ from stylegan import train
 from stylegan.config import Config, make_config
 from stylegan.dataset import load_slices
 from stylegan.networks import Generator, prepare_machine
-from stylegan.plots import to_uint8
-from stylegan.predict import generate
+from stylegan.predict import generate, to_uint8
 from stylegan.scores.features import features
 from stylegan.scores.metrics import kid_against
 from stylegan.state import TrainingState, new_state

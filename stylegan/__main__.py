@@ -205,8 +205,7 @@ def _add_sample(commands) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from stylegan.predict import parse_seeds
-    from stylegan.samples import sample
+    from stylegan.predict import parse_seeds, sample
 
     written = sample(
         args.path,
@@ -232,7 +231,7 @@ def _add_project(commands) -> None:
 
 
 def _project(args: argparse.Namespace) -> None:
-    from stylegan.projection import project_held_out
+    from stylegan.latent import project_held_out
 
     found = project_held_out(args.path, args.out, args.data, count=args.slices, space=args.space, device=args.device)
     for name, value in found["mean"].items():
@@ -281,8 +280,7 @@ def _add_groundtruth(commands) -> None:
 
 
 def _groundtruth(args: argparse.Namespace) -> None:
-    from stylegan.truth.conclusions import conclusions
-    from stylegan.truth.groundtruth import ground_truth, write_ground_truth
+    from stylegan.truth.groundtruth import conclusions, ground_truth, write_ground_truth
 
     result, strip = ground_truth(args.path, args.data, num=args.num, device=args.device)
     print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
@@ -335,8 +333,7 @@ def _add_embed(commands) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from stylegan.predict import parse_seeds
     from stylegan.scores.findings import markdown_table
-    from stylegan.truth.map_sheets import write_study
-    from stylegan.truth.map_study import stability, study
+    from stylegan.truth.maps import stability, study, write_study
 
     options = {"num": args.num, "early": args.early, "device": args.device}
     found = study(args.path, args.data, seeds=parse_seeds(args.seeds), neighbours=args.neighbors, **options)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from stylegan.networks import Discriminator, Generator
-from stylegan.plots import INK, Figure, describe
+from stylegan.plots import INK, Figure, set_alt_text
 
 HALF = 9  # half the width of a box
 FILL = {"style": "#D6E6F4", "block": "#F7E3CC", "picture": "#DCEFE3", "end": "#EEEEEE"}  # pale Okabe-Ito colours
@@ -50,7 +50,7 @@ def architecture(G: Generator, D: Discriminator) -> Figure:
         f"{', '.join(map(_shape, maps))} and add up a picture. The discriminator sees it or a real slice, and goes from "
         f"{_shape(downward[0])} down to one logit."
     )
-    return describe(figure, text)
+    return set_alt_text(figure, text)
 
 
 def _observe(G: Generator) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

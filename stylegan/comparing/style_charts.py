@@ -8,8 +8,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 
-from stylegan.charts import COLOURS, LINES, MARKERS, dress
-from stylegan.plots import INK, Figure, describe
+from stylegan.charts import COLOURS, LINES, MARKERS, style_axes
+from stylegan.plots import INK, Figure, set_alt_text
 
 
 def droplet(
@@ -22,9 +22,9 @@ def droplet(
     ax.set_xscale("symlog", linthresh=10)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylim(bottom=0)
-    dress(ax, "Deviation of the rest of the map", "height of the bright pixel", legend=True)
+    style_axes(ax, "Deviation of the rest of the map", "height of the bright pixel", legend=True)
     ends = "; ".join(f"{name}: from {values[0]:.2f} to {values[-1]:.2f}" for name, values in found.items())
-    return describe(ax.figure, f"Deviation of the rest of a map as one pixel grows to {heights[-1]:g}. {ends}.")
+    return set_alt_text(ax.figure, f"Deviation of the rest of a map as one pixel grows to {heights[-1]:g}. {ends}.")
 
 
 def stages(kimg: Sequence[float], sizes: Sequence[int], alphas: Sequence[float], axes: Sequence[Axes] | None = None):
@@ -34,12 +34,12 @@ def stages(kimg: Sequence[float], sizes: Sequence[int], alphas: Sequence[float],
     axes[0].set_yscale("log", base=2)
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[1].plot(kimg, alphas, color=COLOURS[1], linestyle=LINES[1])
-    dress(axes[0], "Resolution, px", "kimg", legend=False)
-    dress(axes[1], "alpha of the newest one", "kimg", legend=False)
+    style_axes(axes[0], "Resolution, px", "kimg", legend=False)
+    style_axes(axes[1], "alpha of the newest one", "kimg", legend=False)
     text = (
         f"Resolution doubles from {sizes[0]} to {sizes[-1]} px; alpha rises evenly from 0 to 1 after each doubling, and stays."
     )
-    return describe(axes[0].figure, text)
+    return set_alt_text(axes[0].figure, text)
 
 
 def ladder_bars(ladder: Mapping, axes: Axes | None = None) -> matplotlib.figure.Figure:
@@ -58,9 +58,9 @@ def ladder_bars(ladder: Mapping, axes: Axes | None = None) -> matplotlib.figure.
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
-    dress(ax, "KID (×1000) on people never seen, lower is better", "", legend=False, grid="x")
+    style_axes(ax, "KID (×1000) on people never seen, lower is better", "", legend=False, grid="x")
     named = "; ".join(f"{row['row']} {row['kid']['value']:.0f}" for row in rows)
-    return describe(ax.figure, f"KID of each system with its interval, the floor of real people being {floor:.0f}: {named}.")
+    return set_alt_text(ax.figure, f"KID of each system with its interval, the floor of real people being {floor:.0f}: {named}.")
 
 
 def growing_curves(ladder: Mapping, names: Mapping[str, str], axes: Sequence[Axes] | None = None) -> matplotlib.figure.Figure:
@@ -83,7 +83,7 @@ def growing_curves(ladder: Mapping, names: Mapping[str, str], axes: Sequence[Axe
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="y", which="minor", labelsize=8)
-        dress(ax, "KID (×1000)", label, legend=ax is axes[0])
-    return describe(
+        style_axes(ax, "KID (×1000)", label, legend=ax is axes[0])
+    return set_alt_text(
         axes[0].figure, f"KID of {' and '.join(names.values())} networks by slices shown and by seconds, a line per seed."
     )

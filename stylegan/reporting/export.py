@@ -185,7 +185,7 @@ def _picture(output: NotebookNode) -> dict[str, object]:
     """src, width, height, alt and whether it is wide. ValueError for a figure that brought no description."""
     alt = output.metadata.get("image/png", {}).get("alt", "")
     if not alt.strip():
-        raise ValueError("A figure has no alt text; give it one with plots.describe.")
+        raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
         width, height = image.size
         small = io.BytesIO()

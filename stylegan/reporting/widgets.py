@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stylegan.directions import Direction
+from stylegan.latent import Direction
 from stylegan.networks import Generator
-from stylegan.plots import enlarge, to_uint8
-from stylegan.predict import styles, synthesize
+from stylegan.plots import enlarge
+from stylegan.predict import styles, synthesize, to_uint8
 
 STILL = "STYLEGAN_STILL"  # set where a notebook is run for a page, on which no slider could move
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -1,12 +1,13 @@
-"""How sure a score is: intervals by person, floors from other people, and drawing whole people.
+"""How sure a score is: intervals by person, floors from other people, and the p-value of every permutation test.
 
-People, not slices, are the independent observations: neighbouring levels of one head are nearly one picture. A bootstrap is
-no way to an interval here: drawing with replacement puts a slice beside itself, where distances are 0 and k(x, x) enters.
+People, not slices, are the independent observations: neighbouring levels of one head are nearly one picture. A bootstrap gives
+no interval here: drawing with replacement puts a slice beside itself, where distances are 0 and k(x, x) enters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -17,14 +18,15 @@ Interval = dict[str, float]  # {value, low, high}
 GROUPS = 24  # of people in the jackknife: with at most so many people each is left out alone
 
 
-def leave_out(statistic: Statistic, people: np.ndarray, fakes: int, *, seed: int = 0) -> dict[str, Interval]:
+def leave_out(statistic: Statistic, people: np.ndarray, fakes: int = 0, *, seed: int = 0) -> dict[str, Interval]:
     """Each number of ``statistic(real rows, fake rows)`` as {value, low, high}, a 95 % interval by person.
 
-    ``people`` [n] names the person of each real slice. They are dealt into g = min(people, 24) groups; the numbers are taken
+    ``people`` [n] names the person of each real slice. They fall at random into g = min(people, 24) groups; the numbers are taken
     g times, each time without one group and without one g-th of the fakes, and their variance is (g-1)/g times the summed
     squared deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of freedom). So
     the interval holds both sources of chance, who was scanned and which fakes were drawn, and the bias at small n, being the
-    same in all g, stays out of its width. Raises ValueError for fewer than two people.
+    same in all g, stays out of its width. A group without which a number cannot be taken (nan) is passed over. Raises
+    ValueError for fewer than two people.
     """
     names, index = np.unique(people, return_inverse=True)
     groups = min(len(names), GROUPS)
@@ -34,13 +36,15 @@ def leave_out(statistic: Statistic, people: np.ndarray, fakes: int, *, seed: int
     fake_group = np.arange(fakes) % groups
     whole = statistic(np.arange(len(people)), np.arange(fakes))
     parts = [statistic(np.flatnonzero(real_group != g), np.flatnonzero(fake_group != g)) for g in range(groups)]
-    spread = stats.t.ppf(0.975, groups - 1) * np.sqrt((groups - 1) / groups)
-    found = {}
-    for name, value in whole.items():
-        without = np.array([part[name] for part in parts])
-        half = spread * np.sqrt(np.square(without - without.mean()).sum())
-        found[name] = {"value": float(value), "low": float(value - half), "high": float(value + half)}
-    return found
+    return {name: _interval(value, np.array([part[name] for part in parts])) for name, value in whole.items()}
+
+
+def _interval(value: float, without: np.ndarray) -> Interval:
+    """{value, low, high} from the values [g] that leave one group out each; the value alone where fewer than two can be taken."""
+    without, half = without[np.isfinite(without)], 0.0
+    if (g := len(without)) > 1:
+        half = stats.t.ppf(0.975, g - 1) * np.sqrt((g - 1) / g * np.square(without - without.mean()).sum())
+    return {"value": float(value), "low": float(value - half), "high": float(value + half)}
 
 
 def jackknife(distance: Distance, real: np.ndarray, people: np.ndarray, fake: np.ndarray, *, seed: int = 0) -> Interval:
@@ -72,3 +76,30 @@ def draw_people(people: np.ndarray, count: int, n: int, rng: np.random.Generator
     enough = int(np.searchsorted(np.cumsum(slices[order]), n)) + 1
     chosen = np.flatnonzero(np.isin(index, order[: max(count, enough)]))
     return np.sort(rng.choice(chosen, n, replace=False))
+
+
+class Chance(NamedTuple):
+    """The outcome of `p_value`."""
+
+    value: float
+    expected: float  # mean of the values that chance gives
+    p_value: float
+
+
+def p_value(
+    statistic: Callable[[np.ndarray], float],
+    values: np.ndarray,
+    deal: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    *,
+    draws: int = 999,
+    seed: int = 0,
+    small: bool = False,
+) -> Chance:
+    """How often ``statistic(deal(values, rng))`` is as large as ``statistic(values)``, or for ``small`` as small: one-sided.
+
+    ``deal`` rearranges the values as they might be if they meant nothing, by whole people where a person is the unit. The
+    p-value of a permutation test, (1 + such draws) / (1 + draws), is never 0 (Phipson & Smyth 2010).
+    """
+    rng, value, sign = np.random.default_rng(seed), float(statistic(values)), -1 if small else 1
+    chance = np.array([statistic(deal(values, rng)) for _ in range(draws)])
+    return Chance(value, float(chance.mean()), float((1 + np.sum(sign * (chance - value) >= -1e-12)) / (1 + draws)))

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from stylegan.data.subjects import person
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Discriminator, Generator
-from stylegan.projection import project
+from stylegan.latent import project
 from stylegan.scores.intervals import Interval, leave_out
 
 

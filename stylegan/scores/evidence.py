@@ -1,0 +1,266 @@
+"""A generator, the people it saw, those it is judged by, and its pictures: everything that is needed before anything is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from stylegan import distributed
+from stylegan.cache import cache_folder
+from stylegan.checkpoint import load_generator
+from stylegan.data.subjects import people_of, person
+from stylegan.dataset import SPLITS, SliceDataset, slices_of
+from stylegan.modules import NoiseInjection
+from stylegan.networks import Generator, pick_device
+from stylegan.predict import generate
+from stylegan.scores.features import DEFAULT, as_pixels, features
+from stylegan.scores.intervals import draw_people
+
+MOST_TRAINING = 12_000  # slices among which the nearest is looked for
+SEEDS_APART = 1_000_000  # the seeds of fakes begin at a multiple of this
+
+
+class Drawn(NamedTuple):
+    """Generated slices. Picture i is drawn again by ``generate(G, [seeds[i]], class_index=classes[i], noise_mode=noise)``."""
+
+    pictures: np.ndarray  # uint8 [n, R, R]
+    vectors: np.ndarray  # float32 [n, D], their features
+    seeds: range
+    classes: np.ndarray | None  # int64 [n], the class asked for; None for a generator without classes
+
+    def first(self, n: int) -> Drawn:
+        classes = None if self.classes is None else self.classes[:n]
+        return Drawn(self.pictures[:n], self.vectors[:n], self.seeds[:n], classes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split, thinned to n slices, and slices of people who are not in it, for the floor."""
+
+    name: str
+    slices: SliceDataset
+    others: SliceDataset
+
+    @cached_property
+    def people(self) -> np.ndarray:
+        return people_of(self.slices)
+
+    @cached_property
+    def other_people(self) -> np.ndarray:
+        return people_of(self.others)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A generator, real slices sorted by who saw them, and generated slices with their features, drawn when they are asked for."""
+
+    G: Generator
+    info: dict  # as returned by `load_generator`
+    path: Path
+    slices: SliceDataset  # all that were given
+    trained_on: set[str]  # people; empty where nobody knows
+    train: SliceDataset | None  # the slices the generator saw, where they are at hand
+    held: SliceDataset | None  # all slices of the held-out splits asked for
+    scored: list[Part]  # what fakes are compared with; the last is the split that counts
+    warnings: list[str]
+    space: str
+    device: torch.device
+    cache: Path
+    seed: int
+    drawn: dict = field(default_factory=dict, repr=False)  # (psi, noise, classes): Drawn
+
+    def features(self, images: np.ndarray, keep: bool = True) -> np.ndarray:
+        """Feature vectors [n, D] of pictures; ``keep`` stores them in the cache by their content."""
+        return features(images, self.space, device=self.device, cache_dir=self.cache if keep else None)
+
+    def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0, noise: str = "random") -> Drawn:
+        """The slices of the first n seeds, by default as many as real ones, drawn once.
+
+        noise 'random': noise of their own, drawn from the seed as `predict.seed_noise` does; 'const': the generator's fixed maps for
+        all, so that only W varies. A conditional generator draws each in the class of one of the real slices.
+        """
+        n, classes = len(real) if n is None else n, None
+        noise = noise if self.has_noise else "random"
+        if self.G.c_dim:
+            rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
+            classes = self._classes_of(real)[rows]
+        key = psi, noise, None if classes is None else classes.tobytes()
+        if key not in self.drawn or len(self.drawn[key].pictures) < n:
+            self.drawn[key] = self._draw(n, classes, psi, noise)
+        return self.drawn[key].first(n)
+
+    @cached_property
+    def has_noise(self) -> bool:
+        """Whether noise changes the pictures at all."""
+        return any(bool(m.strength.any() and m.lr_multiplier) for m in self.G.modules() if isinstance(m, NoiseInjection))
+
+    def origin(self, drawn: Drawn, row: int) -> dict:
+        """{seed, class} of a fake, with which it can be drawn again; class None for a generator without classes."""
+        name = None if drawn.classes is None else self.info["classes"][drawn.classes[row]]
+        return {"seed": drawn.seeds[row], "class": name}
+
+    def _draw(self, n: int, classes: np.ndarray | None, psi: float, noise: str) -> Drawn:
+        begin = self.seed * SEEDS_APART
+
+        def draw(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+            chosen = None if classes is None else classes[first:last].tolist()
+            images = generate(
+                self.G, range(begin + first, begin + last), truncation_psi=psi, noise_mode=noise, class_index=chosen
+            )
+            pictures = as_pixels(images)
+            return pictures, self.features(pictures, keep=False)
+
+        return Drawn(*distributed.share_out(draw, n), range(begin, begin + n), classes)
+
+    def _classes_of(self, real: SliceDataset) -> np.ndarray:
+        """The generator's number of each slice's class: int64 [N]."""
+        number = {name: index for index, name in enumerate(self.info["classes"])}
+        names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
+        if strange := sorted(set(names) - set(number)):
+            raise ValueError(
+                f"The generator draws the classes {', '.join(number)}, and this data also holds {', '.join(strange)}."
+            )
+        return np.array([number[name] for name in names])
+
+
+def open_evidence(
+    path: str | Path,
+    data: SliceDataset | str | Path | None = None,
+    *,
+    split: str = "all",
+    train_data: SliceDataset | str | Path | None = None,
+    num: int = 1000,
+    seed: int = 0,
+    space: str = DEFAULT,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+    **taken: object,
+) -> Evidence:
+    """Everything `evaluate` needs before it draws the first slice; arguments and errors are its.
+
+    With ``split`` 'all' a split that cannot be scored is left out, and a warning says why.
+    """
+    if num < 2:
+        raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")
+    if split not in ("all", *SPLITS):
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, or all for val and test.")
+    chosen = pick_device(device)
+    G, info = load_generator(path, chosen)
+    slices = _slices(info, data, cache_dir, taken)
+    reference = slices if train_data is None else _slices(info, train_data, cache_dir, taken).split("train")
+    trained_on = {person(name) for name in info.get("train_subjects", ())}
+    if not trained_on and train_data is not None:
+        trained_on = set(people_of(reference))
+    names = ("val", "test") if split == "all" else (split,)
+    parts, reasons = _parts(slices, reference, names, trained_on, num, seed)
+    if reasons and split != "all":
+        raise ValueError(reasons[0])
+    train, held = _training_slices(reference, trained_on), np.isin(slices.splits, names)
+    seen = _seen(train, parts[-1], seed) if split == "all" and parts else []
+    warnings = [*_doubts(slices, trained_on), *reasons]
+    return Evidence(G, info, Path(path), slices, trained_on, train, slices.select(held) if held.any() else None, seen + parts, warnings,
+                    space, chosen, cache_folder(cache_dir), seed)  # fmt: skip
+
+
+# --- Who is who ---------------------------------------------------------------------------------------------------------------
+
+
+def _slices(
+    info: Mapping, data: SliceDataset | str | Path | None, cache_dir: str | Path | None, taken: Mapping
+) -> SliceDataset:
+    """The slices at the generator's resolution, under its grey rule; a set that is loaded already is taken as `slices_of` returned it."""
+    size, channels = info["config"]["img_resolution"], info["config"]["img_channels"]
+    if channels != 1:
+        raise ValueError(f"Scores are for grey slices, and this generator draws {channels} channels.")
+    if not isinstance(data, SliceDataset):
+        return slices_of(info, data, cache_dir=cache_dir, **{name: value for name, value in taken.items() if value is not None})
+    if data.images.shape[1] != size:
+        raise ValueError(
+            f"The slices have {data.images.shape[1]} px, and the generator draws {size} px; load them at its size."
+        )
+    return data
+
+
+def _parts(
+    slices: SliceDataset, reference: SliceDataset, names: tuple[str, ...], trained_on: set[str], num: int, seed: int
+) -> tuple[list[Part], list[str]]:
+    """(the splits that can be scored, why the others cannot). ValueError for people the generator was trained on."""
+    parts, reasons = [], []
+    for name in names:
+        real = slices.select(slices.splits == name)
+        _refuse_training_subjects(set(people_of(real)), trained_on, name)
+        try:
+            parts.append(_part(name, real, reference, num, seed))
+        except ValueError as error:
+            counts = ", ".join(f"{split} {np.sum(slices.splits == split)}" for split in SPLITS)
+            reasons.append(f"{slices.title} cannot be scored on split {name!r} ({counts} slices): {error}")
+    return parts, reasons
+
+
+def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed: int) -> Part:
+    people, rng = people_of(real), np.random.default_rng(seed)
+    if len(set(people)) < 2:
+        raise ValueError(f"it holds {len(set(people))} subjects, and an interval takes at least 2.")
+    others = reference.select(~np.isin(people_of(reference), people))
+    n = min(num, len(real), len(others))
+    if n < 2:
+        raise ValueError(
+            f"the floor takes slices of other subjects, and there are {len(others)}; give the training set as --train-data."
+        )
+    real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
+    count = len(set(people_of(real)))
+    if count < 2:
+        raise ValueError(f"{n} slices of it are of one subject, and an interval takes at least 2; give more data.")
+    # Four times what one draw for the floor takes: enough for unlike draws, where all of a large set would take minutes.
+    return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)))
+
+
+def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
+    """As many training people and slices as the held-out split has, against the other training people; [] where they are too few."""
+    count, n = len(set(held.people)), len(held.slices)
+    people = np.array([]) if train is None else people_of(train)
+    if len(set(people)) < 2 * count or len(people) < 2 * n:
+        return []
+    rows = draw_people(people, count, n, np.random.default_rng(seed))
+    real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
+    return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+
+
+def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceDataset | None:
+    """The slices the generator saw, by name or, where it names nobody, those of the training split; None where there are none."""
+    where = np.isin(people_of(reference), list(trained_on)) if trained_on else reference.splits == "train"
+    rows = np.flatnonzero(where)
+    return reference.select(np.sort(np.random.default_rng(0).permutation(rows)[:MOST_TRAINING])) if len(rows) else None
+
+
+def _refuse_training_subjects(people: set[str], trained_on: set[str], split: str) -> None:
+    if both := sorted(people & trained_on):
+        shown = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+        raise ValueError(
+            f"The generator was trained on {len(both)} of the {len(people)} subjects of split {split!r} ({shown}): "
+            "a score on them would measure memory; evaluate on subjects it has not seen."
+        )
+
+
+def _doubts(slices: SliceDataset, trained_on: set[str]) -> list[str]:
+    """What the reader of the scores should know about who is who."""
+    found = []
+    if not trained_on:
+        found.append("The generator's file does not name its training subjects, so nothing tells whether they are scored on.")
+    elif not trained_on & set(people_of(slices)):
+        found.append(
+            "No training subject of the generator occurs in this data under its name: if the same people are in it under "
+            "other names, the scores flatter the generator."
+        )
+    if not slices.subjects_known:
+        found.append(
+            "This layout hides who is who: one person may stand on both sides of the split and of the floor, and the "
+            "intervals are too narrow; a table of subjects (--subjects) restores people."
+        )
+    return found
