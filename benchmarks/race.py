@@ -26,7 +26,7 @@ from stylegan.dataset import load_slices
 from stylegan.networks import Generator, prepare_machine
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.features import features
-from stylegan.scores.metrics import kid_against
+from stylegan.scores.metrics import kernel_distance
 from stylegan.state import TrainingState, new_state
 
 FAKES = 384
@@ -82,7 +82,7 @@ def score(data: Path | None, out: Path) -> dict:
     found = {}
     for path in sorted(out.glob("*-*.npz")):
         with np.load(path) as run:
-            kid = [1000 * kid_against(real, shown) for shown in run["pictures"]]
+            kid = [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]]
             found[path.stem] = {"minutes": run["minutes"].tolist(), "kimg": run["kimg"].tolist(), "kid": kid} | {
                 "threads": int(run["threads"]), "torch": str(run["torch"])
             }  # fmt: skip

@@ -255,7 +255,7 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from stylegan.scores.metrics import evaluate
+    from stylegan.scores.evaluate import evaluate
 
     names = ("split", "train_data", "num", "fakes", "controls", "space", "device")
     scores = evaluate(args.path, args.data, **{name: getattr(args, name) for name in names})
@@ -263,7 +263,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _render_scores(scores: dict) -> str:
-    from stylegan.scores.findings import plain_scores
+    from stylegan.scores.verdict import plain_scores
 
     return "\n".join([*plain_scores(scores), *(f"Note: {warning}" for warning in scores["warnings"])])
 

@@ -20,9 +20,7 @@ from stylegan.cache import append_line, read_json, replacing
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.dataset import SliceDataset, one_hot
 from stylegan.predict import generate, to_uint8
-from stylegan.scores.features import features
-from stylegan.scores.memorisation import people_of
-from stylegan.scores.metrics import scores_while_training
+from stylegan.scores.evaluate import validation_scorer
 from stylegan.state import TrainingState
 
 GRID_SEEDS = range(24)  # the fixed z of the sample grids
@@ -44,7 +42,7 @@ class Recorder:
         self.stop_signal: int | None = None
         self.asked = 0.0  # when
         self.shown = state.cur_nimg
-        self.real_features: np.ndarray | None = None  # of the validation slices, computed when the first score is due
+        self.score = None if self.val_slices is None else validation_scorer(self.val_slices, state.config, state.device)
         (run_dir / "samples").mkdir(exist_ok=True)
         if self.val_slices is None:
             print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
@@ -152,12 +150,8 @@ class Recorder:
 
     def _score(self) -> dict[str, float]:
         """KID x 1000, precision and recall of G_ema on the validation slices. The rule: the lowest KID so far is the best."""
-        state, n = self.state, self.state.config.kid_samples
-        if self.real_features is None:
-            self.real_features = features(self.val_slices.images, device=state.device)
-        classes = spread(self.val_slices.labels, n) if state.config.c_dim else None
-        fakes = generate(state.G_ema, range(KID_SEED, KID_SEED + n), class_index=classes)
-        scores = scores_while_training(self.real_features, people_of(self.val_slices), fakes, device=state.device)
+        state = self.state
+        scores = {name: value for name, value in self.score(state.G_ema, True).items() if name in UNSCORED}
         if state.best_kid is None or scores["kid"] < state.best_kid:
             state.best_kid = scores["kid"]
             self._save_generator("generator.safetensors")

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stylegan.predict import to_uint8
 from stylegan.scores import features as module
-from stylegan.scores.features import as_pixels, features
+from stylegan.scores.features import as_pixels, distance_name, features
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +20,6 @@ def pictures() -> np.ndarray:
 
 def as_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures)[:, None].float() / 127.5 - 1
-
-
-def test_shape_type_and_finite(pictures):
-    found = features(pictures)
-    assert found.shape == (6, 1280) and found.dtype == np.float32
-    assert np.isfinite(found).all() and found.std(axis=0).max() > 0.1
 
 
 def test_float_and_uint8_of_the_same_picture_are_equal(pictures):
@@ -42,9 +37,11 @@ def test_floats_are_rounded_and_clamped_like_a_saved_png():
 
 
 def test_rounding_is_the_one_that_saves_pngs():
-    plots = pytest.importorskip("stylegan.plots")
+    """Exact halves too, where two rules differed."""
+    halves = (torch.arange(256).float() + 0.5).reshape(1, 1, 16, 16) / 127.5 - 1
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
-    assert np.array_equal(np.asarray(plots.to_uint8(x)).reshape(2, 16, 16), as_pixels(x))
+    for img in (x, halves):
+        assert np.array_equal(to_uint8(img), as_pixels(img))
 
 
 def test_batch_size_does_not_matter(pictures):
@@ -93,7 +90,7 @@ def test_cache_notices_other_pictures_and_damage(pictures, tmp_path):
 
 
 def test_random_numbers_of_a_run_are_left_alone(pictures):
-    module._space.cache_clear()
+    module.extractor.cache_clear()
     torch.manual_seed(3)
     before = torch.get_rng_state()
     features(pictures[:1])
@@ -123,3 +120,48 @@ def test_unknown_space_names_the_known_ones(pictures):
 def test_import_is_light():
     code = "import sys, stylegan.scores.features; print(any(name.startswith('efficientnet') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+# --- Inception ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_official_weights_there_is_no_fid(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("STYLEGAN_INCEPTION", raising=False)
+    with pytest.raises(ValueError, match=r"official Inception is not here.*FD of efficientnet-lite0, not FID"):
+        features(np.zeros((1, 16, 16), np.uint8), "inception")
+    other = tmp_path / "mine.pth"
+    torch.save({}, other)
+    monkeypatch.setenv("STYLEGAN_INCEPTION", str(other))
+    with pytest.raises(ValueError, match="not the official Inception"):
+        features(np.zeros((1, 16, 16), np.uint8), "inception")
+    assert distance_name("inception") == "FID" and distance_name("efficientnet-lite0") == "FD"
+
+
+def test_inception_gives_what_torch_fidelity_gives(tmp_path, monkeypatch):
+    """With weights of chance: the path from pictures to features is the same with the real ones."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {}, raising=False)
+    monkeypatch.setattr(module, "INCEPTION_SHA256", "")
+    module.extractor.cache_clear()
+    torch.manual_seed(0)
+    weights = _random_inception(fidelity)
+    torch.save(weights, tmp_path / "random.pth")
+    monkeypatch.setenv("STYLEGAN_INCEPTION", str(tmp_path / "random.pth"))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    found = features(pictures, "inception")
+    oracle = fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "random.pth"))
+    expected = oracle(torch.from_numpy(pictures)[:, None].repeat(1, 3, 1, 1))[0]
+    module.extractor.cache_clear()
+    assert found.shape == (2, 2048) and found == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
+
+
+def _random_inception(fidelity):
+    class Bare(fidelity.FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_, **__):
+            return None
+
+    path = fidelity.__file__  # any file: what is read from it is thrown away
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        return Bare("x", ["2048"], feature_extractor_weights_path=path).state_dict()

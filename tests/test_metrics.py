@@ -1,4 +1,4 @@
-"""Scores: against torchmetrics and closed forms, and intervals and floors by subject."""
+"""Distances, neighbours and the classifier: against torchmetrics, prdc, closed forms and loops; intervals, floors and spoiled sets."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,22 @@ import torch
 from phantoms import phantoms
 
 from stylegan.scores.features import features
+from stylegan.scores.intervals import draw_people, jackknife, leave_out, p_value
+from stylegan.scores.memorisation import nearest
 from stylegan.scores.metrics import (
-    draw_people,
-    floor,
+    K_DENSITY,
+    K_PRECISION,
+    Neighbourhood,
+    apart,
+    compare_features,
+    compare_pictures,
+    compare_variety,
+    control_sets,
+    floor_draws,
     frechet_distance,
-    jackknife,
     kernel_distance,
-    kid_against,
-    score,
-    scores_while_training,
+    score_control,
+    told_apart,
 )
 
 
@@ -100,17 +107,6 @@ def test_frechet_distance_with_fewer_points_than_dimensions():
     assert frechet_distance(x, scaled) == pytest.approx(4 * x.var(axis=0, ddof=1).sum(), rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(300, 8), (40, 200)])
-def test_identical_sets_are_at_no_distance_and_shifts_add_up(shape):
-    x = gaussian(*shape, 0)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-4)
-    assert kernel_distance(x, x) <= 0  # the pairs (x_i, x_i) across count, those within do not
-    steps = [0.2, 0.4, 0.8]
-    assert [frechet_distance(x, x + s) for s in steps] == pytest.approx([shape[1] * s**2 for s in steps], rel=1e-3)
-    kid = [kernel_distance(x, x + s) for s in steps]
-    assert kid == sorted(kid) and kid[0] > kernel_distance(x, x)
-
-
 @pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
 def test_distances_are_symmetric_and_refuse_unfit_samples(distance):
     x, y = gaussian(30, 50, 0), gaussian(45, 50, 1, 0.2)
@@ -142,16 +138,6 @@ def test_interval_is_as_wide_as_scores_of_new_people_spread():
     assert np.mean([entry["high"] - entry["value"] for entry in by_slice]) < 0.6 * np.mean(half)
 
 
-def test_interval_contains_the_value_and_does_not_depend_on_names():
-    x, y, people = population(10, 5, 0), gaussian(50, 6, 1, 0.5), np.repeat(np.arange(10), 5)
-    found = jackknife(frechet_distance, x, people, y)
-    assert found["low"] < found["value"] < found["high"]
-    assert found["value"] == frechet_distance(x, y)
-    renamed = np.array([f"person {chr(75 - p)}" for p in people])  # at most 24 people: each left out alone, in any order
-    other = jackknife(frechet_distance, x, renamed, y, seed=5)
-    assert other["high"] - other["low"] == pytest.approx(found["high"] - found["low"], rel=0.5)
-
-
 def test_interval_needs_two_people():
     with pytest.raises(ValueError, match="at least 2 subjects"):
         jackknife(kernel_distance, gaussian(9, 3, 0), np.zeros(9), gaussian(9, 3, 1))
@@ -168,70 +154,208 @@ def test_draws_take_whole_people_and_exactly_n():
     assert len(draw_people(people, 4, 120, np.random.default_rng(0))) == 120
 
 
-def test_floor_is_the_mean_and_range_of_its_draws():
-    x = gaussian(40, 6, 0)
-    draws = [gaussian(40, 6, s) for s in range(1, 9)]
-    values = [kernel_distance(x, y) for y in draws]
-    found = floor(kernel_distance, x, draws)
-    assert found["value"] == pytest.approx(np.mean(values))
-    assert min(values) <= found["low"] < found["value"] < found["high"] <= max(values)
+def test_a_group_without_a_number_is_passed_over():
+    """A number that cannot be taken without one of the groups has its interval from the others, and none from a single one."""
+    people = np.repeat(np.arange(6), 2)
+    found = leave_out(
+        lambda r, _: {"mean": r.mean(), "often": np.nan if 0 in r else 1.0, "whole": 3.0 if len(r) == 12 else np.nan}, people
+    )
+    assert found["mean"]["low"] < found["mean"]["value"] < found["mean"]["high"]
+    assert found["whole"] == {"value": 3.0, "low": 3.0, "high": 3.0}
 
 
-def spoiled(pictures: np.ndarray, how: str) -> np.ndarray:
-    x = pictures.astype(np.float64)
-    if how == "blur":
-        x = sum(np.roll(x, shift, axis) for shift in (-1, 0, 1) for axis in (1, 2)) / 6
-    if how == "checkerboard":
-        x = x + 20 * (np.indices(x.shape[1:]).sum(axis=0) % 2)
-    if how == "noise":
-        x = x + np.random.default_rng(0).normal(0, 12, x.shape)
-    return x.clip(0, 255).astype(np.uint8)
+def test_p_values_are_uniform_under_chance_and_small_for_an_effect():
+    """The shared permutation test: of 100 shuffled sets a tenth has p <= .1; a set in order has the smallest p there is."""
+
+    def slope(values: np.ndarray) -> float:
+        return float(np.corrcoef(values, np.arange(len(values)))[0, 1])
+
+    def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(values)
+
+    ps = [p_value(slope, np.random.default_rng(s).normal(size=12), deal, draws=99, seed=s).p_value for s in range(100)]
+    assert 0.03 <= np.mean(np.array(ps) <= 0.1) <= 0.2 and 0.4 < np.mean(ps) < 0.6
+    found = p_value(slope, np.arange(12.0), deal, draws=99)
+    assert found.p_value == 0.01 and found.value == pytest.approx(1) and abs(found.expected) < 0.2
+    assert p_value(slope, np.arange(12.0), deal, draws=99, small=True).p_value == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- neighbours
+
+
+def scores(real: np.ndarray, fake: np.ndarray, people: np.ndarray | None = None, fake_people: np.ndarray | None = None) -> dict:
+    return Neighbourhood(real, np.arange(len(real)) if people is None else people, fake, fake_people).scores()
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0, 1), (0.6, 1), (0, 0.6), (0.3, 1.5)])
+def test_against_prdc_where_everybody_has_one_slice(mean, scale):
+    prdc = pytest.importorskip("prdc")
+    real, fake = gaussian(90, 6, 0), gaussian(110, 6, 1, mean, scale)
+    ours = scores(real, fake)
+    three, five = (prdc.compute_prdc(real, fake, k) for k in (K_PRECISION, K_DENSITY))
+    assert ours["precision"] == pytest.approx(three["precision"]) and ours["recall"] == pytest.approx(three["recall"])
+    assert ours["density"] == pytest.approx(five["density"]) and ours["coverage"] == pytest.approx(five["coverage"])
+
+
+def test_against_loops_with_several_slices_a_person():
+    real, fake = gaussian(24, 3, 0), gaussian(20, 3, 1, 0.4)
+    people, fake_people = np.repeat(np.arange(6), 4), np.repeat(np.arange(5), 4)
+
+    def reach(x: np.ndarray, names: np.ndarray, i: int, k: int) -> float:
+        return sorted(np.linalg.norm(x[i] - x[j]) for j in range(len(x)) if names[j] != names[i])[k - 1]
+
+    def away(i: int, j: int) -> float:
+        return np.linalg.norm(real[i] - fake[j])
+
+    n, m, ours = range(24), range(20), scores(real, fake, people, fake_people)
+    reached = [[away(i, j) < reach(real, people, i, 5) for i in n] for j in m]
+    assert ours["precision"] == pytest.approx(np.mean([any(away(i, j) < reach(real, people, i, 3) for i in n) for j in m]))
+    assert ours["recall"] == pytest.approx(np.mean([any(away(i, j) < reach(fake, fake_people, j, 3) for j in m) for i in n]))
+    assert ours["density"] == pytest.approx(np.sum(reached) / (5 * 20))
+    assert ours["coverage"] == pytest.approx(np.mean(np.any(reached, axis=0)))
+    nearer = [reach(real, people, i, 1) < min(away(i, j) for j in m) for i in n]
+    assert ours["nn_accuracy_real"] == pytest.approx(np.mean(nearer))
+    nearer = [reach(fake, fake_people, j, 1) < min(away(i, j) for i in n) for j in m]
+    assert ours["nn_accuracy_fake"] == pytest.approx(np.mean(nearer))
+
+
+def test_one_population_copies_shifts_and_collapse():
+    real, same = gaussian(300, 4, 0), gaussian(300, 4, 1)
+    good = scores(real, same)
+    assert all(good[name] > 0.85 for name in ("precision", "recall", "coverage")) and 0.85 < good["density"] < 1.15
+    assert all(abs(good[name] - 0.5) < 0.1 for name in ("nn_accuracy_real", "nn_accuracy_fake"))
+    copy = scores(real, real.copy())
+    assert copy["nn_accuracy_real"] == 0 == copy["nn_accuracy_fake"]  # each has its copy at no distance: overfitting
+    far = scores(real, same + 100)
+    assert far["precision"] == far["recall"] == far["density"] == far["coverage"] == 0
+    assert far["nn_accuracy_real"] == far["nn_accuracy_fake"] == 1
+    few = scores(real, np.repeat(same[:5], 60, axis=0) + gaussian(300, 4, 2, 0, 1e-3))
+    assert few["precision"] > 0.8 and few["recall"] < 0.05 and few["coverage"] < 0.2 and few["nn_accuracy_fake"] == 1
+
+
+def test_a_set_too_small_for_its_neighbours_reaches_nothing():
+    found = scores(gaussian(2, 3, 0), gaussian(2, 3, 1))
+    assert found["precision"] == found["recall"] == found["density"] == found["coverage"] == 0
+
+
+def test_the_classifier_tells_apart_what_can_be_told_and_nothing_else():
+    people = np.repeat(np.arange(20), 6)
+    home = gaussian(20, 8, 5)[people]
+    real, same = home + gaussian(120, 8, 0), gaussian(20, 8, 6)[people] + gaussian(120, 8, 1)
+    chance = np.mean([side.mean() for side in told_apart(real, people, same, people)])
+    assert 0.3 < chance < 0.65
+    shifted = np.mean([side.mean() for side in told_apart(real, people, same + 2, people)])
+    assert shifted > 0.9
+
+
+def test_the_classifier_judges_people_it_never_saw():
+    """Each head far from all others, real and fake heads alike: a classifier that had seen a head's other slices would know them."""
+    people = np.repeat(np.arange(10), 8)
+    real, fake = (5 * gaussian(10, 30, seed)[people] + gaussian(80, 30, seed + 1) for seed in (0, 10))
+    by_person = np.mean([side.mean() for side in told_apart(real, people, fake, people)])
+    by_slice = np.mean([side.mean() for side in told_apart(real, np.arange(80), fake, np.arange(80))])
+    assert by_slice > 0.9 and by_person < 0.75
+
+
+def test_symmetric_recall_counts_real_slices_with_a_fake_in_their_own_reach():
+    real, fake, people = gaussian(40, 4, 0), gaussian(30, 4, 1, 0.3), np.repeat(np.arange(10), 4)
+    others = [sorted(np.linalg.norm(real[i] - real[j]) for j in range(40) if people[j] != people[i])[2] for i in range(40)]
+    expected = np.mean([np.linalg.norm(fake - real[i], axis=1).min() < others[i] for i in range(40)])
+    assert scores(real, fake, people)["recall_symmetric"] == pytest.approx(expected) and 0 < expected < 1
+    # Drawn in towards the mean by a third, recall is lost and the symmetric one is not.
+    shrunk = scores(real, 0.65 * gaussian(40, 4, 7))
+    assert shrunk["recall"] < 0.6 * shrunk["recall_symmetric"]
+
+
+def test_realism_is_the_best_ratio_of_reach_and_distance():
+    real, fake = gaussian(20, 3, 0), np.concatenate([gaussian(5, 3, 0), np.full((1, 3), 50.0)])
+    found = Neighbourhood(real, np.arange(20), fake).realism()
+    reach = np.sort(apart(real, np.arange(20)), axis=1)[:, 2]
+    kept = reach <= np.median(reach)
+    expected = [max(reach[kept] / np.linalg.norm(real[kept] - x, axis=1).clip(1e-12)) for x in fake]
+    assert found == pytest.approx(expected) and found.argmin() == 5 and found[5] < 0.1
+
+
+# -------------------------------------------------------------------------------------------- all at once, and spoiled sets
 
 
 @pytest.fixture(scope="module")
-def real_and_others() -> tuple:
-    names = np.repeat(np.arange(40), 6)
-    pictures = phantoms(40, 6, 0)
+def sides():
+    """(slices, features, people) of 12 held-out people and of 36 others."""
+    people, pictures = np.repeat(np.arange(48), 5), phantoms(48, 5, 0)
     at = features(pictures)
-    return pictures, at, names
+    return tuple((pictures[rows], at[rows], people[rows]) for rows in (people < 12, people >= 12))
 
 
-def test_other_people_reach_the_floor_and_controls_do_not(real_and_others):
-    pictures, at, names = real_and_others
-    real, fresh, others = names < 10, (names >= 10) & (names < 20), names >= 20
-
-    def scored(fake: np.ndarray) -> dict:
-        return score(at[real], names[real], fake, at[others], names[others])
-
-    good = scored(at[fresh])
-    assert {f"{name}{end}" for name in ("kid", "fd", "recall", "classifier") for end in ("", "_floor")} < set(good)
-    for name in ("kid", "fd"):
-        assert good[name]["low"] < good[f"{name}_floor"]["high"]  # as good as real
-    for how in ("blur", "checkerboard", "noise"):
-        bad = scored(features(spoiled(pictures[fresh], how)))
-        for name in ("kid", "fd"):
-            assert bad[name]["low"] > bad[f"{name}_floor"]["high"], (how, name)
-            assert bad[f"{name}_floor"] == good[f"{name}_floor"]  # the floor knows nothing of the fakes
+@pytest.fixture(scope="module")
+def judged(sides):
+    """(scores and floors of fresh people in place of fakes, scores of each control)."""
+    held, (others, at_others, other_people) = sides
+    draws = floor_draws(held[2], other_people)
+    fresh = phantoms(60, 5, 7)[np.arange(60) * 5 + np.arange(60) % 5]  # a perfect generator: nobody twice
+    good = compare_features(held[1], held[2], features(fresh), at_others, other_people)
+    good |= compare_pictures(held[0], held[2], fresh, others, draws)
+    found = {}
+    for name, control in control_sets(others, draws[0]).items():
+        whose = None if name == "collapsed" else other_people[draws[0]]
+        found[name] = score_control(held, (control, features(control), whose))
+        found[name]["memory"] = np.median(nearest(features(control), at_others)[0])
+    return good, found
 
 
-def test_score_is_reported_times_1000_and_refuses_shared_people(real_and_others):
-    _, at, names = real_and_others
-    real, others = names < 10, names >= 20
-    fake = at[(names >= 10) & (names < 20)]
-    found = score(at[real], names[real], fake, at[others], names[others])
-    assert found["kid"]["value"] == pytest.approx(1000 * kernel_distance(at[real], fake))
-    assert found["fd"]["value"] == pytest.approx(frechet_distance(at[real], fake))
+@pytest.mark.parametrize("how", ["blurred", "noised"])
+def test_spoiled_slices_fail_where_they_must(judged, how):
+    good, controls = judged
+    for key in ("kid", "fd", "nn_accuracy_fake", "classifier", *["spectrum"] * (how == "blurred")):
+        assert controls[how][key] > good[f"{key}_floor"]["high"], key  # phantoms have noise of their own
+    for key in ("precision", "coverage"):
+        assert controls[how][key] < good[f"{key}_floor"]["low"], key
+
+
+def test_few_slices_again_and_again_lack_recall_and_coverage(judged):
+    good, controls = judged
+    few = controls["collapsed"]
+    assert few["precision"] > 0.5 and few["nn_accuracy_fake"] == 1
+    assert few["recall"] < good["recall_floor"]["low"] and few["coverage"] < good["coverage_floor"]["low"]
+    assert few["ms_ssim"] > good["ms_ssim_real"]["value"] and few["dimensions"] < 0.5 * controls["memorised"]["dimensions"]
+
+
+def test_memorised_slices_have_no_fault_but_their_nearness(judged):
+    good, controls = judged
+    copies = controls["memorised"]
+    for key in ("kid", "fd", "spectrum"):
+        assert copies[key] <= good[f"{key}_floor"]["high"], key
+    assert copies["recall"] >= good["recall_floor"]["low"] and copies["classifier"] < 0.65
+    assert copies["memory"] == pytest.approx(0, abs=1e-3) and controls["blurred"]["memory"] > 1
+
+
+def test_variety_of_new_people_reaches_the_floor_and_a_collapse_does_not(sides):
+    (real, _, people), (others, _, other_people) = sides
+    draws = floor_draws(people, other_people)
+    fresh = phantoms(60, 5, 7)[np.arange(60) * 5 + np.arange(60) % 5]
+    few = np.resize(fresh[:3], fresh.shape) + np.random.default_rng(0).integers(0, 2, fresh.shape).astype(np.uint8)
+    found = compare_variety(real, people, {"": fresh, "_fixed_noise": few}, others, other_people, draws)
+    assert found["n"] == 60
+    for name in ("dimensions", "dimensions_90", "spread"):
+        good, bad = found[name], found[f"{name}_fixed_noise"]
+        assert good["high"] >= good["floor"]["low"] and bad["high"] < bad["floor"]["low"], name
+        assert good["ratio"]["value"] == pytest.approx(good["value"] / good["real"]) and bad["real"] == good["real"]
+        assert bad["ratio"]["low"] <= bad["ratio"]["value"] <= bad["ratio"]["high"] < 0.9
+
+
+def test_scores_are_times_1000_and_refuse_shared_people(sides):
+    (_, at_real, people), (_, at_others, other_people) = sides
+    fake = at_others[:60]
+    found = compare_features(at_real, people, fake, at_others[60:], other_people[60:])
+    assert found["kid"]["value"] == pytest.approx(1000 * kernel_distance(at_real, fake))
+    assert found["fd"]["value"] == pytest.approx(frechet_distance(at_real, fake))
     with pytest.raises(ValueError, match="disjoint"):
-        score(at[real], names[real], fake, at, names)
+        compare_features(at_real, people, fake, at_real, people)
     with pytest.raises(ValueError, match="equally many"):
-        score(at[real], names[real], fake[:-1], at[others], names[others])
+        compare_features(at_real, people, fake[:-1], at_others, other_people)
 
 
-def test_kid_during_training_is_the_same_number(real_and_others):
-    pictures, at, names = real_and_others
-    images = torch.from_numpy(pictures[names >= 20])[:, None].float() / 127.5 - 1
-    expected = kernel_distance(at[names < 10], at[names >= 20])
-    assert kid_against(at[names < 10], images) == pytest.approx(expected, rel=1e-3)
-    found = scores_while_training(at[names < 10], names[names < 10], images)
-    assert found["kid"] == pytest.approx(1000 * expected, rel=1e-3)
-    assert found["precision"] > 0.5 and found["recall"] > 0.5  # other people of the same kind
+def test_floor_draws_take_as_many_slices_and_people(sides):
+    (_, _, people), (_, _, others) = sides
+    draws = floor_draws(people, others)
+    assert all(len(set(rows)) == len(people) and len(set(others[rows])) == 12 for rows in draws) and len(draws) == 20

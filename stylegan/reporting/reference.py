@@ -8,9 +8,8 @@ from pathlib import Path
 from stylegan.cache import checkout, read_json
 from stylegan.checkpoint import load_generator
 from stylegan.networks import Generator, pick_device
-from stylegan.notebook import Run
-from stylegan.scores.audit import FILE, audit
-from stylegan.scores.findings import duration, score_rows
+from stylegan.scores.findings import duration
+from stylegan.scores.verdict import score_rows
 
 NAME, FOLDER = "oasis1-stylegan2-64", "oasis64"  # its file in models/, its pictures in figures/
 
@@ -60,24 +59,6 @@ def absence(name: str = NAME) -> str:
     if (checkout() / "notebooks").is_dir():
         return f"This checkout holds no `models/{name}.safetensors`; pull it anew to see the shipped generator here."
     return "The shipped generator lies in `models/` of the repository, and this is no checkout of it: clone it to see it here."
-
-
-def audit_of(run: Run, live: bool = False) -> tuple[dict | None, str]:
-    """(the audit to show beside a run, a sentence that says whose it is).
-
-    Computed now for ``live``, else read from the run's ``audit.json`` where that is of its generator, else from the card of the
-    generator that comes with the project (then with ``shipped`` true); None where there is neither.
-    """
-    if live:
-        audit(run.folder, run.slices, run.folder)
-    found = read_json(run.folder / FILE) or {}
-    if found.get("evaluation", {}).get("model_hash") == run.info["model_hash"]:
-        return found, f"Computed for this run by `python -m stylegan audit`, kept in `{FILE}` of its folder."
-    shipped = reference()
-    if shipped is None or "audit" not in shipped.card:
-        return None, absence() if shipped is None else "The shipped generator's card holds no audit."
-    found = {**shipped.card["audit"], "evaluation": shipped.card["scores"], "shipped": True}
-    return found, f"**Not of this run.** {shipped.about}"
 
 
 def written(what: str, folder: str = FOLDER) -> tuple[dict, Path] | None:

@@ -1,9 +1,8 @@
 """Pictures to feature vectors: the space in which real and synthetic slices are compared.
 
-Every score and embedding names the space it was taken in. Those that need nothing but their weights stand in `SPACES`; those
-that are fitted to training slices are made by `spaces.find_space`. Only with the official Inception is a Fréchet distance
+Every score and embedding names the space it was taken in, one of `SPACES`. Only with the official Inception is a Fréchet distance
 called FID (`distance_name`). Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8
-bits of a saved PNG first, because a difference in scale or rounding alone would tell real from fake.
+bits of a saved PNG first (`predict.to_uint8`), because a difference in scale or rounding alone would tell real from fake.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,24 +18,16 @@ import torch
 import torch.nn.functional as F
 
 from stylegan.cache import replacing
+from stylegan.predict import to_uint8
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]
 DEFAULT = "efficientnet-lite0"
 INCEPTION_FILE, INCEPTION_SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"  # its sha256 begins with that
 
 
-@dataclass(frozen=True)
-class Space:
-    """One way from pictures to vectors."""
-
-    name: str
-    extract: Extractor
-    key: str  # same key = same vectors of the same pictures: name, version and, where it was fitted, what it was fitted to
-
-
 def features(
     images: np.ndarray | torch.Tensor,
-    space: str | Space = DEFAULT,
+    space: str = DEFAULT,
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 16,  # faster on CPUs than larger ones, which leave the cache
@@ -45,31 +35,29 @@ def features(
 ) -> np.ndarray:
     """Feature vectors of grey pictures, float32 [N, D].
 
-    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). ``space``: a name in `SPACES` or
-    one that `spaces.find_space` made. With ``cache_dir`` the result is kept there by the content of the pictures and the
-    space, and read back the next time. Raises ValueError for an unknown space, another shape or values that are not finite.
+    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). With ``cache_dir`` the result is
+    kept there by the content of the pictures and the space, and read back the next time. Raises ValueError for an unknown space,
+    another shape or values that are not finite.
     """
-    space = _space(space, str(device)) if isinstance(space, str) else space
-    pixels = as_pixels(images)
-    cached = None if cache_dir is None else Path(cache_dir) / f"features-{space.name}-{_content_key(pixels, space)}.npy"
+    extract, pixels = extractor(space, str(device)), as_pixels(images)
+    cached = None if cache_dir is None else Path(cache_dir) / f"features-{space}-{_content_key(pixels, space)}.npy"
     known = None if cached is None else _read(cached)
     if known is not None:
         return known
-    result = _extract(pixels, space.extract, batch_size)
+    result = _extract(pixels, extract, batch_size)
     if cached is not None:
         _store(cached, result)
     return result
 
 
 def as_pixels(images: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Uint8 [N, R, R] of either form of picture; floats are clamped to [-1, 1] and rounded as when saved as PNG."""
+    """Uint8 [N, R, R] of either form of picture, floats by the rule that saves PNGs. Raises ValueError for anything else."""
     if isinstance(images, torch.Tensor) and images.is_floating_point():
         if images.ndim != 4 or images.shape[1] != 1:
             raise ValueError(f"Feature spaces take grey pictures [N, 1, R, R]; this tensor has the shape {list(images.shape)}.")
         if not torch.isfinite(images).all():
             raise ValueError("The pictures hold values that are not finite and cannot be scored; the generator has diverged.")
-        pixels = images[:, 0].detach().float().add(1).mul(127.5).round().clamp(0, 255)
-        return pixels.to(torch.uint8).cpu().numpy()
+        return to_uint8(images)
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         raise ValueError(
@@ -79,11 +67,11 @@ def as_pixels(images: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _extract(pixels: np.ndarray, extractor: Extractor, batch_size: int) -> np.ndarray:
+def _extract(pixels: np.ndarray, extract: Extractor, batch_size: int) -> np.ndarray:
     if not len(pixels):
         raise ValueError("There are no pictures to take features of.")
     batches = (np.array(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size))
-    parts = [extractor(torch.from_numpy(batch)).float().cpu() for batch in batches]
+    parts = [extract(torch.from_numpy(batch)).float().cpu() for batch in batches]
     return torch.cat(parts).numpy()
 
 
@@ -92,18 +80,16 @@ def distance_name(space: str) -> str:
     return "FID" if space == "inception" else "FD"
 
 
-def named_space(name: str, device: str | torch.device = "cpu") -> Space:
-    """The space of this name that needs nothing but its weights. Raises ValueError where there is none, or no weights."""
-    return _space(name, str(device))
-
-
 @lru_cache(maxsize=4)
-def _space(name: str, device: str) -> Space:
-    """Built once per process, as reading the weights takes longer than a batch; the random numbers of a run are left alone."""
+def extractor(name: str, device: str = "cpu") -> Extractor:
+    """The extractor of this space, built once per process: reading its weights takes longer than a batch.
+
+    Raises ValueError where there is no such space, or no weights. The random numbers of a run are left alone.
+    """
     if name not in SPACES:
         raise ValueError(f"There is no feature space {name!r}; choose one of {', '.join(SPACES)}.")
     with torch.random.fork_rng(devices=[]):
-        return Space(name, SPACES[name](torch.device(device)), f"{name} v{_VERSION}")
+        return SPACES[name](torch.device(device))
 
 
 def efficientnet_lite0(device: torch.device) -> Extractor:
@@ -165,8 +151,8 @@ def _official_weights() -> Path:
     return path
 
 
-# Every space that needs no slices to be made is one row: its name -> what builds its extractor on a device. Raise the version,
-# which is part of the cache's key, when a builder changes.
+# Every space is one row: its name -> what builds its extractor on a device. Raise the version, which is part of the cache's key,
+# when a builder changes.
 SPACES: dict[str, Callable[[torch.device], Extractor]] = {
     DEFAULT: efficientnet_lite0,
     "inception": inception,
@@ -174,8 +160,8 @@ SPACES: dict[str, Callable[[torch.device], Extractor]] = {
 _VERSION = 1
 
 
-def _content_key(pixels: np.ndarray, space: Space) -> str:
-    digest = hashlib.sha256(f"{space.key} {pixels.shape}".encode())
+def _content_key(pixels: np.ndarray, space: str) -> str:
+    digest = hashlib.sha256(f"{space} v{_VERSION} {pixels.shape}".encode())
     for start in range(0, len(pixels), 1024):  # in pieces: the pictures may be mapped from a file larger than memory
         digest.update(np.ascontiguousarray(pixels[start : start + 1024]))
     return digest.hexdigest()[:32]

@@ -9,16 +9,7 @@ import numpy as np
 
 from stylegan.dataset import SliceDataset
 from stylegan.latent import Direction
-from stylegan.scores.features import distance_name
 from stylegan.scores.memorisation import nearest as nearest  # offered here too, to the notebooks
-
-# Up to how many times the floor: what that means for the eye.
-VERDICTS = (
-    (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
-    (4.0, "The set is near the real ones and still told apart from them."),
-    (10.0, "The slices are recognisable as heads and clearly not from the same population."),
-    (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
-)
 
 
 def duration(hours: float) -> str:
@@ -101,118 +92,7 @@ def reach_verdict(residuals: Mapping[str, np.ndarray]) -> str:
     )
 
 
-# --- Scores ---------------------------------------------------------------------------------------------------------------
-
-
-def verdict(split: Mapping) -> str:
-    """The scores of one split of `evaluate` in words, measured by their floor."""
-    times = split["fd"]["value"] / split["fd_floor"]["value"]
-    words = next(text for limit, text in VERDICTS if times <= limit)
-    return (
-        f"FD is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart, **{times:.1f} times the "
-        f"floor**; KID is {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}). {words}"
-    )
-
-
-# A score of `evaluate` -> its title, how it is written, which way is better.
-TITLES = {
-    "kid": ("KID × 1000", "{:.0f}", "lower"),
-    "fd": ("FD", "{:.0f}", "lower"),
-    "precision": ("precision", "{:.2f}", "higher"),
-    "recall": ("recall", "{:.2f}", "higher"),
-    "density": ("density", "{:.2f}", "near the floor's"),
-    "coverage": ("coverage", "{:.2f}", "higher"),
-    "nn_accuracy_real": ("1-NN accuracy, real", "{:.2f}", "0.5"),
-    "nn_accuracy_fake": ("1-NN accuracy, generated", "{:.2f}", "0.5"),
-    "classifier": ("told apart by a classifier", "{:.0%}", "50%"),
-    "ms_ssim": ("MS-SSIM of random pairs", "{:.2f}", "as real pairs"),
-    "spectrum": ("power spectrum, dB apart", "{:.2f}", "lower"),
-    "intensity": ("grey levels, of 255, apart", "{:.1f}", "lower"),
-    "area": ("area of the head, % apart", "{:.2f}", "lower"),
-    "symmetry": ("symmetry, apart", "{:.3f}", "lower"),
-    "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices"),
-}
-
-
-def title_of(score: str, space: str) -> str:
-    """The name of a score; only in the official Inception's space FD is FID."""
-    return distance_name(space) if score == "fd" else TITLES[score][0]
-
-
-def floor_of(split: Mapping, score: str) -> Mapping | None:
-    """The entry {value, low, high} that real slices have in place of fakes."""
-    return split.get(f"{score}_floor") or split.get(f"{score}_real")
-
-
-def whole_split(scores: Mapping, name: str) -> dict:
-    """Everything `evaluate` found on this split, the promised scores and the further ones."""
-    return {**scores["splits"][name], **scores.get("further", {}).get(name, {})}
-
-
-def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[dict]:
-    """The result of `evaluate` as rows of a table, each score beside its floor."""
-    return [
-        {
-            "split": f"{name} (n = {split['n']}, {split['subjects']} people)",
-            "score": title_of(key, scores["feature_space"]),
-            "generated (95 %)": shown(split[key], key),
-            "real against real (95 %)": shown(floor_of(split, key), key),
-        }
-        for name in scores["splits"]
-        for split in [whole_split(scores, name)]
-        for key in names
-        if key in split
-    ]
-
-
-def shown(entry: Mapping | None, score: str) -> str:
-    """An entry {value, low, high} as 'value (low to high)'."""
-    form = TITLES[score][1]
-    return "" if entry is None else f"{form} ({form} to {form})".format(*(entry[bound] for bound in ("value", "low", "high")))
-
-
-def floor_table(scores: Mapping) -> list[dict]:
-    """Floor, generator and ceilings side by side, one row a score, for the last split of `evaluate`."""
-    name = list(scores["splits"])[-1]
-    split, controls = whole_split(scores, name), scores["controls"]
-    rows = []
-    for key, (_, form, better) in TITLES.items():
-        if key in split:
-            real = floor_of(split, key)
-            row = {f"on {name}": title_of(key, scores["feature_space"]), "better": better}
-            row |= {
-                "real (floor)": form.format(real["value"]) if real else "",
-                "**generated**": f"**{form.format(split[key]['value'])}**",
-            }
-            rows.append(row | {what: form.format(control[key]) for what, control in controls.items() if key in control})
-    ratio = scores["memorisation"]["ratio"]
-    if ratio is not None:
-        row = {
-            f"on {name}": "distance to training slices, ratio",
-            "better": "1",
-            "real (floor)": "1.00",
-            "**generated**": f"**{ratio:.2f}**",
-        }
-        rows.append(row | {what: f"{control['memory']:.2f}" for what, control in controls.items() if "memory" in control})
-    return rows
-
-
-def plain_scores(scores: Mapping) -> list[str]:
-    """The result of `evaluate` as lines for a terminal."""
-    lines = [f"{scores['feature_space']}, n = {scores['n']}, {scores['seconds']:g} s; 95 % intervals by subject"]
-    for row in score_rows(scores, list(TITLES)):
-        cells = row["split"].split(" ")[0], row["score"], row["generated (95 %)"], row["real against real (95 %)"]
-        lines.append("{:6}{:30}{:24} real {}".format(*cells))
-    found = scores["memorisation"]
-    if found["ratio"] is not None:
-        text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
-        lines.append(text.format(**found))
-    for name, control in scores["controls"].items():
-        told = ", ".join(
-            f"{key} {TITLES[key][1].format(control[key])}" for key in ("kid", "fd", "recall", "coverage", "nn_accuracy_fake")
-        )
-        lines.append(f"{name}: {told}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
-    return lines
+# --- Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,6 +1,6 @@
 """Does a generator repeat what it was trained on, and could somebody tell who was in the training set?
 
-Every measure here has a yardstick of people the generator never saw, and the person, not the slice, is its unit.
+Every measure here is compared with people the generator never saw, and the person, not the slice, is its unit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from stylegan.data.subjects import person
-from stylegan.dataset import SliceDataset
-from stylegan.networks import Discriminator, Generator
+from stylegan.augment import dither
+from stylegan.config import Config
+from stylegan.data.subjects import people_of
+from stylegan.dataset import SliceDataset, one_hot
 from stylegan.latent import project
-from stylegan.scores.intervals import Interval, leave_out
+from stylegan.networks import Discriminator, Generator
+from stylegan.rng import Draws
+from stylegan.scores.intervals import Interval, leave_out, p_value
+
+UNKNOWN = dict.fromkeys(("ratio", "low", "high", "p_value"))  # where no copies can be looked for
 
 
 def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,38 +29,29 @@ def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
     return distance[:, 0], index[:, 0]
 
 
-def people_of(slices: SliceDataset) -> np.ndarray:
-    """The person of each slice: str [N]; two scans of one person are one."""
-    return np.array([person(str(subject)) for subject in slices.subjects])
-
-
 # ---------------------------------------------------------------------------------------------------- nearest distances
 
 
-def memory(fake: np.ndarray, heldout: np.ndarray, people: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+def memory(fake: np.ndarray, heldout: np.ndarray, people: np.ndarray, *, seed: int = 0) -> dict[str, float | None]:
     """``{ratio, low, high, p_value}`` from distances to the nearest training slice, of fakes [m] and of held-out slices [n].
 
     The ratio of the medians, about 1 where fakes lie as near to the training slices as new people do and 0 for copies; its
     interval is by ``people`` [n]. The p-value is of the one-sided test that fakes lie *nearer* than new people: for each
     person the share of (slice, fake) in which the fake is nearer, and Wilcoxon's signed-rank test of these shares against
     1/2, so that n is the number of people. A generator whose slices are bad lies far from everything, and a ratio above 1
-    is no proof that it copied none: `copied` looks at the near end.
+    is no proof that it copied none: `copied` looks at the near end. All None for fewer than two held-out people.
     """
+    if len(set(people)) < 2:
+        return dict(UNKNOWN)
 
     def ratio(held: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
         return {"": float(np.median(fake[fakes]) / max(np.median(heldout[held]), 1e-12))}
 
     interval = leave_out(ratio, people, len(fake), seed=seed)[""]
     nearer = 1 - np.searchsorted(np.sort(fake), heldout, side="left") / len(fake)  # share of fakes at least as far away
-    shares = np.array([1 - nearer[people == name].mean() for name in np.unique(people)])
-    signs = shares - 0.5
-    p_value = stats.wilcoxon(signs, alternative="greater").pvalue if np.any(signs) else 1.0
-    return {
-        "ratio": interval["value"],
-        "low": max(interval["low"], 0.0),
-        "high": interval["high"],
-        "p_value": float(p_value),
-    }
+    signs = 0.5 - np.array([nearer[people == name].mean() for name in np.unique(people)])
+    p = stats.wilcoxon(signs, alternative="greater").pvalue if np.any(signs) else 1.0
+    return {"ratio": interval["value"], "low": max(interval["low"], 0.0), "high": interval["high"], "p_value": float(p)}
 
 
 def copied(fake: np.ndarray, heldout: np.ndarray, quantile: float = 0.01) -> float:
@@ -68,23 +64,18 @@ def nearest_people(
 ) -> dict:
     """Is the person nearest to a fake more often one it was trained on? ``{share, expected, p_value}``.
 
-    Fakes [m, D], training slices of ``people``, held-out slices of ``others``. For each fake the nearest slice of all tells a
-    person; ``share`` is how many of these persons are training persons, ``expected`` what it would be if the names 'training'
-    and 'held-out' were dealt to the people at random, and p how often that gives as large a share (one-sided permutation test;
-    the person is its unit). A blurred slice lies nearer or further than a sharp one, which shifts the ratio of `memory`; here it
-    does so for both sides (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675). A copy too blurred
-    for the feature space escapes all the same, see `memoriser`.
+    Fakes [m, D], training slices of ``people``, held-out slices of ``others``. For each fake the nearest slice of all names a
+    person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and 'held-out' meant
+    nothing, and p how often chance gives as large a share (`intervals.p_value`). A blurred slice lies nearer or further than a
+    sharp one, which shifts the ratio of `memory`; here it does so for both sides (in the spirit of the three-sample test of
+    Meehan et al. 2020, arXiv:2004.05675). A copy too blurred for the feature space escapes all the same.
     """
-    whose = np.concatenate([people, others])
-    names, index = np.unique(whose, return_inverse=True)
+    names, index = np.unique(np.concatenate([people, others]), return_inverse=True)
     _, row = nearest(fake, np.concatenate([train, unseen]))
     weight = np.bincount(index[row], minlength=len(names)) / len(fake)  # of each person, among the nearest
     member = np.isin(names, people)
-    rng = np.random.default_rng(0)
-    dealt = np.array([weight[rng.permutation(member)].sum() for _ in range(draws)])
-    share = float(weight[member].sum())
-    p_value = (1 + np.sum(dealt >= share - 1e-12)) / (1 + draws)
-    return {"share": share, "expected": float(dealt.mean()), "p_value": float(p_value)}
+    found = p_value(lambda some: weight[some].sum(), member, lambda some, rng: rng.permutation(some), draws=draws)
+    return {"share": found.value, "expected": found.expected, "p_value": found.p_value}
 
 
 def closest_pairs(fake: np.ndarray, index: np.ndarray, count: int = 16) -> list[tuple[int, int, float]]:
@@ -100,29 +91,37 @@ def closest_pairs(fake: np.ndarray, index: np.ndarray, count: int = 16) -> list[
 # -------------------------------------------------------------------------------------------------------------- attacks
 
 
-def membership(values: np.ndarray, member: np.ndarray, people: np.ndarray) -> Interval:
+def membership(values: np.ndarray, member: np.ndarray, people: np.ndarray) -> Interval | None:
     """{value, low, high}: area under the ROC curve of guessing from ``values`` [n] which slices were trained on (``member`` [n]).
 
-    1/2: nobody can tell; 1: everybody can. Intervals leave out people (Shokri et al. 2017, arXiv:1610.05820, on the attack;
-    Hayes et al. 2019, arXiv:1705.07663, with the logits of a GAN's discriminator; Chen et al. 2020, arXiv:1909.03935, with
-    the distance to the nearest fake, which needs no more than the published generator).
+    1/2: nobody can tell; 1: everybody can. Intervals leave out people; None for fewer than two people on either side (Shokri et
+    al. 2017, arXiv:1610.05820, on the attack; Hayes et al. 2019, arXiv:1705.07663, with the logits of a GAN's discriminator;
+    Chen et al. 2020, arXiv:1909.03935, with the distance to the nearest fake, which needs the published generator alone).
     """
+    if min(len(set(people[member])), len(set(people[~member]))) < 2:
+        return None
 
     def auc(rows: np.ndarray, _: np.ndarray) -> dict[str, float]:
-        return {"": float(roc_auc_score(member[rows], values[rows]))}
+        both = len(set(member[rows])) == 2
+        return {"": float(roc_auc_score(member[rows], values[rows])) if both else np.nan}
 
-    return leave_out(auc, people, 0)[""]
+    return leave_out(auc, people)[""]
 
 
 @torch.no_grad()
-def logits(D: Discriminator, slices: SliceDataset, *, c: torch.Tensor | None = None, seed: int = 0) -> np.ndarray:
-    """D's logits of all slices, without augmentation: [N]. In shuffled order, since its minibatch statistics see groups of slices."""
+def logits(D: Discriminator, config: Config, slices: SliceDataset, *, seed: int = 0) -> np.ndarray:
+    """D's logits of all slices [N], shown as in training but without augmentation: dithered where the run does so, told their class.
+
+    In shuffled order and whole groups, since D's minibatch statistics see ``mbstd_group_size`` slices at a time.
+    """
     device, order = next(D.parameters()).device, np.random.default_rng(seed).permutation(len(slices))
-    found = np.empty(len(slices), np.float32)
-    for rows in np.array_split(order, max(len(slices) // 32, 1)):
-        rows = np.resize(rows, -(-len(rows) // 4) * 4)  # whole groups; repeated rows get one value twice
-        classes = None if c is None else c[rows].to(device)
-        found[rows] = D(slices.tensor(rows).to(device), classes)[:, 0].float().cpu().numpy()
+    draws, found = Draws(device, torch.Generator(device).manual_seed(seed)), np.empty(len(slices), np.float32)
+    group = config.mbstd_group_size
+    for rows in np.array_split(order, max(len(slices) // max(32, group), 1)):
+        rows = np.resize(rows, -(-len(rows) // group) * group)  # repeated rows get one value twice
+        img = slices.tensor(rows).to(device)
+        img = dither(img, draws) if config.dither else img
+        found[rows] = D(img, one_hot(slices.labels[rows], config.c_dim, device))[:, 0].float().cpu().numpy()
     return found
 
 
@@ -139,14 +138,9 @@ def projection_gap(
     sides = [one_each(side, count, seed) for side in (train, heldout)]
     found = project(G, torch.cat([side.tensor() for side in sides]), steps=steps, seed=seed).residual
     a, b = found[:count], found[count:]
-    p_value = stats.mannwhitneyu(a, b, alternative="less").pvalue
-    return {
-        "train": float(a.mean()),
-        "heldout": float(b.mean()),
-        "gap": float(b.mean() - a.mean()),
-        "p_value": float(p_value),
-        "n": count,
-    }
+    p = stats.mannwhitneyu(a, b, alternative="less").pvalue
+    means = {"train": float(a.mean()), "heldout": float(b.mean()), "gap": float(b.mean() - a.mean())}
+    return {**means, "p_value": float(p), "n": count}
 
 
 def one_each(slices: SliceDataset, count: int, seed: int = 0) -> SliceDataset:
@@ -183,13 +177,11 @@ def duplicates(slices: SliceDataset, most: int = 12_000, seed: int = 0) -> dict:
     yardstick = _between_levels(small, slices)
     pairs = [] if yardstick is None else _near_pairs(small, people_of(slices), yardstick)
     near = len({i for pair in pairs for i in pair[:2]})
+    found = {"slices": len(slices), "exact": len(slices) - len(first)}
     if yardstick is None or near > len(slices) / 2:
-        return {"slices": len(slices), "exact": len(slices) - len(first), "yardstick": None, "near": None, "pairs": []}
-    told = [
-        (str(slices.subjects[i]), int(slices.levels[i]), str(slices.subjects[j]), int(slices.levels[j]), d)
-        for i, j, d in pairs[:10]
-    ]
-    return {"slices": len(slices), "exact": len(slices) - len(first), "yardstick": yardstick, "near": near, "pairs": told}
+        return found | {"yardstick": None, "near": None, "pairs": []}
+    names = [(str(subject), int(level)) for subject, level in zip(slices.subjects, slices.levels, strict=True)]
+    return found | {"yardstick": yardstick, "near": near, "pairs": [(*names[i], *names[j], d) for i, j, d in pairs[:10]]}
 
 
 def _between_levels(small: np.ndarray, slices: SliceDataset) -> float | None:
@@ -204,12 +196,7 @@ def _between_levels(small: np.ndarray, slices: SliceDataset) -> float | None:
 
 def _near_pairs(small: np.ndarray, people: np.ndarray, limit: float) -> list[tuple[int, int, float]]:
     """(i, j, distance) of the pairs of two people nearer than the limit, nearest first."""
-    tree = NearestNeighbors(radius=limit, algorithm="brute").fit(small)
-    distances, indices = tree.radius_neighbors(small)
-    pairs = [
-        (i, int(j), float(d))
-        for i, (row, near) in enumerate(zip(distances, indices, strict=True))
-        for d, j in zip(row, near, strict=True)
-        if i < j and people[i] != people[j]
-    ]
-    return sorted(pairs, key=lambda pair: pair[2])
+    distances, indices = NearestNeighbors(radius=limit, algorithm="brute").fit(small).radius_neighbors(small)
+    rows = np.repeat(np.arange(len(small)), [len(row) for row in indices])
+    found = zip(rows.tolist(), np.concatenate(indices).tolist(), np.concatenate(distances).tolist(), strict=True)
+    return sorted(((i, j, d) for i, j, d in found if i < j and people[i] != people[j]), key=lambda pair: pair[2])

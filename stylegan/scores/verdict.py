@@ -1,4 +1,4 @@
-"""The verdict: one table of doubts, each answered with pass, borderline or fail by rules that are the same for every generator.
+"""What the scores say: tables, sentences, and the verdict, in which every doubt is answered by rules that are the same for every generator.
 
 Mind the floor. Slices of one person resemble each other. A set of real people is therefore further from another such set than
 unrelated slices of the same population would be: it raises the floor of every distance from both sides, and the score of a
@@ -12,54 +12,194 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stylegan.scores.features import distance_name
-from stylegan.scores.findings import floor_of, shown, title_of, whole_split
 
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
 SIGNS = {PASS: "✔ pass", BORDERLINE: "◐ borderline", FAIL: "✘ fail", UNKNOWN: "– not measured"}
 
+# A score of `evaluate` -> its title, how it is written, which way is better.
+TITLES = {
+    "kid": ("KID × 1000", "{:.0f}", "lower"),
+    "fd": ("FD", "{:.0f}", "lower"),
+    "precision": ("precision", "{:.2f}", "higher"),
+    "recall": ("recall", "{:.2f}", "higher"),
+    "recall_symmetric": ("recall, symmetric", "{:.2f}", "higher"),
+    "density": ("density", "{:.2f}", "near the floor's"),
+    "coverage": ("coverage", "{:.2f}", "higher"),
+    "dimensions": ("dimensions of pixels", "{:.0f}", "higher"),
+    "dimensions_fixed_noise": ("dimensions, noise fixed", "{:.0f}", "higher"),
+    "spread": ("spread of pixels", "{:.1f}", "higher"),
+    "spread_fixed_noise": ("spread, noise fixed", "{:.1f}", "higher"),
+    "nn_accuracy_real": ("1-NN accuracy, real", "{:.2f}", "0.5"),
+    "nn_accuracy_fake": ("1-NN accuracy, generated", "{:.2f}", "0.5"),
+    "classifier": ("told apart by a classifier", "{:.0%}", "50%"),
+    "ms_ssim": ("MS-SSIM of random pairs", "{:.2f}", "as real pairs"),
+    "spectrum": ("power spectrum, dB apart", "{:.2f}", "lower"),
+    "intensity": ("grey levels, of 255, apart", "{:.1f}", "lower"),
+    "area": ("area of the head, % apart", "{:.2f}", "lower"),
+    "symmetry": ("symmetry, apart", "{:.3f}", "lower"),
+    "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices"),
+}
 # The doubt, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
 DOUBTS = (
     ("Could the set pass for other people?", "kid", "lower"),
     ("... and by mean and covariance?", "fd", "lower"),
     ("Do generated slices lie where real ones do?", "precision", "higher"),
     ("Are all kinds of real slices drawn?", "recall", "higher"),
+    ("... by the reach of the real ones?", "recall_symmetric", "higher"),
     ("... and each real slice near to a generated one?", "coverage", "higher"),
+    ("As various as people?", "dimensions", "higher"),
+    ("... in what W alone varies?", "dimensions_fixed_noise", "higher"),
+    ("... and as far from each other?", "spread", "higher"),
+    ("Are random pairs as alike as real ones?", "ms_ssim", "as"),
     ("Do generated slices keep to themselves?", "nn_accuracy_fake", "as"),
     ("Can a classifier tell them apart?", "classifier", "as"),
-    ("Are they as various as real ones?", "ms_ssim", "as"),
     ("Is the texture right (blur, checkerboard)?", "spectrum", "lower"),
     ("Are the grey levels right?", "intensity", "lower"),
     ("Are the heads of the right size?", "area", "lower"),
     ("Are they as symmetric as real heads?", "symmetry", "lower"),
 )
+# Up to how many times the floor: what that means for the eye.
+TIMES = (
+    (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
+    (4.0, "The set is near the real ones and still told apart from them."),
+    (10.0, "The slices are recognisable as heads and clearly not from the same population."),
+    (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
+)
+
+
+# --- Reading the result of `evaluate` -----------------------------------------------------------------------------------------------
+
+
+def whole_split(scores: Mapping, name: str) -> dict:
+    """Everything `evaluate` found on this split: the promised scores, the further ones, and variety."""
+    various = {key: entry for key, entry in scores.get("variety", {}).get(name, {}).items() if key != "n"}
+    floors = {f"{key}_floor": entry["floor"] for key, entry in various.items()}
+    return {**scores["splits"][name], **scores.get("further", {}).get(name, {}), **various, **floors}
+
+
+def last_split(scores: Mapping) -> dict:
+    """`whole_split` of the split that counts; {} where none was scored."""
+    return whole_split(scores, list(scores["splits"])[-1]) if scores["splits"] else {}
+
+
+def title_of(score: str, space: str) -> str:
+    """The name of a score; only in the official Inception's space FD is FID."""
+    return distance_name(space) if score == "fd" else TITLES[score][0]
+
+
+def floor_of(split: Mapping, score: str) -> Mapping | None:
+    """The entry {value, low, high} that real slices have in place of fakes."""
+    return split.get(f"{score}_floor") or split.get(f"{score}_real")
+
+
+def with_interval(entry: Mapping | None, score: str) -> str:
+    """An entry {value, low, high} as 'value (low to high)'."""
+    form = TITLES[score][1]
+    return "" if entry is None else f"{form} ({form} to {form})".format(*(entry[bound] for bound in ("value", "low", "high")))
+
+
+def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[dict]:
+    """The result of `evaluate` as rows of a table, each score beside its floor."""
+    return [
+        {
+            "split": f"{name} (n = {split['n']}, {split['subjects']} people)",
+            "score": title_of(key, scores["feature_space"]),
+            "generated (95 %)": with_interval(split[key], key),
+            "real against real (95 %)": with_interval(floor_of(split, key), key),
+        }
+        for name in scores["splits"]
+        for split in [whole_split(scores, name)]
+        for key in names
+        if key in split
+    ]
+
+
+def floor_table(scores: Mapping) -> list[dict]:
+    """Floor, generator and spoiled sets side by side, one row a score, for the last split of `evaluate`; [] where none was scored."""
+    split, controls, rows = last_split(scores), scores["controls"], []
+    for key, (_, form, better) in TITLES.items():
+        if key in split:
+            real, last = floor_of(split, key), list(scores["splits"])[-1]
+            row = {f"on {last}": title_of(key, scores["feature_space"]), "better": better}
+            row |= {"real (floor)": form.format(real["value"]) if real else ""}
+            row |= {"**generated**": f"**{form.format(split[key]['value'])}**"}
+            rows.append(row | {what: form.format(control[key]) for what, control in controls.items() if key in control})
+    ratio = scores["memorisation"]["ratio"]
+    if rows and ratio is not None:
+        values = ("distance to training slices, ratio", "1", "1.00", f"**{ratio:.2f}**")
+        row = dict(zip(list(rows[0])[:4], values, strict=True))
+        rows.append(row | {what: f"{control['memory']:.2f}" for what, control in controls.items() if "memory" in control})
+    return rows
+
+
+def variety_rows(scores: Mapping) -> list[dict]:
+    """How various slices are on the last split, with noise drawn and with noise fixed, beside people; [] where none was scored."""
+    found, rows = list(scores.get("variety", {}).values())[-1:], []
+    for name, text in (
+        ("dimensions", "dimensions, 80 % of variance"),
+        ("dimensions_90", "90 %"),
+        ("dimensions_95", "95 %"),
+        ("spread", "spread"),
+    ):
+        for entry in found:
+            row = {"": text, "people": entry[name]["real"]}
+            for suffix, what in (("", "generated"), ("_fixed_noise", "noise fixed")):
+                ratio = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry[name + suffix]["ratio"])
+                row |= {what: f"{entry[name + suffix]['value']:.3g}", f"{what}, over people": ratio}
+            rows.append(row)
+    return rows
+
+
+def plain_scores(scores: Mapping) -> list[str]:
+    """The result of `evaluate` as lines for a terminal."""
+    lines = [f"{scores['feature_space']}, n = {scores['n']}, {scores['seconds']:g} s; 95 % intervals by subject"]
+    for row in score_rows(scores, list(TITLES)):
+        cells = row["split"].split(" ")[0], row["score"], row["generated (95 %)"], row["real against real (95 %)"]
+        lines.append("{:6}{:30}{:24} real {}".format(*cells))
+    found = scores["memorisation"]
+    if found["ratio"] is not None:
+        text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
+        lines.append(text.format(**found))
+    for name, control in scores["controls"].items():
+        shown = [
+            f"{key} {TITLES[key][1].format(control[key])}"
+            for key in ("kid", "fd", "recall", "coverage", "dimensions")
+            if key in control
+        ]
+        lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
+    return lines
+
+
+# --- The verdict ----------------------------------------------------------------------------------------------------------------------
 
 
 def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) -> str:
     """pass, borderline or fail of one score {value, low, high} beside its floor.
 
-    'lower': pass up to the floor's mean, borderline while the interval reaches the floor's range; 'higher' is its mirror image;
-    'as': pass inside the floor's range, borderline where interval and range meet.
+    'lower': pass up to the floor's mean, borderline while the interval reaches the floor's range; 'higher' is its mirror image, and
+    measures nothing where people reach nothing either; 'as': pass inside the floor's range, borderline where interval and range meet.
     """
     meets = entry["low"] <= floor["high"] and floor["low"] <= entry["high"]
     if better == "as":
         return PASS if floor["low"] <= entry["value"] <= floor["high"] else BORDERLINE if meets else FAIL
     if better == "lower":
         return PASS if entry["value"] <= floor["value"] else BORDERLINE if entry["low"] <= floor["high"] else FAIL
+    if floor["value"] <= 0:
+        return UNKNOWN
     return PASS if entry["value"] >= floor["value"] else BORDERLINE if entry["high"] >= floor["low"] else FAIL
 
 
 def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
-    """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `metrics.evaluate`.
+    """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `evaluate`.
 
-    ``memory``: what `audit` found beyond it (people, attack, projection); without it only the ratio is judged.
+    ``memory``: what `memory_of` found, by default that of ``scores``; without it only the ratio is judged.
     """
-    split, space = whole_split(scores, list(scores["splits"])[-1]), scores["feature_space"]
-    rows = []
+    split, space, rows = last_split(scores), scores["feature_space"], []
     for doubt, key, better in DOUBTS:
         entry, floor = split.get(key), floor_of(split, key)
         found = mark(entry, floor, better) if entry and floor else UNKNOWN
-        rows.append(_row(doubt, title_of(key, space), shown(entry, key), shown(floor, key), found))
-    return rows + _memory_rows(scores["memorisation"], memory or {})
+        rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
+    return rows + _memory_rows(scores["memorisation"], scores.get("memory", {}) if memory is None else memory)
 
 
 def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dict:
@@ -67,53 +207,44 @@ def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dic
 
 
 def _memory_rows(ratio: Mapping, memory: Mapping) -> list[dict]:
-    rows, doubt = [], "Does it copy training slices?"
+    doubt, title = "Does it copy training slices?", "distance to training slices, ratio"
     if ratio["ratio"] is None:
-        return [_row(doubt, "distance to training slices", "", "", UNKNOWN)]
-    text = "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}".format(**ratio)
+        return [_row(doubt, title, "", "", UNKNOWN)]
     near = ratio["p_value"] < 0.05
     found = FAIL if near and ratio["ratio"] < 0.8 else BORDERLINE if near else PASS
-    rows.append(_row(doubt, "distance to training slices, ratio", text, "1", found))
-    if "people" in memory:
-        people = memory["people"]
-        text = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
+    rows = [_row(doubt, title, "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}".format(**ratio), "1", found)]
+    if people := memory.get("people"):
         found = PASS if people["p_value"] >= 0.05 else FAIL if people["p_value"] < 0.001 else BORDERLINE
-        rows.append(
-            _row(
-                "Do its slices lie by people it saw?",
-                "nearest person is a training person",
-                text,
-                f"{people['expected']:.0%}",
-                found,
-            )
-        )
+        text = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
+        doubt, title = "Do its slices lie by people it saw?", "nearest person is a training person"
+        rows.append(_row(doubt, title, text, f"{people['expected']:.0%}", found))
     for key, name in (("attack", "distance to the nearest of its slices"), ("logits", "logits of its discriminator")):
-        if memory.get(key):
-            area = memory[key]
+        if area := memory.get(key):
             found = PASS if area["low"] <= 0.5 else BORDERLINE if area["value"] < 0.6 else FAIL
-            rows.append(
-                _row(
-                    "Can one tell who was trained on?",
-                    f"AUC of the {name}",
-                    "{value:.2f} ({low:.2f} to {high:.2f})".format(**area),
-                    "0.5",
-                    found,
-                )
-            )
-    if "projection" in memory:
-        gap = memory["projection"]
+            text = "{value:.2f} ({low:.2f} to {high:.2f})".format(**area)
+            rows.append(_row("Can one tell who was trained on?", f"AUC of the {name}", text, "0.5", found))
+    if gap := memory.get("projection"):
         found = PASS if gap["p_value"] >= 0.05 else BORDERLINE if gap["gap"] < 0.1 * gap["heldout"] else FAIL
         text = f"{gap['train']:.1f} grey levels, p = {gap['p_value']:.2g}"
-        rows.append(
-            _row(
-                "Does it draw people it saw better?",
-                "residual of projections, training people",
-                text,
-                f"{gap['heldout']:.1f}, held-out people",
-                found,
-            )
-        )
+        doubt, title = "Does it draw people it saw better?", "residual of projections, training people"
+        rows.append(_row(doubt, title, text, f"{gap['heldout']:.1f}, held-out people", found))
     return rows
+
+
+def memory_table(found: Mapping) -> list[dict]:
+    """The further measures of memory as rows: whose slice is nearest, and two attacks; [] where nothing was found."""
+    if not found:
+        return []
+    people, rows = found["people"], []
+    share = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
+    rows.append({"": "nearest person is a training person", "found": share, "by chance": f"{people['expected']:.0%}"})
+    for key, name in (("attack", "AUC from generated slices"), ("logits", "AUC from the discriminator's logits")):
+        text = "{value:.2f} ({low:.2f} to {high:.2f})".format(**found[key]) if found.get(key) else "cannot be tried here"
+        rows.append({"": name, "found": text, "by chance": "0.50"})
+    return [*rows, {"": "nearer than the nearest 1 % of held-out slices", "found": f"{found['copied']:.1%}", "by chance": "1%"}]
+
+
+# --- Sentences ------------------------------------------------------------------------------------------------------------------------
 
 
 def summary(rows: Sequence[Mapping]) -> str:
@@ -124,22 +255,88 @@ def summary(rows: Sequence[Mapping]) -> str:
     return text + (f": {'; '.join(failed)}." if failed else ".")
 
 
-def failure_rows(cases: Sequence[Mapping]) -> list[dict]:
-    """The failure cases as rows of a table."""
-    return [
-        {
-            "rule": case["rule"],
-            "seed": case["seed"],
-            "its value": f"{case['value']:.2f} {case['unit']}",
-            "98 % of real slices": f"{case['real_low']:.2f} to {case['real_high']:.2f}",
-            "guess": case["guess"],
-        }
-        for case in cases
-    ]
+def distance_sentence(split: Mapping) -> str:
+    """The distances of one split of `evaluate` in words, measured by their floor."""
+    times = split["fd"]["value"] / max(split["fd_floor"]["value"], 1e-12)
+    words = next(text for limit, text in TIMES if times <= limit)
+    return (
+        f"FD is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart, **{times:.1f} times the "
+        f"floor**; KID is {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}). {words}"
+    )
+
+
+def splits_sentence(scores: Mapping) -> str:
+    """Whether the people it saw, validation and test people give the same FD."""
+    found = {name: split["fd"] for name, split in scores["splits"].items()}
+    if len(found) < 2:
+        return "There is one split to score on, so that nothing can be compared with it."
+    overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
+    good = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
+    words = good if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
+    return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
+
+
+def controls_sentence(scores: Mapping) -> str:
+    """Which of the spoiled sets KID finds fault with, and what gives the copies away."""
+    controls, most = scores["controls"], last_split(scores)["kid_floor"]["high"]
+    seen = [what for what, control in controls.items() if control["kid"] > most]
+    text = f"KID finds fault with **{', '.join(seen) or 'none of these sets'}**. "
+    if "memorised" not in seen:
+        text += "With *memorised* it has none to find: these *are* real slices. "
+    if "memory" in controls["memorised"]:
+        copies = controls["memorised"]["memory"]
+        text += (
+            f"Only the last row, the distance to the training slices, gives copies away ({copies:.2f} where new people have 1)."
+        )
+    return text.strip()
+
+
+def variety_sentence(scores: Mapping) -> str:
+    """How much of people's variety the generator has, in words, and whether that is a collapse."""
+    found = list(scores.get("variety", {}).values())[-1:]
+    if not found:
+        return "Nobody is held out, so that there are no people to compare its variety with."
+    whole, fixed = (found[0][f"dimensions{suffix}"] for suffix in ("", "_fixed_noise"))
+    ratio = whole["ratio"]["value"]
+    words = (
+        "**collapsed**: the same folds in every head"
+        if ratio < 0.4
+        else "less various than people"
+        if ratio < 0.9
+        else "as various as people"
+    )
+    return (
+        f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
+        f"the noise fixed, which is what $W$ alone varies: {words}."
+    )
+
+
+def ssim_sentence(scores: Mapping) -> str:
+    """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
+    split, blurred = last_split(scores), scores["controls"]["blurred"]["best_ssim"]
+    ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
+    blur = "rewards blur, and " if blurred > theirs else ""
+    return (
+        f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
+        f"{blur}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
+        "does as well as a population. The best that it should be is what real slices of other people have."
+    )
+
+
+def copies_sentence(memory: Mapping) -> str:
+    """What `memorisation.memory` found, in words."""
+    if memory["ratio"] is None:
+        return "Copies cannot be looked for: that takes the training slices, and slices of at least two people held out."
+    near = memory["ratio"] < 0.8 and memory["p_value"] < 0.05
+    far = "no sign of copying" if memory["ratio"] < 1.5 else "no copies, but not like real slices either"
+    return (
+        f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
+        f"that of held-out people (p = {memory['p_value']:.2g} that they lie nearer by chance): {'**suspiciously near**' if near else far}."
+    )
 
 
 def control_sentence(control: Mapping | None) -> str:
-    """What the positive control gave, that is whether these measures light up at all."""
+    """What the memorising generator of `benchmarks/memoriser.py` gave, that is whether these measures light up at all."""
     if not control:
         return "Whether these measures would light up was not tried with a memorising generator here."
     memory, people = control["memorisation"], control["people"]
@@ -152,65 +349,6 @@ def control_sentence(control: Mapping | None) -> str:
     )
 
 
-def splits_sentence(scores: Mapping) -> str:
-    """Whether the people it saw, validation and test people give the same FD."""
-    found = {name: split["fd"] for name, split in scores["splits"].items()}
-    overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
-    good = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
-    words = good if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
-    return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
-
-
-def controls_sentence(scores: Mapping) -> str:
-    """Which of the spoiled sets KID finds fault with, and what gives the copies away."""
-    controls, most = scores["controls"], whole_split(scores, list(scores["splits"])[-1])["kid_floor"]["high"]
-    seen = [what for what, control in controls.items() if control["kid"] > most]
-    text = f"KID finds fault with **{', '.join(seen) or 'none of these sets'}**. "
-    if "memorised" not in seen:
-        text += "With *memorised* it has none to find: these *are* real slices. "
-    if "memory" in controls["memorised"]:
-        text += f"Only the last row, the distance to the training slices, gives copies away ({controls['memorised']['memory']:.2f} where new people have 1)."
-    return text.strip()
-
-
-def ssim_sentence(scores: Mapping) -> str:
-    """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
-    split = whole_split(scores, list(scores["splits"])[-1])
-    ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
-    blurred = scores["controls"]["blurred"]["best_ssim"]
-    blur = "rewards blur, and " if blurred > theirs else ""
-    return (
-        f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
-        f"{blur}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
-        "does as well as a population. The best that it should be is what real slices of other people have."
-    )
-
-
-def copies_sentence(memory: Mapping) -> str:
-    """What `memorisation.memory` found, in words."""
-    if memory["ratio"] is None:
-        return "No training slices are at hand, so that no copies could be looked for."
-    near = memory["ratio"] < 0.8 and memory["p_value"] < 0.05
-    far = "no sign of copying" if memory["ratio"] < 1.5 else "no copies, but not like real slices either"
-    return (
-        f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
-        f"that of held-out people (p = {memory['p_value']:.2g} that they lie nearer by chance): {'**suspiciously near**' if near else far}."
-    )
-
-
-def memory_table(found: Mapping) -> list[dict]:
-    """The further measures of memory as rows: whose slice is nearest, and two attacks."""
-    people = found["people"]
-    share = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
-    rows = [{"": "nearest person is a training person", "found": share, "by chance": f"{people['expected']:.0%}"}]
-    for key, name in (("attack", "AUC from generated slices"), ("logits", "AUC from the discriminator's logits")):
-        entry = found.get(key)
-        told = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry) if entry else "its discriminator is not at hand"
-        rows.append({"": name, "found": told, "by chance": "0.50"})
-    near = {"": "nearer than the nearest 1 % of held-out slices", "found": f"{found['copied']:.1%}", "by chance": "1%"}
-    return [*rows, near]
-
-
 def duplicates_sentence(found: Mapping) -> str:
     """What `memorisation.duplicates` found, in words."""
     near = "levels are unknown or far apart, so that near ones could not be judged"
@@ -219,29 +357,13 @@ def duplicates_sentence(found: Mapping) -> str:
     return f"Of {found['slices']:,} real slices {found['exact']} are equal to an earlier one, pixel by pixel; {near}."
 
 
-def space_rows(found: Mapping) -> list[dict]:
-    """The same scores through other eyes, each beside its floor, from an audit."""
-    name = list(found["evaluation"]["splits"])[-1]
-    evaluated = {**whole_split(found["evaluation"], name), "memory": found["evaluation"]["memorisation"]}
-    rows = []
-    for space, split in ({found["evaluation"]["feature_space"]: evaluated} | found["spaces"]).items():
-        row = {"features": space}
-        for key in ("fd", "precision", "recall", "coverage", "classifier"):
-            form = "{:.0%}" if key == "classifier" else "{:.2f}"
-            row[f"{title_of(key, space)} (floor)"] = (
-                f"{form.format(split[key]['value'])} ({form.format(floor_of(split, key)['value'])})"
-            )
-        rows.append(row | {"distance ratio": f"{split['memory']['ratio']:.2f}"})
-    return rows
-
-
-def encoder_sentence(found: Mapping) -> str:
-    """How far the own encoder, one of the spaces of an audit, is to be trusted."""
-    told = found.get("encoder")
-    if not told:
-        return "No encoder of our own was trained here."
-    read = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
-    return (
-        "The *own encoder* learned to tell the level of a slice, and how much it was blurred and noised, from real training slices "
-        f"alone. On people it never saw its readings correlate with the truth: {read}."
-    )
+def failure_rows(cases: Sequence[Mapping]) -> list[dict]:
+    """The least realistic slices as rows of a table: what draws each of them again, and how real it is."""
+    return [
+        {
+            "seed": case["seed"],
+            **({"class": case["class"]} if case["class"] else {}),
+            "realism (1: within reach)": case["realism"],
+        }
+        for case in cases
+    ]

@@ -1,7 +1,12 @@
-"""Making a reference generator: the network in half precision, its line in metrics.json and its card, all from one run."""
+"""Make a reference generator of a run: the network in half precision, its entry in metrics.json and its card.
+
+python tools/ship.py RUN --data DIR --name oasis1-stylegan2-64 --title "OASIS-1 slices" --terms oasis1
+python tools/ship.py models/oasis1-stylegan2-64.safetensors --data DIR       # score a shipped file again and rewrite its card
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,16 +15,25 @@ import numpy as np
 from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
-from stylegan.dataset import SliceDataset, load_slices
+from stylegan.dataset import SliceDataset, slices_of
 from stylegan.networks import count_parameters
+from stylegan.notebook import markdown_table
 from stylegan.predict import generate
 from stylegan.run import read_metrics
-from stylegan.scores.audit import FILE as AUDIT
-from stylegan.scores.audit import audit
+from stylegan.scores.evaluate import evaluate
 from stylegan.scores.features import features
-from stylegan.scores.findings import duration, floor_table, markdown_table, score_rows, verdict
 from stylegan.scores.memorisation import nearest
-from stylegan.scores.verdict import control_sentence, failure_rows, summary, verdict_rows
+from stylegan.scores.verdict import (
+    control_sentence,
+    distance_sentence,
+    failure_rows,
+    floor_table,
+    score_rows,
+    summary,
+    variety_rows,
+    variety_sentence,
+    verdict_rows,
+)
 
 SAMPLES = range(8)  # seeds whose nearest training slice the card tells
 
@@ -34,8 +48,8 @@ TERMS = {
 
 CARD = """# {name}
 
-A StyleGAN2 that draws axial brain slices of {resolution} x {resolution} pixels. **Every picture it makes is synthetic.** Written by
-`python -m stylegan ship`; the same numbers stand in `metrics.json`.
+A {architecture} that draws axial brain slices of {resolution} x {resolution} pixels. **Every picture it makes is synthetic.** Written by
+`tools/ship.py`; the same numbers stand in `metrics.json`.
 
 | | |
 |---|---|
@@ -45,13 +59,23 @@ A StyleGAN2 that draws axial brain slices of {resolution} x {resolution} pixels.
 | Parameters | {parameters:,}, stored in half precision |
 | Model hash | `{model_hash}` |
 
-## Scores beside the floor
+## Scores and their floor
 
-Features: {space}. The floor is the same distance between real slices of other subjects; intervals are by subject (95 %). Drawn at psi = 1.
+Features: {space}. The floor is the same distance between real slices of other subjects; intervals are by subject (95 %). Drawn at psi = 1,
+each slice with noise of its own, drawn from its seed.
 
 {scores}
 
 On test subjects: {verdict}
+
+## As various as people?
+
+{various} *Dimensions*: principal components of the pixels that hold so much of the variance of {pictures} slices. *Spread*: median distance
+to the third-nearest slice of somebody else, the root of the summed squares of pixels in [-1, 1].
+
+{variety}
+
+Participation ratio of the styles of each convolution (1: they vary along one direction): {participation}.
 
 ## The verdict
 
@@ -60,7 +84,7 @@ which raises the floor of a distance: reaching its range is only borderline, and
 
 {doubts}
 
-Floor, generator and ceilings (sets that must fail) side by side:
+Floor, generator and spoiled sets (which must fail) side by side:
 
 {ceilings}
 
@@ -75,7 +99,7 @@ Median ratio of {count} samples: {ratio:.2f}; of {fakes:,} samples nearer than t
 
 ## Where it fails
 
-The worst of 2,000 seeds by five rules; the guesses are guesses.
+The least realistic of the slices that were scored on test subjects (Kynkäänniemi et al. 2019, eq. 3), from their seeds:
 
 {failures}
 
@@ -102,60 +126,55 @@ Trained on, and therefore unfit for scoring this generator: {people}.
 def ship(
     run_dir: str | Path,
     data: str | Path,
-    name: str,
+    name: str = "",
     *,
     title: str = "",
     terms: str = "own",
     out: str | Path = "models",
-    audited: str | Path | None = None,
+    control: dict | None = None,
+    **asked: object,
 ) -> Path:
     """Write ``name.safetensors`` (half precision), ``name.md`` (its card) and its entry in ``metrics.json``; returns the card.
 
-    ``run_dir``: a run folder, or the shipped file itself to score it again and rewrite its card. ``data``: the slices it was
-    trained on, for scores on the validation and test subjects; ``title`` names them for the reader. What is scored is the shipped
-    file. ``audited``: a folder in which `audit` has judged this very file already; without it that is done here, for minutes.
-    Errors are those of `load_generator` and `audit`, and a ValueError where the audit is of another generator.
+    ``run_dir``: a run folder, or a shipped file to score it again and rewrite its card. ``data``: the slices it was trained on;
+    ``title`` names them for the reader. What is scored is the shipped file. ``control``: what `benchmarks/memoriser.py` wrote, by
+    default what stands in the entry already. Further arguments and errors are those of `evaluate`.
     """
     if terms not in TERMS:
         raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
-    run_dir, out = Path(run_dir), Path(out)
-    if run_dir.is_file():
-        return _score_again(run_dir, data, audited)
-    G, info = load_generator(run_dir)
-    slices = load_slices(data, info["config"]["img_resolution"])
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.safetensors"
-    about = {key: value for key, value in info["data"].items() if key != "path"}  # where the slices lay is nobody's business
-    save_generator(path, G, {**info, "data": {**about, "title": title or slices.title}}, half=True)
-    return _write(path, {**_history(run_dir, path), "terms": terms}, slices, _judge(path, data, audited))
+    path, G, info = Path(run_dir), *load_generator(run_dir)
+    if path.is_file():
+        entry = (read_json(path.with_name("metrics.json")) or {}).get(path.stem)
+        if entry is None or entry.get("model_hash") != info["model_hash"]:
+            raise ValueError(f"metrics.json next to {path} says nothing of this generator; ship it from its run folder.")
+    else:
+        path = Path(out) / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            key: value for key, value in info["data"].items() if key in ("layout", "key")
+        }  # where the slices lay is nobody's business
+        about["title"] = title or info["data"].get("title", "")
+        save_generator(path, G, {**info, "data": about}, half=True)
+        entry = {**_history(Path(run_dir), path), "terms": terms}
+    slices = slices_of(info, data)
+    found = evaluate(path, slices, all=True, **asked)
+    return _write(path, entry, slices, found, control)
 
 
-def _score_again(path: Path, data: str | Path, audited: str | Path | None) -> Path:
-    """Judge a shipped file anew; what its entry tells of the training stays."""
-    entry = (read_json(path.with_name("metrics.json")) or {}).get(path.stem)
-    _, info = load_generator(path)
-    if entry is None or entry.get("model_hash") != info["model_hash"]:
-        raise ValueError(f"metrics.json beside {path} tells nothing of this generator; ship it from its run folder.")
-    return _write(path, entry, load_slices(data, info["config"]["img_resolution"]), _judge(path, data, audited))
+FURTHER = ("memory", "duplicates", "spectra", "failures")  # of an evaluation; they stand in the entry's "audit"
 
 
-def _judge(path: Path, data: str | Path, audited: str | Path | None) -> dict:
-    if audited is None:
-        return audit(path, data)
-    found = read_json(Path(audited) / AUDIT) or {}
-    model, known = load_generator(path)[1]["model_hash"], found.get("evaluation", {}).get("model_hash")
-    if known != model:
-        raise ValueError(
-            f"{audited} holds no audit of {path} (model {model}) but of {known}; run: python -m stylegan audit {path}"
-        )
-    return found
-
-
-def _write(path: Path, entry: dict, slices: SliceDataset, found: dict) -> Path:
-    """The entry in metrics.json, the card, and the sheet of failure cases; returns the card."""
-    audited = {name: value for name, value in found.items() if name != "evaluation"}
-    entry = {**entry, "scores": found["evaluation"], "audit": audited, "nearest": nearest_training(path, slices)}
-    entry["changes"] = changes(entry["config"])
+def _write(path: Path, entry: dict, slices: SliceDataset, found: dict, control: dict | None) -> Path:
+    """The entry in metrics.json and the card; returns the card."""
+    audit = {name: found[name] for name in FURTHER} | {"control": control or entry.get("audit", {}).get("control")}
+    scores = {name: value for name, value in found.items() if name not in FURTHER}
+    entry = {
+        **entry,
+        "scores": scores,
+        "audit": audit,
+        "nearest": nearest_training(path, slices),
+        "changes": changes(entry["config"]),
+    }
     write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text(card(path.stem, entry, slices.split("train")), encoding="utf-8")
@@ -190,14 +209,14 @@ def changes(config: dict) -> dict:
 
 
 def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
-    """How far samples of a generator lie from the nearest training slice, beside held-out real slices: ``{heldout, samples}``.
+    """How far samples of a generator lie from the nearest training slice, and held-out real slices: ``{heldout, samples}``.
 
     Distances in the space of `features`; each sample gives ``{seed, distance, ratio, subject, level}`` of its nearest slice.
     """
     train, held = slices.split("train"), slices.select(slices.splits != "train")
     at_train = features(train.images)
     heldout = float(np.median(nearest(features(held.images), at_train)[0]))
-    distances, rows = nearest(features(generate(load_generator(path)[0], seeds)), at_train)
+    distances, rows = nearest(features(generate(load_generator(path)[0], seeds, noise_mode="random")), at_train)
     found = zip(seeds, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
     names = ("seed", "distance", "ratio", "subject", "level")
     samples = [dict(zip(names, (seed, d, d / heldout, str(who), level), strict=True)) for seed, d, who, level in found]
@@ -206,18 +225,39 @@ def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SA
 
 def card(name: str, entry: dict, train: SliceDataset) -> str:
     """The card as Markdown."""
-    config, near = entry["config"], entry["nearest"]
-    ratios, scores, audited = [row["ratio"] for row in near["samples"]], entry["scores"], entry["audit"]
-    doubts, memory = verdict_rows(scores, audited["memory"]), audited["memory"]
+    config, near, scores, audit = entry["config"], entry["nearest"], entry["scores"], entry["audit"]
+    ratios, doubts = [row["ratio"] for row in near["samples"]], verdict_rows(scores, audit["memory"])
+    hours, last = entry["hours"], list(scores["splits"])[-1]
+    layers = ", ".join(f"{layer} {value:.1f}" for layer, value in scores["style_participation"].items())
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
+        architecture={"stylegan1": "StyleGAN1", "dcgan": "DCGAN"}.get(config.get("architecture"), "StyleGAN2"),
         subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
-        space=scores["feature_space"], scores=markdown_table(score_rows(scores)), verdict=verdict(scores["splits"]["test"]),
+        space=scores["feature_space"], scores=markdown_table(score_rows(scores)), verdict=distance_sentence(scores["splits"][last]),
         copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
-        heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios), terms=TERMS[entry["terms"]],
-        summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
-        fakes=min(5000, 2 * len(train)), copied=memory.get("copied", float("nan")), control=control_sentence(audited["control"]),
-        failures=markdown_table(failure_rows(audited["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
+        various=variety_sentence(scores), variety=markdown_table(variety_rows(scores)), pictures=scores["variety"][last]["n"],
+        participation=layers or "it has no styles", heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios),
+        terms=TERMS[entry["terms"]], summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
+        fakes=min(5000, 2 * len(train)), copied=audit["memory"].get("copied", float("nan")), control=control_sentence(audit["control"]),
+        failures=markdown_table(failure_rows(audit["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
         **{key: entry[key] for key in ("data", "kimg", "run_kimg", "machine", "parameters", "model_hash")},
-        time=duration(entry["hours"]),
+        time=f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
     )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run_dir", type=Path, metavar="RUN|FILE", help="a shipped file is scored again and its card rewritten")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR|ZIP", help="the slices it was trained on")
+    parser.add_argument("--name", default="", help="of the files, such as oasis1-stylegan2-64")
+    parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
+    parser.add_argument("--terms", default="own", choices=tuple(TERMS), help="of the data")
+    parser.add_argument("--out", type=Path, default=Path("models"), metavar="DIR")
+    parser.add_argument("--control", type=Path, metavar="FILE.json", help="what benchmarks/memoriser.py wrote")
+    args = vars(parser.parse_args())
+    control = read_json(args.pop("control")) if args["control"] else args.pop("control")
+    print(f"Wrote {ship(**args, control=control)}.")
+
+
+if __name__ == "__main__":
+    main()

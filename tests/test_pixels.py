@@ -1,11 +1,15 @@
-"""Scores on pixels: against torchmetrics and closed forms, and each control where it must show."""
+"""Scores on pixels: variety, and the others against torchmetrics and closed forms, each spoiled set where it must show."""
 
 import numpy as np
 import pytest
 import torch
 from phantoms import phantoms
 
-from stylegan.scores import picture_scores as scores
+from stylegan.config import make_config
+from stylegan.networks import Generator
+from stylegan.predict import styles
+from stylegan.scores import pixels as scores
+from stylegan.scores.pixels import Variety, style_participation
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,8 @@ def test_ms_ssim_is_made_of_the_parts_that_torchmetrics_finds(size, scales):
 
 def test_ssim_against_the_window_by_hand():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 256, (2, 1, 13, 13), dtype=np.uint8)
+    a = rng.integers(60, 200, (1, 13, 13), dtype=np.uint8)
+    b = (a + rng.integers(-50, 51, a.shape)).astype(np.uint8)
     taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
     weights = np.outer(taps, taps) / taps.sum() ** 2
     values = []
@@ -54,15 +59,16 @@ def test_ssim_against_the_window_by_hand():
             vxy = (weights * (x - mx) * (y - my)).sum()
             bright = (2 * mx * my + 6.5025) / (mx**2 + my**2 + 6.5025)
             values.append(bright * (2 * vxy + 58.5225) / (vx + vy + 58.5225))
-    assert scores.ssim(a, b)[0] == pytest.approx(np.mean(values), rel=1e-3)
+    assert scores.ms_ssim(a, b, 1)[0] == pytest.approx(np.mean(values), rel=1e-3)
 
 
-def test_the_most_similar_slice_is_found_as_by_looking_at_all(heads):
+def test_the_largest_ssim_is_found_as_by_looking_at_all(heads):
     rng = np.random.default_rng(1)
     noisy = (heads[::5].astype(int) + rng.integers(-20, 21, heads[::5].shape)).clip(0, 255).astype(np.uint8)
-    exact = [scores.ssim(np.broadcast_to(x, heads.shape), heads) for x in noisy]
-    value, row = scores.most_similar(noisy, heads, candidates=8)
-    assert row.tolist() == [np.argmax(e) for e in exact] and value == pytest.approx([e.max() for e in exact], rel=1e-5)
+    exact = [scores.ms_ssim(np.broadcast_to(x, heads.shape), heads, 1).max() for x in noisy]
+    found = scores.best_similarity(heads, noisy, candidates=8)
+    assert found["value"] == pytest.approx(np.mean(exact), rel=1e-5) and found["low"] < found["value"] < found["high"]
+    assert scores.best_similarity(heads, heads[:5])["value"] == pytest.approx(1, abs=1e-4)
 
 
 def test_pairs_of_one_picture_are_alike_and_of_two_people_less(heads):
@@ -121,3 +127,64 @@ def test_controls_keep_shape_and_type_and_leave_the_slices_alone(heads):
     for spoiled in (scores.blurred(heads), scores.noised(heads)):
         assert spoiled.shape == heads.shape and spoiled.dtype == np.uint8 and not np.array_equal(spoiled, heads)
     assert np.array_equal(heads, before)
+
+
+# --- Variety ----------------------------------------------------------------------------------------------------------------
+
+
+def test_dimensions_are_the_components_that_hold_so_much_variance():
+    """Against sklearn, and where the spectrum is known: seven equal directions of noise need six for 80 % of the variance."""
+    from sklearn.decomposition import PCA
+
+    pictures = phantoms(40, 2, 0)
+    held = PCA().fit(pictures.reshape(80, -1).astype(float)).explained_variance_ratio_.cumsum()
+    found = Variety(pictures).numbers()
+    for name, share in scores.SHARES.items():
+        assert found[name] == np.argmax(held >= share) + 1
+    corners = np.full((14, 8, 8), 100, np.uint8)
+    for axis in range(7):
+        corners[2 * axis, axis, axis], corners[2 * axis + 1, axis, axis] = 150, 50
+    assert Variety(corners).numbers()["dimensions"] == 6 and Variety(corners).numbers()["dimensions_95"] == 7
+
+
+def test_a_collapse_shows_in_dimensions_and_spread(heads):
+    brighter = (heads[:1] * np.linspace(0.5, 1, 40)[:, None, None]).astype(np.uint8)
+    assert Variety(brighter).numbers()["dimensions"] == 1
+    same = Variety(np.repeat(heads[:1], 20, axis=0)).numbers()
+    assert set(same.values()) == {0.0}
+    assert Variety(heads).numbers()["dimensions"] > 3
+
+
+def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pictures():
+    pictures, people = phantoms(5, 3, 1), np.repeat(np.arange(5), 3)
+    x = pictures.reshape(15, -1) / 127.5 - 1
+    away = [sorted(np.linalg.norm(x[i] - x[j]) for j in range(15) if people[j] != people[i])[2] for i in range(15)]
+    assert Variety(pictures, people).numbers()["spread"] == pytest.approx(np.median(away))
+    rows = np.array([0, 1, 3, 4, 6, 9])
+    some = Variety(pictures, people).numbers(rows)
+    assert some == pytest.approx(Variety(pictures[rows], people[rows]).numbers())
+    assert (
+        Variety(pictures[:6], people[:6]).numbers()["spread"] > 0 and Variety(pictures[:3], people[:3]).numbers()["spread"] == 0
+    )
+
+
+def test_halves_of_the_same_people_are_as_various(heads):
+    a, b = (Variety(phantoms(60, 1, seed)).numbers() for seed in (0, 1))
+    assert all(0.8 < a[name] / b[name] < 1.25 for name in a)
+
+
+@pytest.mark.parametrize("preset", ["smoke", "stylegan1", "dcgan"])
+def test_participation_counts_the_directions_of_each_layer_s_styles(preset):
+    small = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16}
+    torch.manual_seed(0)
+    G = Generator(make_config(preset, **small, **({"grow_from": 0} if preset == "stylegan1" else {}))).eval()
+    found = style_participation(G, styles(G, range(200)))
+    if preset == "dcgan":
+        assert found == {}
+        return
+    assert list(found)[-2:] == ["16.0", "16.1"] and len(found) == (5 if preset == "smoke" else 6)
+    assert all(1.1 < value <= 16 for value in found.values())
+    layer = G.synthesis.blocks[-1].conv1.conv if preset == "smoke" else G.synthesis.blocks[-1].styled1.adain
+    with torch.no_grad():  # of rank one
+        layer.affine.weight.copy_(torch.outer(torch.randn(len(layer.affine.weight)), torch.randn(16)))
+    assert style_participation(G, styles(G, range(200)))["16.1"] == pytest.approx(1, abs=1e-3)

@@ -1,5 +1,7 @@
 """The positive control of the search for copies: a generator that was trained on 64 slices until it draws them.
 
+    python benchmarks/memoriser.py --data DIR --kimg 60 --out control.json        # tools/ship.py --control writes it into the card
+
 A test that never lights up proves nothing. A GAN of this size is slow to learn slices by heart (tried at 32 px without
 augmentation, mirror and noise inputs: after 40 kimg its samples still lay 1.5 times as far from the 64 slices as new people do),
 so this one is taught them: every slice is a class of its own, and G learns to draw each class by least squares. The network, the
@@ -12,6 +14,7 @@ found by none of the measures of its samples in ImageNet features. A blurred cop
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +23,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stylegan.checkpoint import save_generator
+from stylegan.cache import write_json
 from stylegan.config import Config, make_config
-from stylegan.dataset import SliceDataset
+from stylegan.data.subjects import people_of
+from stylegan.dataset import SliceDataset, load_slices
 from stylegan.losses import logistic_d
 from stylegan.networks import Discriminator, Generator
 from stylegan.predict import generate
 from stylegan.scores import memorisation
 from stylegan.scores.features import as_pixels, features
-from stylegan.scores.memorisation import people_of
+from stylegan.scores.verdict import control_sentence
 
 COUNT, RESOLUTION, KIMG = 64, 32, 60
 
@@ -42,33 +46,22 @@ def memoriser_config(classes: int = COUNT, **changes: object) -> Config:
     return make_config("smoke", **usual | changes)
 
 
-def positive_control(
-    slices: SliceDataset, *, kimg: float = KIMG, fakes: int = 1000, out: str | Path | None = None, **changes: object
-) -> dict:
+def positive_control(slices: SliceDataset, *, kimg: float = KIMG, fakes: int = 1000, **changes: object) -> dict:
     """Train a memoriser and measure it: ``{slices, kimg, cpu_seconds, memorisation, copied, people, attack, logits}``.
 
     ``slices`` are of the memoriser's resolution (32 px, or the changed one); it sees one slice of each of at most 64 training
-    people, and is judged by the held-out people. The keys are those of `audit`. With ``out`` its generator is kept there, a
-    file that holds pictures of the people it saw: for the eye, not for passing on.
+    people, and is judged by the held-out people. The measures are those of `evaluate.memory_of`.
     """
     begin, few = time.process_time(), chosen_few(slices)
     config = memoriser_config(len(few), **changes)
+    plain = replace(config, conditional="none", c_dim=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        G, D = Generator(config), Discriminator(replace(config, conditional="none", c_dim=0))
+        G, D = Generator(config), Discriminator(plain)
     teach(G, few, config, kimg)
     others = slices.select((slices.splits == "train") & ~np.isin(people_of(slices), people_of(few)))
     train_discriminator(D, few, others if len(others) else slices.split("train"), config, kimg / 3)
-    if out is not None:
-        names = few.subjects.tolist()
-        header = {
-            "config": config.to_dict(),
-            "classes": names,
-            "train_subjects": sorted(set(names)),
-            "data": {"title": few.title},
-        }
-        save_generator(Path(out), G, {**header, "cur_nimg": int(kimg * 1000)})
-    found = measure(G, D, few, slices.select(slices.splits != "train"), fakes)
+    found = measure(G, D, plain, few, slices.select(slices.splits != "train"), fakes)
     return {"slices": len(few), "kimg": kimg, "cpu_seconds": round(time.process_time() - begin), **found}
 
 
@@ -114,7 +107,7 @@ def chosen_few(slices: SliceDataset, count: int = COUNT) -> SliceDataset:
     return memorisation.one_each(known, min(count, len(set(people_of(known)))))
 
 
-def measure(G: Generator, D: Discriminator, few: SliceDataset, heldout: SliceDataset, fakes: int) -> dict:
+def measure(G: Generator, D: Discriminator, config: Config, few: SliceDataset, heldout: SliceDataset, fakes: int) -> dict:
     """All measures of memory of a generator and discriminator that saw ``few``."""
     made = as_pixels(generate(G, range(fakes)))
     at_few, at_held, at_fake = (features(images) for images in (few.images, heldout.images, made))
@@ -124,7 +117,7 @@ def measure(G: Generator, D: Discriminator, few: SliceDataset, heldout: SliceDat
     part = few.select(np.linspace(0, len(few) - 1, len(equal)).round().astype(int))
     both = np.concatenate([features(part.images), features(equal.images)])
     whose, member = np.concatenate([people_of(part), people_of(equal)]), np.arange(2 * len(equal)) < len(equal)
-    logits = np.concatenate([memorisation.logits(D.eval(), side) for side in (part, equal)])
+    logits = np.concatenate([memorisation.logits(D.eval(), config, side) for side in (part, equal)])
     return {
         "memorisation": memorisation.memory(*distances, people_of(heldout)),
         "copied": memorisation.copied(*distances),
@@ -132,3 +125,18 @@ def measure(G: Generator, D: Discriminator, few: SliceDataset, heldout: SliceDat
         "attack": memorisation.membership(-memorisation.nearest(both, at_fake)[0], member, whose),
         "logits": memorisation.membership(logits, member, whose),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, metavar="DIR|ZIP", help="slices; without it the simulated ones")
+    parser.add_argument("--kimg", type=float, default=KIMG, help=f"thousand examples to teach it by (default {KIMG})")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    args = parser.parse_args()
+    found = positive_control(load_slices(args.data, RESOLUTION), kimg=args.kimg)
+    write_json(args.out, found)
+    print(control_sentence(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""What lies outside the package: the ladder, the memorising generator and the card of a shipped generator, each tried once."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from phantoms import phantoms
+from PIL import Image
+from test_evaluate import dataset_of
+
+from stylegan.checkpoint import load_generator, load_tensors
+from stylegan.config import make_config
+from stylegan.networks import build_networks
+from stylegan.predict import generate
+from stylegan.progressive import stage
+from stylegan.run import train_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path: str):
+    """A script of the checkout as a module, found as when it is run."""
+    sys.path.insert(0, str((ROOT / path).parent))
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+compare, memoriser, ship = script("benchmarks/compare.py"), script("benchmarks/memoriser.py"), script("tools/ship.py")
+ladder = compare.ladder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """16 people in class folders, 4 slices each."""
+    place = tmp_path_factory.mktemp("ladder") / "slices"
+    for number, picture in enumerate(phantoms(16, 4, 0, 16)):
+        path = place / ("AD", "NC")[number // 4 % 2] / f"OAS1_{number // 4:04d}_MR1_slice_{number % 4}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return place
+
+
+# --- The ladder -----------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_presets_with_changes(tmp_path):
+    assert compare.parse_row("oasis64+mirror=false+lr=0.002+attention=8,16") == (
+        "oasis64",
+        {"mirror": False, "lr": 0.002, "attention": "8,16"},
+    )
+    assert compare.split_rows("dcgan,oasis64+attention=8,16,modern") == ["dcgan", "oasis64+attention=8,16", "modern"]
+    for wrong, words in (
+        ("moden", "no preset"),
+        ("modern+lr", "not FIELD=VALUE"),
+        ("modern+mirror=maybe", "of type bool"),
+        ("modern+lr=x", "of type float"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            compare.parse_row(wrong)
+    rows = [*compare.SYSTEMS, *(row for claim in ladder.CLAIMS for row in (claim.row, claim.other))]
+    settings = ["img_resolution=32", "channel_base=256", "ema_kimg=2", "dcgan:ema_kimg=0"]
+    by_row = {run.row: run.config for run in compare.plan(rows, [0], tmp_path, kimg=4, settings=settings)}
+    assert by_row["dcgan"].ema_kimg == 0 and by_row["modern"].ema_kimg == 2 and by_row["oasis64+ema_kimg=0"].ema_kimg == 0
+    assert (
+        stage(by_row["stylegan1"], 2001) == (32, 1) and stage(by_row["stylegan1"], 1900).fading
+    )  # growing is over after half of the run
+    for claim in ladder.CLAIMS[:-1]:  # the last one compares two presets
+        ours, other = by_row[claim.row].to_dict(), by_row[claim.other].to_dict()
+        assert len({name for name in ours if ours[name] != other[name]} - {"grow_kimg", "fade_kimg"}) == 1, claim
+
+
+def test_a_ladder_is_trained_resumed_scored_and_not_repeated(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "ladder"
+    asked = ["--rows", "smoke,smoke+mirror=false", "--data", str(folder), "--seeds", "0", "--total-kimg", "0.016", "--num", "8",
+             "--set", "device=cpu", "--jobs", "2", "--out", str(out)]  # fmt: skip
+    _, other = compare.plan(["smoke", "smoke+mirror=false"], [0], out, kimg=0.016, settings=["device=cpu"])
+    train_run(dataclasses.replace(other.config, total_kimg=0.008), folder, other.folder)
+    assert not other.is_done()
+    assert compare.main([*asked, "--no-score"]) == 0 and not (out / "ladder.json").exists()
+    assert "Resuming" in other.folder.with_suffix(".log").read_text() and other.is_done()
+    assert not list((other.folder / "checkpoints").glob("*"))
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
+    assert compare.main(asked) == 0
+    found = json.loads((out / "ladder.json").read_text())
+    assert {row["row"] for row in found["rows"]} == {"smoke", "smoke+mirror=false"} and found["n"] == 8
+    for row in found["rows"]:
+        assert row["seeds"] == [0] and row["kid"]["low"] < row["kid"]["value"] < row["kid"]["high"] and row["dimensions"] > 0
+    assert {"kid", "fd", "recall", "dimensions", "spread"} <= set(found["floors"])
+    assert (out / "ladder.md").read_text().strip() in capsys.readouterr().out
+    assert np.asarray(Image.open(out / "ladder.png").convert("L")).std() > 10
+
+
+def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(folder, tmp_path):
+    (run,) = compare.plan(["smoke"], [0], tmp_path / "ladder", kimg=3, minutes=2)
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text('{"cur_nimg": 800, "kimg": 0.8, "seconds": 90.0}\n')
+    command = run.command(folder)
+    assert command[command.index("--max-minutes") + 1] == "0.5" and command[command.index("--total-kimg") + 1] == "3.0"
+    compare.train_all([run], folder)  # a folder with metrics and without settings is no run folder
+    assert run.failure() and "\n" not in run.failure() and not run.is_done()
+    assert "failed" in compare.score_runs([run], folder)[0]
+
+
+@pytest.mark.parametrize(
+    ("kids", "verdict"),
+    [([50, 55, 52], "held"), ([200, 220, 190], "not held"), ([50, 200, 110], "undecided"), ([50], "undecided")],
+)
+def test_a_claim_is_decided_by_the_interval_over_seeds(kids, verdict):
+    def scored(row: str, values: list[float]) -> list[dict]:
+        return [{"row": row, "seed": seed, "kid": {"value": value}} for seed, value in enumerate(values)]
+
+    found = ladder.decide(ladder.Claim("It helps.", "somebody", "a", "b"), scored("a", kids) + scored("b", [100, 105, 98]))
+    pairs = zip(kids, [100, 105, 98], strict=False)
+    assert found["verdict"] == verdict and found["ratio"] == pytest.approx(
+        math.exp(np.mean([math.log(a / b) for a, b in pairs]))
+    )
+
+
+def test_growing_is_judged_at_the_same_kid():
+    """Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg."""
+    kids, pace = ([200, 100, 50], [400, 200, 100]), (3, 6)
+    runs = [{"row": ladder.CURVES[i], "seed": seed, "curve": [{"kimg": 10.0 * k, "seconds": (pace[i] + seed) * k, "kid": kid} for k, kid in
+             enumerate(kids[i], 1)]} for i in (0, 1) for seed in (0, 1)]  # fmt: skip
+    found = ladder.growing_pays(runs)
+    assert found["kimg"]["ratio"] == pytest.approx(20 / 30) and found["seconds"]["ratio"] == pytest.approx(
+        math.sqrt(6 / 18 * 8 / 21)
+    )
+    assert ladder.growing_sentence(found) != ladder.growing_sentence(ladder.growing_pays([]))
+
+
+# --- The positive control -------------------------------------------------------------------------------------------------------
+
+
+def test_the_memoriser_trains_on_one_slice_of_each_of_64_people_at_most(slices):
+    found = memoriser.positive_control(slices, kimg=0.05, fakes=20, img_resolution=16, channel_base=128, channel_max=16)
+    assert set(found) >= {"memorisation", "copied", "people", "attack", "logits"} and found["slices"] == 8
+    few = memoriser.chosen_few(dataset_of(people=200, levels=2))
+    assert len(few) == 64 == len(set(few.subjects.tolist())) and set(few.splits) == {"train"}
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_every_measure_lights_up_for_copies_and_none_for_new_people(copies, monkeypatch):
+    data = dataset_of(people=60, levels=4)
+    few, heldout = data.split("train").select(np.arange(0, 144, 4)), data.select(data.splits != "train")
+    source = few.images if copies else phantoms(90, 4, 99, 16)
+    drawn = source[np.random.default_rng(0).integers(0, len(source), 200)].astype(float)
+    drawn = torch.from_numpy(drawn + np.random.default_rng(1).normal(0, 1, drawn.shape))[:, None].float() / 127.5 - 1
+    monkeypatch.setattr(memoriser, "generate", lambda *_: drawn)
+    config = make_config("smoke")
+    found = memoriser.measure(*build_networks(config), config, few, heldout, 200)
+    if copies:
+        assert found["memorisation"]["high"] < 0.6 and found["memorisation"]["p_value"] < 1e-3
+        assert found["copied"] > 0.5 and found["people"]["p_value"] < 1e-3 and found["attack"]["low"] > 0.8
+    else:
+        assert found["memorisation"]["low"] > 0.7 and found["copied"] < 0.3
+        assert found["people"]["p_value"] > 0.01 and found["attack"]["low"] < 0.6
+
+
+@pytest.mark.long
+def test_a_generator_trained_until_it_memorises_is_found_out():
+    from stylegan.dataset import load_slices
+
+    found = memoriser.positive_control(load_slices(None, 32), kimg=60)
+    assert found["memorisation"]["ratio"] < 0.8 and found["memorisation"]["p_value"] < 0.01
+    assert found["people"]["p_value"] < 0.01 and found["attack"]["value"] > 0.7
+
+
+# --- The card -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(folder, tmp_path):
+    config = make_config("smoke", total_kimg=0.016, tick_kimg=0.016, kid_ticks=0, lr=0.002)
+    train_run(config, folder, tmp_path / "run")
+    path = ship.ship(tmp_path / "run", folder, "tiny-16", title="Phantoms", out=tmp_path / "models", projections=0, fakes=40)
+    G, info = load_generator(path.with_suffix(".safetensors"))
+    assert all(v.dtype == torch.float16 for v in load_tensors(path.with_suffix(".safetensors"))[0].values())
+    torch.testing.assert_close(generate(G, [1, 2]), generate(load_generator(tmp_path / "run")[0], [1, 2]), atol=0.02, rtol=0)
+    entry = json.loads((path.parent / "metrics.json").read_text())["tiny-16"]
+    assert entry["model_hash"] == entry["scores"]["model_hash"] == info["model_hash"] and entry["changes"] == {"lr": 0.002}
+    assert set(entry["audit"]) == {"memory", "duplicates", "spectra", "failures", "control"} and entry["scores"]["variety"]
+    text = path.read_text()
+    assert all(part in text for part in ("Phantoms", entry["model_hash"], "times the floor", "dimensions", "✘ fail", "OAS1_"))
+    for file in path.parent.iterdir():  # where the slices lay is nobody's business
+        assert str(folder.parent).encode() not in file.read_bytes(), file.name
+    kept = {"metrics.json": {"tiny-16": {**entry, "audit": {"control": {"slices": 64}}}, "other": {"model_hash": "1"}}}
+    (path.parent / "metrics.json").write_text(json.dumps(kept["metrics.json"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ship, "evaluate", lambda *_, **__: {**entry["scores"], **entry["audit"]})
+        patch.setattr(ship, "control_sentence", str)
+        assert ship.ship(path.with_suffix(".safetensors"), folder) == path
+    again = json.loads((path.parent / "metrics.json").read_text())
+    assert again["other"] == {"model_hash": "1"} and again["tiny-16"]["audit"]["control"] == {"slices": 64}
+    with pytest.raises(ValueError, match="no terms 'mine'"):
+        ship.ship(tmp_path / "run", folder, "x", terms="mine")
