@@ -6,22 +6,38 @@ still tells them apart. Every function draws into ``axes`` where given and retur
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import matplotlib.figure
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from stylegan.plots import INK, Figure, Images, describe, to_uint8
+from stylegan.plots import INK, Figure, set_alt_text
+from stylegan.predict import Images, to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MAP_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#000000",
+    "#F0E442",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#009E73",
+)  # neighbours differ in lightness
 MARKERS = ("o", "^", "s", "X", "D", "v", "P", "*")
 LINES = ("-", "--", ":", "-.")
 FAINT = "#DDDDDD"
+BLOCKS = 24  # of a map's points in shuffled order: real and generated ones take turns, so that none hides the other
 
-# Title of a panel -> the keys of metrics.jsonl that it shows, with their names.
+# Title of a panel -> the keys of metrics.jsonl that it shows, with their names; "people" is a level to reach.
 PANELS = {
     "Losses": {"loss_G": "generator", "loss_D": "discriminator"},
     "Mean logits of D": {"logits_real": "training", "logits_heldout": "held-out", "logits_fake": "generated"},
@@ -30,108 +46,47 @@ PANELS = {
     "Gradient norms": {"grad_norm_G": "generator", "grad_norm_D": "discriminator"},
     "Probability of augmentation": {"augment_p": "p"},
     "KID on validation subjects (×1000)": {"kid_val": "generated"},
-    "Precision and recall on validation subjects": {"precision_val": "precision", "recall_val": "recall"},
+    "Precision, recall, coverage": {"precision_val": "precision", "recall_val": "recall", "coverage_val": "coverage"},
+    "Dimensions of variety": {"dimensions": "generated", "dimensions_fixed_noise": "noise fixed", "dimensions_real": "people"},
+    "Spread": {"spread": "generated", "spread_fixed_noise": "noise fixed", "spread_real": "people"},
 }
+LAYERS = "Style participation by layer"
+LOGARITHMIC = ("R1 penalty", "Gradient norms", "KID on validation subjects (×1000)")
 
 
-def losses(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> matplotlib.figure.Figure:
-    """The course of a run from the lines of metrics.jsonl: one panel for each entry of `PANELS` that has numbers."""
-    panels = {title: lines for title, lines in PANELS.items() if any(_series(history, key)[0].size for key in lines)}
+# --- The course of a run ----------------------------------------------------------------------------------------------------
+
+
+def curves(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+    """The course of a run from the lines of metrics.jsonl: one panel for each entry of `PANELS` that has numbers, and for the layers."""
+    present = {title: {k: name for k, name in lines.items() if len(_series(history, k)[0])} for title, lines in PANELS.items()}
+    panels = {title: lines for title, lines in present.items() if lines}
     if not panels:
         raise ValueError("The history holds no losses yet; train for at least one tick.")
-    axes = _panels(len(panels)) if axes is None else axes
-    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        _curves(ax, history, lines, title)
-        if title in ("R1 penalty", "Gradient norms"):
+    layers = [row for row in history if row.get("style_participation")]
+    titles = [*panels, *([LAYERS] if layers else [])]
+    axes = _panels(len(titles)) if axes is None else axes
+    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        for i, (key, name) in enumerate(lines.items()):
+            look = {"color": INK, "linestyle": "--"} if name == "people" else {"color": COLOURS[i], "linestyle": LINES[i]}
+            ax.plot(*_series(history, key), linewidth=1.5, label=name, **look)
+        alone = f": {next(iter(lines.values()))}" if len(lines) == 1 < len(PANELS[title]) else ""
+        style_axes(ax, title + alone, "kimg", legend=len(lines) > 1)
+        if title in LOGARITHMIC and min(_series(history, key)[1].min() for key in lines) > 0:
             _log_scale(ax)
-    end = history[-1]["kimg"]
-    return describe(axes[0].figure, f"Training over {end:g} kimg: {', '.join(panels)}.")
-
-
-def scores(history: Sequence[Mapping], axes: Axes | None = None, *, floor: float | None = None) -> matplotlib.figure.Figure:
-    """KID on validation subjects against kimg on a logarithmic scale, the best tick marked; ``floor``: real against real."""
+    if layers:
+        values = np.array([row["style_participation"] for row in layers], float)  # [ticks, layers]
+        for layer, line in enumerate(values.T):
+            colour = colormaps["viridis"](0.9 * layer / max(values.shape[1] - 1, 1))
+            label = {0: "coarsest", values.shape[1] - 1: "finest"}.get(layer)
+            axes[len(panels)].plot([row["kimg"] for row in layers], line, color=colour, linewidth=1.3, label=label)
+        style_axes(axes[len(panels)], LAYERS, "kimg", legend=True)
     kimg, kid = _series(history, "kid_val")
-    if not kimg.size:
-        raise ValueError("The history holds no kid_val yet; train on, or set kid_ticks above 0.")
-    ax = axes or Figure(9, 3.4, layout="constrained").add_subplot()
-    ax.plot(kimg, kid, color=COLOURS[0], marker=MARKERS[0], markersize=4, linewidth=1.6, label="generated")
-    best = kid.argmin()
-    ax.annotate(
-        f"best {kid[best]:.0f}",
-        (kimg[best], kid[best]),
-        (0, -15),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-        color=INK,
-    )
-    ax.margins(y=0.15)
-    if floor is not None:
-        ax.axhline(floor, color=COLOURS[2], linestyle="--", linewidth=1.4, label="real against real")
-    if kid.min() > 0:
-        _log_scale(ax)
-    dress(ax, "KID on validation subjects (×1000)", "thousand slices shown (kimg)", legend=floor is not None)
-    return describe(
-        ax.figure,
-        f"KID on validation subjects goes from {kid[0]:.0f} to {kid[-1]:.0f}; best {kid[best]:.0f} at {kimg[best]:g} kimg.",
-    )
+    best = f" KID {kid.min():.0f} at best, at {kimg[kid.argmin()]:g} kimg." if len(kid) else ""
+    return set_alt_text(axes[0].figure, f"Training over {history[-1]['kimg']:g} kimg: {', '.join(titles)}.{best}")
 
 
-def scatter(
-    coords: np.ndarray,
-    values: Sequence,
-    kind: str = "category",
-    title: str = "",
-    axes: Axes | None = None,
-    *,
-    order=(),
-    size=9,
-    seed=0,
-) -> matplotlib.figure.Figure:
-    """A map of points [n, 2] coloured by ``values`` [n]: 'category' (up to 8, colour and marker) or 'number' (colour bar).
-
-    Points are drawn in shuffled order, so that no group hides another. order: the categories in the legend's order.
-    Raises ValueError for more than 8 categories or another kind.
-    """
-    coords, values = np.asarray(coords), np.asarray(values)
-    if kind not in ("category", "number"):
-        raise ValueError(f"kind is {kind!r}; choose category or number.")
-    ax = axes or Figure(5.2, 4.6, layout="constrained").add_subplot()
-    shuffled = np.random.default_rng(seed).permutation(len(coords))
-    if kind == "number":
-        drawn = ax.scatter(*coords[shuffled].T, c=values[shuffled].astype(float), s=size, cmap="viridis", linewidths=0)
-        bar = ax.figure.colorbar(drawn, ax=ax, pad=0.02, fraction=0.05)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=8, colors=INK)
-        legend = f"from {np.nanmin(values.astype(float)):g} to {np.nanmax(values.astype(float)):g}"
-    else:
-        names = list(order) or [str(name) for name in np.unique(values)]
-        _categories(ax, coords, values.astype(str), names, np.array_split(shuffled, 24), size)
-        legend = ", ".join(names)
-    _map_axes(ax, title)
-    return describe(ax.figure, f"Map of {len(coords)} slices coloured by {title or 'value'}: {legend}.")
-
-
-def thumbnails(
-    coords: np.ndarray, images: Images, cells: int = 18, title: str = "", axes: Axes | None = None
-) -> matplotlib.figure.Figure:
-    """A map of points [n, 2] as slices [n, ...]: each cell of a cells x cells grid shows the slice nearest to its centre."""
-    coords, tiles = np.asarray(coords, float), to_uint8(images)
-    low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)
-    place = ((coords - low) / span * cells).clip(0, cells - 1e-6)  # [n, 2] in cells
-    size = tiles.shape[1]
-    canvas = np.full((cells * size, cells * size, *tiles.shape[3:]), 255, np.uint8)
-    away = np.abs(place - np.floor(place) - 0.5).max(axis=1)
-    for i in np.argsort(-away):  # the nearest to a centre is drawn last
-        x, y = np.floor(place[i]).astype(int)
-        top = (cells - 1 - y) * size
-        canvas[top : top + size, x * size : (x + 1) * size] = tiles[i]
-    ax = axes or Figure(8, 8.2, layout="constrained").add_subplot()
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
-    _map_axes(ax, title)
-    return describe(
-        ax.figure, f"Map of {len(coords)} slices, each cell showing one of the slices that lie there. {title}".strip()
-    )
+# --- Data and scores --------------------------------------------------------------------------------------------------------
 
 
 def class_balance(
@@ -140,7 +95,7 @@ def class_balance(
     splits: np.ndarray,
     subjects: np.ndarray | None = None,
     axes: Sequence[Axes] | None = None,
-) -> matplotlib.figure.Figure:
+) -> Figure:
     """Slices (and, where known, subjects) per class and split, from labels [n] (-1: unknown), splits [n] and subjects [n]."""
     labels, splits = np.asarray(labels), np.asarray(splits)
     counted = {"slices": np.arange(len(labels))} | ({} if subjects is None else {"subjects": np.asarray(subjects)})
@@ -154,71 +109,216 @@ def class_balance(
             bars = ax.barh(np.arange(len(names)) + 0.27 * (j - 1), counts, 0.25, color=COLOURS[j], label=split)
             ax.bar_label(bars, fontsize=7.5, padding=2, color=INK)
         ax.set_yticks(range(len(names)), names.values())
-        dress(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
+        style_axes(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
         ax.margins(x=0.12)
     if not axes[0].yaxis_inverted():
         axes[0].invert_yaxis()
-    return describe(axes[0].figure, f"Bars of {' and '.join(counted)} per class ({', '.join(names.values())}) and split.")
+    return set_alt_text(axes[0].figure, f"Bars of {' and '.join(counted)} per class ({', '.join(names.values())}) and split.")
 
 
-def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> matplotlib.figure.Figure:
+def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
     """KID (x1000) and FD of each split beside real against real, with intervals, from the JSON of ``evaluate``."""
-    splits = evaluation["splits"]
+    splits, distance = evaluation["splits"], "FID" if evaluation["feature_space"] == "inception" else "FD"  # FID only there
     axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True) if axes is None else axes
-    distance = "FID" if evaluation["feature_space"] == "inception" else "FD"  # only there
     for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", distance), strict=True):
         for j, (suffix, label) in enumerate((("", "generated"), ("_floor", "real against real"))):
-            rows = [split[key + suffix] for split in splits.values()]
-            value, low, high = (np.array([row.get(k, row["value"]) for row in rows], float) for k in ("value", "low", "high"))
-            y = np.arange(len(rows)) + 0.3 * (j - 0.5)
-            ends = np.clip([value - low, high - value], 0, None)
-            ax.errorbar(value, y, xerr=ends, fmt=MARKERS[j], color=COLOURS[1 - j], capsize=3, markersize=6, label=label)
-            for x, h in zip(value, y, strict=True):
-                ax.annotate(f"{x:.0f}", (x, h), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+            heights = np.arange(len(splits)) + 0.3 * (j - 0.5)
+            for y, split in zip(heights, splits.values(), strict=True):
+                _interval(ax, split[key + suffix], y, 1 - j, MARKERS[j], label if y == heights[0] else None)
+                x = split[key + suffix]["value"]
+                ax.annotate(f"{x:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
         ax.set_yticks(range(len(splits)), splits)
         ax.set_xlim(left=0)
         ax.set_ylim(len(splits) - 0.4, -0.6)
-        dress(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
-    text = "; ".join(
-        f"{name}: KID {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}), "
-        f"FD {split['fd']['value']:.0f} (floor {split['fd_floor']['value']:.0f})"
+        style_axes(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
+    told = [
+        f"{name}: "
+        + ", ".join(f"{k.upper()} {split[k]['value']:.0f} (floor {split[f'{k}_floor']['value']:.0f})" for k in ("kid", "fd"))
         for name, split in splits.items()
-    )
-    return describe(axes[0].figure, f"Scores beside the score of real against real slices. {text}.")
+    ]
+    return set_alt_text(axes[0].figure, f"Scores and those of real against real slices. {'; '.join(told)}.")
 
 
-def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> matplotlib.figure.Figure:
+def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> Figure:
     """Mean power spectra [F] in dB by frequency: 'real', 'generated', and 'low' to 'high', the range of real slices of other people."""
-    ax = axes or Figure(9, 3.4, layout="constrained").add_subplot()
-    frequency = np.arange(1, len(lines["real"]) + 1)
+    ax, frequency = axes or Figure(9, 3.4, layout="constrained").add_subplot(), np.arange(1, len(lines["real"]) + 1)
     ax.fill_between(frequency, lines["low"], lines["high"], color=FAINT, label="real, other people")
     for i, name in enumerate(("real", "generated")):
         ax.plot(frequency, lines[name], color=COLOURS[i], linestyle=LINES[i], linewidth=1.6, label=name)
-    dress(
-        ax, "Power by frequency (dB): blur bends the right end down, a checkerboard lifts it", "waves per picture", legend=True
-    )
-    away = np.asarray(lines["generated"]) - np.asarray(lines["real"])
-    half = len(away) // 2
-    text = f"{away[:half].mean():+.1f} dB at low and {away[half:].mean():+.1f} dB at high frequencies"
-    return describe(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
+    title = "Power by frequency (dB): blur bends the right end down, a checkerboard lifts it"
+    style_axes(ax, title, "waves per picture", legend=True)
+    low, high = np.array_split(np.subtract(lines["generated"], lines["real"]), 2)
+    text = f"{low.mean():+.1f} dB at low and {high.mean():+.1f} dB at high frequencies"
+    return set_alt_text(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
 
 
-def distributions(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Sequence[Axes] | None = None
-) -> matplotlib.figure.Figure:
+def distributions(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Sequence[Axes] | None = None) -> Figure:
     """Histograms of real [n] and generated [m] numbers side by side, a panel for each title -> (real, generated)."""
     axes = _panels(len(panels)) if axes is None else axes
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
         low, high = np.quantile(np.concatenate(values), [0.002, 0.998])
         edges = np.linspace(low, max(high, low + 1e-9), 31)
-        for i, (name, x) in enumerate(zip(("real", "generated"), values, strict=True)):
-            counts = np.histogram(x, edges)[0] / max(len(x), 1)
-            ax.stairs(counts, edges, color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
-        dress(ax, title, "", legend=ax is axes[0])
-    told = "; ".join(
-        f"{title}: median {np.median(a):.3g} real, {np.median(b):.3g} generated" for title, (a, b) in panels.items()
+        counts = [np.histogram(x, edges)[0] / max(len(x), 1) for x in values]
+        _histograms(ax, edges, dict(zip(("real", "generated"), counts, strict=True)))
+        style_axes(ax, title, "", legend=ax is axes[0])
+    told = [f"{title}: median {np.median(a):.3g} real, {np.median(b):.3g} generated" for title, (a, b) in panels.items()]
+    return set_alt_text(axes[0].figure, f"Histograms of real and generated slices. {'; '.join(told)}.")
+
+
+# --- Maps -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One colouring of a map, and what its test found."""
+
+    title: str
+    values: np.ndarray  # [N], names or numbers; '' and NaN are drawn faintly
+    claim: str = ""
+    order: Sequence[str] = ()  # of the names
+
+
+def maps(
+    coords: Sequence[np.ndarray],
+    is_fake: Sequence[np.ndarray],
+    panels: Sequence[Panel],
+    columns: int = 3,
+    *,
+    title: str = "",
+    size: float = 1,
+) -> Figure:
+    """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated.
+
+    size: of a panel; smaller ones have no legend.
+    """
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    figure = Figure(
+        9.2 / 3 * size * columns, (3.35 if size == 1 else 3.4 * size) * rows + 0.3 * bool(title), layout="constrained"
     )
-    return describe(axes[0].figure, f"Histograms of real and generated slices. {told}.")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, points, fake, shown in zip(axes, coords, is_fake, panels, strict=False):
+        _map(ax, points, fake, shown, size)
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    figure.suptitle(title, fontsize=9, color=INK, x=0.01, ha="left")
+    told = "; ".join(f"{shown.title}: {shown.claim or 'no claim'}" for shown in panels)
+    return set_alt_text(figure, f"{title} Maps of {len(coords[0])} slices. {told}".strip())
+
+
+def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: float) -> None:
+    numbers, pad = shown.values.dtype.kind in "if", 5
+    if numbers:
+        values = shown.values.astype(float)
+        known = np.isfinite(values)
+        scale = ScalarMappable(Normalize(*np.quantile(values[known], [0.01, 0.99]) if known.any() else (0, 1)))
+        colours = scale.to_rgba(values)  # [N, 4]
+        bar = ax.figure.colorbar(scale, ax=ax, pad=0.02, fraction=0.05)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=7.5, colors=INK)
+    else:
+        names = list(shown.order) or [str(name) for name in np.unique(shown.values) if name != ""]
+        if len(names) > len(MAP_COLOURS):
+            raise ValueError(f"{len(names)} names are too many to tell apart; show at most {len(MAP_COLOURS)}.")
+        known, colours = np.isin(shown.values, names), np.zeros((len(coords), 4))
+        for name, colour in zip(names, to_rgba_array(MAP_COLOURS), strict=False):
+            colours[shown.values == name] = colour
+        pad += _legend(ax, names, shown.values, is_fake) if size == 1 else 0
+    ax.scatter(*coords[~known].T, s=5 * size, color=FAINT, linewidths=0)
+    for block in np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(known)), BLOCKS):
+        for fake, marker in ((False, "o"), (True, "^")):
+            rows = block[is_fake[block] == fake]
+            ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0)
+    _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), 9.5 if size == 1 else 7.5)
+    ax.set_xlabel(
+        "\n".join(textwrap.wrap(shown.claim, 46)), fontsize=8 if size == 1 else 7, color=INK, loc="left", labelpad=pad
+    )
+
+
+def _legend(ax: Axes, names: Sequence[str], values: np.ndarray, is_fake: np.ndarray) -> int:
+    """The names under the map, a triangle where all of that name are generated; returns its height in points."""
+    fakes = [bool(np.any(values == name) and is_fake[values == name].all()) for name in names]
+    keys = [
+        Line2D([], [], color=MAP_COLOURS[i], marker="o^"[fake], linestyle="", markersize=4.5) for i, fake in enumerate(fakes)
+    ]
+    columns = max(1, min(len(names), 42 // (max(map(len, names), default=1) + 5)))
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.03, 0.0), "ncols": columns, "columnspacing": 0.8}
+    ax.legend(keys, names, fontsize=7.5, frameon=False, labelcolor=INK, handletextpad=0.2, borderpad=0.2, **below)
+    return 13 * -(-len(names) // columns)
+
+
+def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str = "", axes: Axes | None = None) -> Figure:
+    """A map of points [n, 2] as slices [n, ...]: each cell of a cells x cells grid shows the slice nearest to its centre."""
+    coords, tiles = np.asarray(coords, float), to_uint8(images)
+    low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)
+    place = ((coords - low) / span * cells).clip(0, cells - 1e-6)  # [n, 2] in cells
+    size = tiles.shape[1]
+    canvas = np.full((cells * size, cells * size, *tiles.shape[3:]), 255, np.uint8)
+    away = np.abs(place - np.floor(place) - 0.5).max(axis=1)
+    for i in np.argsort(-away):  # the nearest to a centre is drawn last
+        x, y = np.floor(place[i]).astype(int)
+        top = (cells - 1 - y) * size
+        canvas[top : top + size, x * size : (x + 1) * size] = tiles[i]
+    ax = axes or Figure(6.6, 6.8, layout="constrained").add_subplot()
+    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
+    _map_axes(ax, title)
+    return set_alt_text(
+        ax.figure, f"Map of {len(coords)} slices, each cell showing one of those that lie there. {title}".strip()
+    )
+
+
+# --- Ground truth -----------------------------------------------------------------------------------------------------------
+
+
+def confusions(found: Mapping) -> Figure:
+    """Confusion matrices of `groundtruth.recognise`: held-out people, and fakes beside them where they claim a class."""
+    shown = {"held-out people": found["real"]} | ({"fakes, by the class asked for": found["fake"]} if "fake" in found else {})
+    names = found["classes"]
+    figure = Figure(0.9 + (1.5 + 0.72 * len(names)) * len(shown), 1.7 + 0.62 * len(names), layout="constrained")
+    for i, (ax, (title, one)) in enumerate(zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True)):
+        ax.imshow(one["confusion"], cmap="Greys", vmin=0, vmax=1.3)  # up to a grey on which black is still read
+        for (row, column), share in np.ndenumerate(np.array(one["confusion"])):
+            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color="black")
+        ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8, color=INK)
+        ax.set_yticks(range(len(names)), names if i == 0 else [""] * len(names), fontsize=8, color=INK)
+        ax.set_xlabel("read by the classifier", fontsize=8.5, color=INK)
+        ax.set_ylabel("truth" if i == 0 else "", fontsize=8.5, color=INK)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
+        ax.set_title(f"{title}\nright {right}", fontsize=9, loc="left", color=INK)
+    told = "; ".join(f"{title}: {one['slices']['value']:.0%} right" for title, one in shown.items())
+    return set_alt_text(figure, f"Confusion matrices of {len(names)} classes. {told}; chance {found['chance']:.0%}.")
+
+
+def readings(found: Mapping[str, Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+    """Histograms of what each reader of `groundtruth.read_all` reads off held-out real slices and off fakes."""
+    axes = _panels(len(found)) if axes is None else axes
+    for ax, (name, one) in zip(axes, found.items(), strict=False):
+        bins = one["histogram"]
+        _histograms(ax, bins["edges"], {"held-out people": bins["real"], "generated": bins["fake"]})
+        style_axes(ax, f"{name} ({one['origin']}), r = {one['held_out']['r']['value']:.2f}", one["unit"], legend=ax is axes[0])
+        ax.set_yticks([])
+    told = [f"{name}: {one['distance']['value']:.2f} apart, floor {one['floor']['value']:.2f}" for name, one in found.items()]
+    return set_alt_text(
+        axes[0].figure, f"Readings on held-out people and on generated slices, in deviations. {'; '.join(told)}."
+    )
+
+
+def transfers(found: Mapping) -> Figure:
+    """Each arm of `groundtruth.learn_groups` on held-out people, with its interval and with chance."""
+    arms = found["arms"]
+    ax = Figure(5.5, 1.0 + 0.42 * len(arms), layout="constrained").add_subplot()
+    for y, (arm, entry) in enumerate(arms.items()):
+        i = int(arm.startswith("synthetic"))
+        _interval(ax, entry, y, i, MARKERS[i])
+    ax.axvline(found["chance"], color=INK, linestyle=":", linewidth=1.2)
+    ax.text(found["chance"], -0.75, "chance", fontsize=7.5, color=INK, ha="center", va="bottom")
+    ax.set_yticks(range(len(arms)), arms, fontsize=8)
+    ax.set_ylim(len(arms) - 0.5, -0.8)
+    style_axes(ax, "Balanced accuracy on held-out people", f"learnt from {found['n']} slices", legend=False, grid="x")
+    ax.xaxis.get_major_locator().set_params(integer=False)
+    told = "; ".join(f"{arm} {entry['value']:.0%}" for arm, entry in arms.items())
+    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {told}.")
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------------
@@ -238,16 +338,21 @@ def _panels(count: int) -> list[Axes]:
     return list(axes[:count])
 
 
-def _curves(ax: Axes, history: Sequence[Mapping], lines: Mapping[str, str], title: str) -> None:
-    present = {key: name for key, name in lines.items() if _series(history, key)[0].size}
-    if len(present) == 1 < len(lines):
-        title = f"{title}: {next(iter(present.values()))}"
-    for i, (key, name) in enumerate(present.items()):
-        ax.plot(*_series(history, key), color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
-    dress(ax, title, "kimg", legend=len(present) > 1)
+def _interval(ax: Axes, entry: Mapping, y: float, colour: int, marker: str, label: str | None = None) -> None:
+    """A point {value, low, high} with its interval at height y."""
+    ends = [
+        [max(0, entry["value"] - entry.get("low", entry["value"]))],
+        [max(0, entry.get("high", entry["value"]) - entry["value"])],
+    ]
+    ax.errorbar(entry["value"], y, xerr=ends, fmt=marker, color=COLOURS[colour], capsize=3, markersize=6, label=label)
 
 
-def dress(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "both") -> None:
+def _histograms(ax: Axes, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+    for i, (name, heights) in enumerate(counts.items()):
+        ax.stairs(heights, edges, color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
+
+
+def style_axes(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "both") -> None:
     """One calm look for all charts."""
     ax.set_title(title, fontsize=9.5, loc="left", color=INK, pad=20)
     ax.set_xlabel(xlabel, fontsize=8.5, color=INK)
@@ -271,24 +376,9 @@ def _log_scale(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _map_axes(ax: Axes, title: str) -> None:
+def _map_axes(ax: Axes, title: str, fontsize: float = 9.5) -> None:
     """A map's directions and units mean nothing: no ticks."""
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(title, fontsize=9.5, loc="left", color=INK)
+    ax.set_title(title, fontsize=fontsize, loc="left", color=INK)
     ax.spines[:].set_color(FAINT)
-
-
-def _categories(
-    ax: Axes, coords: np.ndarray, values: np.ndarray, names: Sequence[str], blocks: Sequence[np.ndarray], size: float
-) -> None:
-    """One marker needs one call, so the groups take turns block by block."""
-    if len(names) > len(COLOURS):
-        raise ValueError(f"{len(names)} categories are too many to tell apart; show at most {len(COLOURS)}, or kind='number'.")
-    for block in blocks:
-        for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
-            x, y = coords[block[values[block] == name]].T
-            ax.scatter(x, y, s=size, color=colour, marker=marker, linewidths=0, alpha=0.85)
-    keys = [Line2D([], [], color=c, marker=m, linestyle="", markersize=5) for c, m in zip(COLOURS, MARKERS, strict=True)]
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.02, 0), "ncols": 2 if max(map(len, names)) > 10 else 4}
-    ax.legend(keys[: len(names)], names, fontsize=8, frameon=False, labelcolor=INK, **below)

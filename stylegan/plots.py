@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.figure
 import matplotlib.text
@@ -17,13 +18,16 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.textpath import TextPath
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torchvision.utils import make_grid
 
-from stylegan.predict import to_uint8
+from stylegan.predict import Images, to_uint8
 
-Images = np.ndarray | torch.Tensor
 ACCENT = "#E69F00"  # of the marks on slices; Okabe and Ito's orange
 INK, DPI = "#333333", 130
-WIDTH, HEIGHT = 1240, 1000  # pixels that a sheet should not pass: an HTML column, a screen
+WIDTH, HEIGHT, GAP = 1240, 1000, 2  # pixels that a sheet should not pass (an HTML column, a screen), and between slices
 
 
 class Figure(matplotlib.figure.Figure):
@@ -36,7 +40,7 @@ class Figure(matplotlib.figure.Figure):
         FigureCanvasAgg(self)
 
     def draw(self, renderer) -> None:
-        """Draw every text as it is: what stands between two dollars is no formula, and may be the name of a stranger's folder."""
+        """Draw every text as it is: what stands between two dollars is no formula, and may be the name of any folder."""
         for text in self.findobj(matplotlib.text.Text):
             text.set_parse_math(False)
         with matplotlib.rc_context({"text.parse_math": False}):  # of ticks that are made while drawing
@@ -49,10 +53,26 @@ class Figure(matplotlib.figure.Figure):
         return data, {"image/png": {"alt": self.alt_text}}
 
 
-def describe(figure: matplotlib.figure.Figure, text: str) -> matplotlib.figure.Figure:
+def set_alt_text(figure: matplotlib.figure.Figure, text: str) -> matplotlib.figure.Figure:
     """Give a figure its alt text."""
     figure.alt_text = text
     return figure
+
+
+def save(path: Path, picture: np.ndarray | Sequence[np.ndarray] | Figure, text: Mapping[str, str]) -> Path:
+    """Write a figure, a slice (uint8 [R, R] or [R, R, 3]) or the slices of a .gif, one pixel for one, with entries that say what it is."""
+    if isinstance(picture, matplotlib.figure.Figure):
+        picture.savefig(path, metadata=dict(text))
+    elif path.suffix == ".gif":
+        first, *others = map(Image.fromarray, picture)
+        comment = "; ".join(f"{key}: {value}" for key, value in text.items() if value)
+        first.save(path, save_all=True, append_images=others, duration=60, loop=0, comment=comment.encode())
+    else:
+        png = PngInfo()
+        for key, value in text.items():
+            png.add_text(key, value)
+        Image.fromarray(picture).save(path, pnginfo=png)
+    return path
 
 
 # --- Sheets of slices ---------------------------------------------------------------------------------------------------
@@ -71,38 +91,43 @@ def grid(
     column_titles: Sequence[str] = (),
     row_titles: Sequence[str] = (),
     marks: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
     title: str = "",
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """A sheet of slices [n, ...] (see `to_uint8`), row by row; blank places stay white.
+    """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]; blank places stay white.
 
     scale: whole-number enlargement, None for the largest (up to 4) that fits a page. marks: what lies at the (top, bottom,
-    left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one.
+    left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one. notes: one for each slice, in its corner.
     """
+    if images.ndim == 5:
+        columns, images = images.shape[1], images.flatten(0, 1)
     tiles = to_uint8(images)
     columns = columns or min(len(tiles), 8)
-    rows, size, gap = -(-len(tiles) // columns), tiles.shape[1], 2
+    rows, size = -(-len(tiles) // columns), tiles.shape[1]
     left = 6 + max((14 + _text_width(text, 8) for text in row_titles), default=0)
-    scale = scale or int(np.clip(min((WIDTH - left - columns * gap) // (columns * size), HEIGHT // (rows * size)), 1, 4))
-    tiles = enlarge(tiles, scale)
-    step = scale * size + gap
+    scale = scale or int(np.clip(min((WIDTH - left - columns * GAP) // (columns * size), HEIGHT // (rows * size)), 1, 4))
+    step = scale * size + GAP
     height, width = rows * step, columns * step
     top, bottom = 6 + 24 * bool(title) + 18 * bool(column_titles), 6 + 20 * bool(caption)
     full_width = left + 8 + max(width, min(_text_width(caption, 8), WIDTH - left))
     figure = Figure(full_width / DPI, (height + top + bottom) / DPI)
     axes = _place(figure, left, top, width, height)
-    _show(axes, _mosaic(tiles, rows, columns, gap))
+    _show(axes, _mosaic(enlarge(tiles, scale), rows, columns))
     for i, text in enumerate(column_titles):
         axes.text((i + 0.5) * step, -4, text, ha="center", va="bottom", fontsize=8, color=INK)
     for i, text in enumerate(row_titles):
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
-    _mark(axes, marks, scale * size)
+    _mark(axes, marks or (), scale * size)
+    for i, text in enumerate(notes):  # where no head reaches
+        place = (i % columns) * step + 4, (i // columns + 1) * step - 4
+        axes.text(*place, text, ha="left", va="bottom", fontsize=8, color="white")
     if title:
         figure.text(left / figure.bbox.width, 1 - 6 / figure.bbox.height, title, va="top", fontsize=10.5, color=INK)
     if caption:
         figure.text(left / figure.bbox.width, 5 / figure.bbox.height, caption, va="bottom", fontsize=8, color="#555555")
-    return describe(figure, alt or f"Sheet of {len(tiles)} slices, {columns} in a row. {title} {caption}".strip())
+    return set_alt_text(figure, alt or f"Sheet of {len(tiles)} slices, {columns} in a row. {title} {caption}".strip())
 
 
 def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: int = 8, subjects=None, **kwargs) -> Figure:
@@ -131,27 +156,23 @@ def _one_row(where: np.ndarray, levels: np.ndarray, wanted: Sequence[int], colum
     return np.array([where[np.abs(levels[where] - level).argmin()] for level in wanted])
 
 
-def compare(real: Images, fake: Images, **kwargs) -> Figure:
-    """Real slices in the upper row, generated ones in the lower; both [n, ...] with the same n."""
-    real, fake = to_uint8(real), to_uint8(fake)
-    if real.shape != fake.shape:
-        raise ValueError(f"Compare as many slices of one size: {list(real.shape)} real, {list(fake.shape)} generated.")
-    alt = f"{len(real)} real slices in the upper row, {len(fake)} generated slices in the lower row."
-    return grid(np.concatenate([real, fake]), len(real), row_titles=("real", "generated"), **{"alt": alt, **kwargs})
+def strip(images: Images, titles: Sequence[str] = (), **kwargs) -> Figure:
+    """Slices [n, ...] in one row, such as a walk or a time-lapse."""
+    return grid(images, len(images), column_titles=titles, **{"alt": f"{len(images)} slices from left to right.", **kwargs})
 
 
-def difference(a: Images, b: Images, window: int = 128) -> np.ndarray:
-    """|a - b| pixel by pixel as uint8 [n, R, R]: black is equal, white is ``window`` grey levels of 255 or more apart."""
-    away = np.abs(to_uint8(a).astype(int) - to_uint8(b))
-    return (away * 255 / window).clip(0, 255).round().astype(np.uint8)
-
-
-def projections(target: Images, projected: Images, **kwargs) -> Figure:
-    """Real slices, what `projection.project` drew of them, and where the two differ; both [n, ...]."""
-    rows = [to_uint8(target), to_uint8(projected), difference(target, projected)]
-    alt = f"{len(rows[0])} real slices in the upper row, their projections in the middle, the absolute difference below."
-    titles = ("real", "projection", "difference")
-    return grid(np.concatenate(rows), len(rows[0]), row_titles=titles, **{"alt": alt, **kwargs})
+def compare(real: Images, drawn: Images, name: str = "generated", *, difference: bool = False, **kwargs) -> Figure:
+    """Real slices above, as many others below, both [n, ...]; with ``difference`` also |a - b|: black is equal, white is half of 255 or more."""
+    rows = {"real": to_uint8(real), name: to_uint8(drawn)}
+    if rows["real"].shape != rows[name].shape:
+        raise ValueError(
+            f"Compare as many slices of one size: {list(rows['real'].shape)} real, {list(rows[name].shape)} {name}."
+        )
+    if difference:
+        away = np.abs(rows["real"].astype(int) - rows[name])
+        rows["difference"] = (away * 255 / 128).clip(0, 255).round().astype(np.uint8)
+    alt = f"{len(real)} slices in each row, from above: {', '.join(rows)}."
+    return grid(np.concatenate(list(rows.values())), len(real), row_titles=list(rows), **{"alt": alt, **kwargs})
 
 
 def matched(*sheets: Images) -> list[np.ndarray]:
@@ -161,65 +182,40 @@ def matched(*sheets: Images) -> list[np.ndarray]:
     return [enlarge(sheet, size // sheet.shape[1]) for sheet in pixels]
 
 
-def truncation(images: torch.Tensor, psis: Sequence[float], seeds: Sequence[int], **kwargs) -> Figure:
-    """images [seeds, psis, C, R, R] as of `predict.truncation_sweep`."""
-    alt = f"Truncation: {len(seeds)} seeds in rows, psi from {psis[0]:g} to {psis[-1]:g} in columns."
-    titles = {"column_titles": [f"ψ = {psi:g}" for psi in psis], "row_titles": [f"seed {seed}" for seed in seeds]}
-    return grid(images.flatten(0, 1), len(psis), **{**titles, "alt": alt, **kwargs})
-
-
-def classes_at_seed(images: torch.Tensor, classes: Sequence[str], seeds: Sequence[int], **kwargs) -> Figure:
-    """images [seeds, classes, C, R, R] as of `predict.class_sweep`."""
-    alt = f"The same latent under each class: {len(seeds)} seeds in rows, classes {', '.join(classes)} in columns."
-    titles = {"column_titles": list(classes), "row_titles": [f"seed {seed}" for seed in seeds]}
-    return grid(images.flatten(0, 1), len(classes), **{**titles, "alt": alt, **kwargs})
-
-
 def mixing_matrix(
-    images: torch.Tensor,
-    rows: torch.Tensor,
-    cols: torch.Tensor,
-    row_seeds: Sequence[int] = (),
-    col_seeds: Sequence[int] = (),
-    **kwargs,
+    mixed: Tensor, rows: Tensor, cols: Tensor, row_seeds: Sequence[int], col_seeds: Sequence[int], **kwargs
 ) -> Figure:
-    """images [n, m, C, R, R] of `predict.style_mixing`, bordered by the rows' [n, ...] and the columns' [m, ...] own slices."""
-    blank = torch.ones_like(images[0, 0])[None]
-    body = [x for row, mixed in zip(rows, images, strict=True) for x in (row[None], mixed)]
-    fine = [f"fine: {seed}" for seed in col_seeds] or ["fine"] * len(cols)
-    coarse = [f"coarse: {seed}" for seed in row_seeds] or ["coarse"] * len(rows)
+    """``mixed`` [n, m, C, R, R] as returned by `latent.style_mixing`, bordered by the rows' [n, ...] and the columns' [m, ...] own slices."""
+    body = torch.cat([rows[:, None], mixed], dim=1)
+    top = torch.cat([torch.ones_like(cols[:1]), cols])
+    names = {
+        "column_titles": ["", *(f"fine: {seed}" for seed in col_seeds)],
+        "row_titles": ["", *(f"coarse: {seed}" for seed in row_seeds)],
+    }
     alt = f"Style mixing: {len(rows)} seeds in the left column give coarse styles, {len(cols)} in the top row fine ones."
-    names = {"column_titles": ["", *fine], "row_titles": ["", *coarse]}
-    return grid(torch.cat([blank, cols, *body]), len(cols) + 1, **{**names, "alt": alt, **kwargs})
+    return grid(torch.cat([top[None], body]), **{**names, "alt": alt, **kwargs})
 
 
-def strip(images: Images, titles: Sequence[str] = (), **kwargs) -> Figure:
-    """Slices [n, ...] in one row, as of `predict.interpolate` or a time-lapse."""
-    alt = f"A strip of {len(images)} slices from left to right."
-    return grid(images, len(images), column_titles=titles, **{"alt": alt, **kwargs})
-
-
-def deviation(mean: torch.Tensor, std: torch.Tensor, off: torch.Tensor | None = None, *, scale=4, title: str = "") -> Figure:
-    """Mean and pixel-wise standard deviation [1, R, R] of a slice over noise draws, and the slice without noise."""
-    shown = {"noise off": off, "mean over noise draws": mean}
-    shown = {name: image for name, image in shown.items() if image is not None}
+def deviation(off: Tensor, mean: Tensor, std: Tensor, *, scale: int = 4, title: str = "") -> Figure:
+    """A slice [1, R, R] without noise, and its mean and pixel-wise standard deviation over noise draws."""
     size, gap, top = scale * mean.shape[-1], 12, 56 if title else 30
-    figure = Figure(((len(shown) + 1) * (size + gap) + 80) / DPI, (size + top + 10) / DPI)
-    places = [_place(figure, gap + i * (size + gap), top, size, size) for i in range(len(shown) + 1)]
-    for axes, (name, image) in zip(places, shown.items(), strict=False):
-        _show(axes, enlarge(to_uint8(image[None]), scale)[0])
-        axes.set_title(name, fontsize=9, color=INK)
+    figure = Figure((3 * (size + gap) + 80) / DPI, (size + top + 10) / DPI)
+    places = [_place(figure, gap + i * (size + gap), top, size, size) for i in range(3)]
     grey_levels = std.detach().cpu().mean(dim=0).numpy() * 127.5
-    window = {"cmap": "viridis", "vmin": 0, "vmax": max(float(grey_levels.max()), 1e-3)}
-    drawn = places[-1].imshow(grey_levels, interpolation="nearest", **window)
-    places[-1].set_axis_off()
-    places[-1].set_title("standard deviation, of 255", fontsize=9, color=INK)
-    bar = figure.colorbar(drawn, cax=_place(figure, gap + len(places) * (size + gap), top, 12, size))
+    for axes, image in zip(places, (off, mean), strict=False):
+        _show(axes, enlarge(to_uint8(image[None]), scale)[0])
+    drawn = places[2].imshow(
+        grey_levels, interpolation="nearest", cmap="viridis", vmin=0, vmax=max(float(grey_levels.max()), 1e-3)
+    )
+    for axes, name in zip(places, ("noise off", "mean over noise draws", "standard deviation, of 255"), strict=True):
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=9, color=INK)
+    bar = figure.colorbar(drawn, cax=_place(figure, gap + 3 * (size + gap), top, 12, size))
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_visible(False)
     figure.suptitle(title, fontsize=10.5, color=INK, x=gap / figure.bbox.width, ha="left")
     text = f"at most {grey_levels.max():.1f} of 255 grey levels, {grey_levels.mean():.2f} on average."
-    return describe(figure, f"{title + '. ' if title else ''}Where noise changes the slice: {text}")
+    return set_alt_text(figure, f"{title + '. ' if title else ''}Where noise changes the slice: {text}")
 
 
 def _text_width(text: str, size: float) -> int:
@@ -228,12 +224,13 @@ def _text_width(text: str, size: float) -> int:
     return int(max((line.get_extents().width for line in lines), default=0) * DPI / 72)
 
 
-def _mosaic(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray:
-    blank = np.full((rows * columns - len(tiles), *tiles.shape[1:]), 255, np.uint8)
-    pad = [(0, 0), (gap // 2, gap - gap // 2), (gap // 2, gap - gap // 2), *[(0, 0)] * (tiles.ndim - 3)]
-    tiles = np.pad(np.concatenate([tiles, blank]), pad, constant_values=255)  # [rows columns, H, W(, 3)]
-    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2)  # [rows, H, columns, W(, 3)]
-    return tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], *tiles.shape[4:])
+def _mosaic(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """uint8 [n, H, W(, 3)] -> [rows (H + GAP), columns (W + GAP), 3], each slice in the middle of its place."""
+    x = torch.from_numpy(tiles).reshape(*tiles.shape[:3], -1).permute(0, 3, 1, 2)  # [n, C, H, W]
+    blank = x.new_full((rows * columns + 1 - len(x), *x.shape[1:]), 255)  # one more: of a single slice make_grid makes no grid
+    sheet = make_grid(torch.cat([x, blank]), nrow=columns, padding=GAP, pad_value=255).permute(1, 2, 0).numpy()
+    start, height, width = GAP // 2, rows * (x.shape[2] + GAP), columns * (x.shape[3] + GAP)
+    return sheet[start : start + height, start : start + width]
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -249,8 +246,8 @@ def _show(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def _mark(axes: Axes, marks: Sequence[str] | None, size: int) -> None:
+def _mark(axes: Axes, marks: Sequence[str], size: int) -> None:
     places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
               (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
-    for text, (x, y, ha, va) in zip(marks or (), places, strict=False):
+    for text, (x, y, ha, va) in zip(marks, places, strict=False):
         axes.text(x * size, y * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")

@@ -1,4 +1,4 @@
-"""From seeds to pictures: sampling, and the tools that look into the latent space.
+"""From seeds to pictures: sampling, tools that look into the latent space, and the files that ``python -m stylegan sample`` writes.
 
 Picture k depends on seed k alone: its z and its noise come from generators of its own, drawn on the CPU whatever the device is,
 and the networks always see batches of `CHUNK` rows, because kernels choose their order of summation by the size of the batch.
@@ -8,19 +8,41 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from stylegan.networks import Generator
+from stylegan import __version__, distributed
+from stylegan.cache import write_json
+from stylegan.checkpoint import load_generator
+from stylegan.networks import Generator, pick_device
 
 CHUNK = 8  # rows that the networks see at once; the last chunk is padded
 Classes = int | Sequence[int] | None
+Images = np.ndarray | Tensor
+
+
+def to_uint8(images: Images) -> np.ndarray:
+    """float [n, C, R, R] in [-1, 1] (clamped, rounded), or uint8 as it is -> uint8 [n, R, R], or [n, R, R, 3] for C = 3.
+
+    The one rule from floats to grey levels: sheets, PNG files and scores see the same pixels.
+    """
+    if isinstance(images, Tensor):
+        images = images.detach().cpu().numpy()
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
+        images = np.moveaxis(images, 1, -1)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
+        raise ValueError(f"Slices have shape [n, R, R], [n, 1, R, R] or [n, 3, R, R], not {list(images.shape)}.")
+    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
 
 
 # --- From seeds to pictures ---------------------------------------------------------------------------------------------
@@ -51,29 +73,14 @@ def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> 
 
 
 def styles(
-    G: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    class_index: Classes = None,
+    G: Generator, seeds: Sequence[int], *, truncation_psi=1.0, truncation_cutoff: int | None = None, class_index: Classes = None
 ) -> Tensor:
     """The truncated style vectors of these seeds: ws [n, num_ws, w_dim] on the CPU (StyleGAN1, section 2 and appendix B).
 
     class_index as in `choose_classes`.
     """
-    return map_latents(G, latents(seeds, G.z_dim), choose_classes(G, class_index, seeds), truncation_psi, truncation_cutoff)
-
-
-def map_latents(G: Generator, z: Tensor, classes: Tensor | None, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
-    """z [n, z_dim] and class indices [n] (None: unconditional) -> ws [n, num_ws, w_dim] on the CPU."""
-    inputs = [z] if classes is None else [z, F.one_hot(classes, G.c_dim).float()]
-    with sampling(G) as device:
-        chunks = []
-        for rows, (z_part, *c_part) in _chunks(inputs, device):
-            c = c_part[0] if c_part else None
-            chunks.append(G.mapping(z_part, c, truncation_psi=psi, truncation_cutoff=cutoff)[:rows].cpu())
-    return torch.cat(chunks)
+    inputs = _inputs(G, seeds, class_index)
+    return _in_chunks(G, lambda z, *c: G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff), inputs)
 
 
 def synthesize(G: Generator, ws: Tensor, *, noise_mode: str = "const", noise: list[Tensor] | None = None) -> Tensor:
@@ -81,11 +88,7 @@ def synthesize(G: Generator, ws: Tensor, *, noise_mode: str = "const", noise: li
 
     noise_mode 'const' | 'none', or ``noise``: one [n, 1, H, W] for each convolution, as `seed_noise` draws.
     """
-    with sampling(G) as device:
-        chunks = []
-        for rows, (w, *maps) in _chunks([ws, *(noise or [])], device):
-            chunks.append(G.synthesis(w, noise_mode, maps or None)[:rows].float().cpu())
-    return torch.cat(chunks)
+    return _in_chunks(G, lambda ws, *maps: G.synthesis(ws, noise_mode, list(maps) or None), [ws, *(noise or [])])
 
 
 def seed_noise(G: Generator, seeds: Sequence[int], draw: int = 0) -> list[Tensor]:
@@ -111,27 +114,14 @@ def generate(
     The same seed gives the same picture bit for bit in any company. G is left in the mode and on the device where it was found.
     Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
     """
-    with sampling(G, device):
-        ws = styles(G, seeds, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, class_index=class_index)
-        if noise_mode != "random":
-            return synthesize(G, ws, noise_mode=noise_mode)
-        # Noise maps are larger than pictures: draw them chunk by chunk.
-        chunks = zip(ws.split(CHUNK), [seeds[i : i + CHUNK] for i in range(0, len(seeds), CHUNK)], strict=True)
-        return torch.cat([synthesize(G, w, noise=seed_noise(G, chunk)) for w, chunk in chunks])
 
+    def draw(seeds: Tensor, z: Tensor, *c: Tensor) -> Tensor:
+        ws = G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff)
+        # Noise maps are larger than pictures: drawn chunk by chunk.
+        noise = [maps.to(z.device) for maps in seed_noise(G, seeds.tolist())] if noise_mode == "random" else None
+        return G.synthesis(ws, noise_mode, noise)
 
-def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
-    """float [n, C, R, R] in [-1, 1] (clamped, rounded), or uint8 as it is -> uint8 [n, R, R], or [n, R, R, 3] for C = 3."""
-    if isinstance(images, torch.Tensor):
-        images = images.detach().cpu().numpy()
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
-        images = np.moveaxis(images, 1, -1)
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-        raise ValueError(f"Slices have shape [n, R, R], [n, 1, R, R] or [n, 3, R, R], not {list(images.shape)}.")
-    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+    return _in_chunks(G, draw, [torch.tensor(_checked(seeds)), *_inputs(G, seeds, class_index)], device)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -144,104 +134,6 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"{text!r} is not a list of seeds (of at most a million); write for example 0-63 or 1,5,7-9.")
         seeds += range(first, last + 1)
     return _checked(seeds)
-
-
-# --- Tools of the latent space ------------------------------------------------------------------------------------------
-
-
-def truncation_sweep(G: Generator, seeds: Sequence[int], psis: Sequence[float], **kwargs) -> Tensor:
-    """Each seed at each psi: [n, len(psis), C, R, R]. At psi = 0 all show the average w, at psi = 1 nothing is truncated."""
-    return torch.stack([generate(G, seeds, truncation_psi=psi, **kwargs) for psi in psis], dim=1)
-
-
-def style_mixing(
-    G: Generator,
-    row_seeds: Sequence[int],
-    col_seeds: Sequence[int],
-    crossover: int | None = None,
-    *,
-    class_index: Classes = None,
-    **kwargs,
-) -> Tensor:
-    """Picture [i, j] takes its first ``crossover`` ws (coarse: the shape) from row i, the rest (fine) from column j.
-
-    [rows, cols, C, R, R] (StyleGAN1, section 3.1). crossover = num_ws repeats the rows' own pictures, 0 the columns';
-    None takes half. kwargs: truncation_psi, truncation_cutoff. Raises ValueError for a crossover outside 0 .. num_ws.
-    """
-    crossover = G.num_ws // 2 if crossover is None else crossover
-    if not 0 <= crossover <= G.num_ws:
-        raise ValueError(f"crossover is {crossover}; this generator has {G.num_ws} style vectors, take 0 to {G.num_ws}.")
-    rows, cols = (styles(G, seeds, class_index=class_index, **kwargs) for seeds in (row_seeds, col_seeds))
-    shape = len(rows), len(cols), -1, G.w_dim
-    ws = torch.cat([rows[:, None, :crossover].expand(shape), cols[None, :, crossover:].expand(shape)], dim=2)
-    return synthesize(G, ws.flatten(0, 1)).unflatten(0, shape[:2])
-
-
-def interpolate(
-    G: Generator,
-    seeds: Sequence[int],
-    frames: int = 16,
-    *,
-    space: str = "w",
-    truncation_psi: float = 1.0,
-    class_index: Classes = None,
-    truncation_cutoff: int | None = None,
-) -> Tensor:
-    """A walk from seed to seed: [(len(seeds) - 1) * frames + 1, C, R, R]; every ``frames``-th picture is a seed's own.
-
-    space 'w': straight lines between style vectors; 'z': great circles between latents. The noise stays fixed. Where G is
-    conditional, 'z' needs one class for the whole walk. Raises ValueError for fewer than two seeds or another space.
-    """
-    if len(seeds) < 2 or frames < 1:
-        raise ValueError(f"An interpolation needs at least two seeds and one frame, not {len(seeds)} and {frames}.")
-    if space not in ("w", "z"):
-        raise ValueError(f"space is {space!r}; choose w or z.")
-    classes, truncate = choose_classes(G, class_index, seeds), (truncation_psi, truncation_cutoff)
-    if space == "w":
-        points = map_latents(G, latents(seeds, G.z_dim), classes, *truncate)
-        return synthesize(G, _walk(points, frames, torch.lerp))
-    if classes is not None and len(classes.unique()) > 1:
-        raise ValueError("An interpolation in z needs one class for all seeds: give class_index as one number, or walk in w.")
-    z = _walk(latents(seeds, G.z_dim), frames, slerp)
-    classes = None if classes is None else classes[:1].expand(len(z))
-    return synthesize(G, map_latents(G, z, classes, *truncate))
-
-
-def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at fraction t of the great circle from a to b, both [..., D], where a Gaussian's points lie."""
-    unit_a, unit_b = (x / x.norm(dim=-1, keepdim=True) for x in (a, b))
-    angle = (unit_a * unit_b).sum(dim=-1, keepdim=True).clamp(-1, 1).double().acos()
-    weights = ((1 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()
-    curved = (weights[0] * a + weights[1] * b).to(a.dtype)
-    return torch.where(angle.sin() < 1e-4, torch.lerp(a, b, t), curved)  # parallel vectors span no circle
-
-
-class NoiseDeviation(NamedTuple):
-    """What the noise inputs change in one picture; each [C, R, R], in the units of the picture ([-1, 1])."""
-
-    off: Tensor  # no noise at all
-    mean: Tensor  # over the draws
-    std: Tensor  # pixel-wise standard deviation over the draws
-
-
-def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> NoiseDeviation:
-    """The same w under ``draws`` fresh noise maps (StyleGAN1, section 3.2 and figure 4). kwargs as of `styles`."""
-    ws = styles(G, [seed], **kwargs)
-    noise = [torch.cat(maps) for maps in zip(*(seed_noise(G, [seed], draw) for draw in range(draws)), strict=True)]
-    # Double precision, so that pictures that do not differ deviate by exactly 0.
-    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).double()
-    off = synthesize(G, ws, noise_mode="none")[0]
-    return NoiseDeviation(off, pictures.mean(dim=0).float(), pictures.std(dim=0, correction=0).float())
-
-
-def class_sweep(G: Generator, seeds: Sequence[int], **kwargs) -> Tensor:
-    """Each seed's z under every class: [n, c_dim, C, R, R]. Raises ValueError for a generator without classes."""
-    if not G.c_dim:
-        raise ValueError("This generator was trained without classes: there is none to sweep; train with --conditional class.")
-    return torch.stack([generate(G, seeds, class_index=index, **kwargs) for index in range(G.c_dim)], dim=1)
-
-
-# --- Parts --------------------------------------------------------------------------------------------------------------
 
 
 def _checked(seeds: Sequence[int]) -> list[int]:
@@ -258,12 +150,27 @@ def _stream(seed: int, *draw: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def _chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[tuple[int, list[Tensor]]]:
-    """(rows that count, parts of exactly CHUNK rows on the device); the last part is filled up with its first row."""
-    for start in range(0, len(tensors[0]), CHUNK):
-        parts = [x[start : start + CHUNK] for x in tensors]
-        rows = len(parts[0])
-        yield rows, [torch.cat([x, x[:1].expand(CHUNK - rows, *x.shape[1:])]).to(device) for x in parts]
+def _inputs(G: Generator, seeds: Sequence[int], class_index: Classes) -> list[Tensor]:
+    """What the mapping network sees: z [n, z_dim] and, of a conditional G, one-hot classes [n, c_dim]."""
+    classes = choose_classes(G, class_index, seeds)
+    return [latents(seeds, G.z_dim), *([] if classes is None else [F.one_hot(classes, G.c_dim).float()])]
+
+
+def _in_chunks(
+    G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tensor], device: str | torch.device | None = None
+) -> Tensor:
+    """step(rows of each input [n, ...]) chunk by chunk in G's evaluation mode, joined on the CPU [n, ...] as float32.
+
+    Each chunk has exactly `CHUNK` rows; the last one is filled up with its first row.
+    """
+    found = []
+    with sampling(G, device) as device:
+        for start in range(0, len(inputs[0]), CHUNK):
+            chunk = [x[start : start + CHUNK] for x in inputs]
+            rows = len(chunk[0])
+            full = [torch.cat([x, x[:1].expand(CHUNK - rows, *x.shape[1:])]).to(device) for x in chunk]
+            found.append(step(*full)[:rows].float().cpu())
+    return torch.cat(found)
 
 
 @contextmanager
@@ -280,6 +187,166 @@ def sampling(G: Generator, device: str | torch.device | None = None) -> Iterator
             module.training = training
 
 
-def _walk(points: Tensor, frames: int, between: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
-    steps = [between(a, b, i / frames) for a, b in itertools.pairwise(points) for i in range(frames)]
-    return torch.stack([*steps, points[-1]])
+# --- Tools of the latent space ------------------------------------------------------------------------------------------
+
+
+def truncation_sweep(G: Generator, seeds: Sequence[int], psis: Sequence[float], **kwargs) -> Tensor:
+    """Each seed at each psi: [n, len(psis), C, R, R]. At psi = 0 all show the average w, at psi = 1 nothing is truncated."""
+    return torch.stack([generate(G, seeds, **{**kwargs, "truncation_psi": psi}) for psi in psis], dim=1)
+
+
+def class_sweep(G: Generator, seeds: Sequence[int], **kwargs) -> Tensor:
+    """Each seed's z under every class: [n, c_dim, C, R, R]. Raises ValueError for a generator without classes."""
+    if not G.c_dim:
+        raise ValueError("This generator was trained without classes: there is none to sweep; train with --conditional class.")
+    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in range(G.c_dim)], dim=1)
+
+
+def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossover: int | None = None, **kwargs) -> Tensor:
+    """Picture [i, j] takes its first ``crossover`` ws (coarse: the shape) from seed rows[i], the rest (fine) from cols[j].
+
+    [rows, cols, C, R, R] (StyleGAN1, section 3.1). crossover = num_ws repeats the rows' own pictures, 0 the columns';
+    None takes half. kwargs as in `styles`. Raises ValueError for a crossover outside 0 .. num_ws.
+    """
+    crossover = G.num_ws // 2 if crossover is None else crossover
+    if not 0 <= crossover <= G.num_ws:
+        raise ValueError(f"crossover is {crossover}; this generator has {G.num_ws} style vectors, take 0 to {G.num_ws}.")
+    coarse, fine = (styles(G, seeds, **kwargs) for seeds in (rows, cols))
+    shape = len(coarse), len(fine), -1, G.w_dim
+    ws = torch.cat([coarse[:, None, :crossover].expand(shape), fine[None, :, crossover:].expand(shape)], dim=2)
+    return synthesize(G, ws.flatten(0, 1)).unflatten(0, shape[:2])
+
+
+def interpolate(G: Generator, seeds: Sequence[int], frames: int = 16, **kwargs) -> Tensor:
+    """A walk in straight lines of W from seed to seed: [(len(seeds) - 1) * frames + 1, C, R, R], the noise fixed.
+
+    Every ``frames``-th picture is a seed's own. kwargs as in `styles`. Raises ValueError for fewer than two seeds.
+    """
+    if len(seeds) < 2 or frames < 1:
+        raise ValueError(f"An interpolation needs at least two seeds and one frame, not {len(seeds)} and {frames}.")
+    ws = styles(G, seeds, **kwargs)
+    steps = [torch.lerp(a, b, i / frames) for a, b in itertools.pairwise(ws) for i in range(frames)]
+    return synthesize(G, torch.stack([*steps, ws[-1]]))
+
+
+def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple[Tensor, Tensor, Tensor]:
+    """(picture without noise, mean and pixel-wise standard deviation over ``draws`` fresh noise maps), each [C, R, R], of one w.
+
+    StyleGAN1, section 3.2 and figure 4. kwargs as in `styles`.
+    """
+    ws = styles(G, [seed], **kwargs)
+    noise = [torch.cat(maps) for maps in zip(*(seed_noise(G, [seed], draw) for draw in range(draws)), strict=True)]
+    # Double precision, so that pictures that do not differ deviate by exactly 0.
+    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).double()
+    return synthesize(G, ws, noise_mode="none")[0], pictures.mean(dim=0).float(), pictures.std(dim=0, correction=0).float()
+
+
+# --- The files of `sample` ----------------------------------------------------------------------------------------------
+
+NOTICE = "This is a synthetic image made by a generative network. It shows no real person and is not for diagnosis."
+BLOCK = 64  # seeds that a process draws at once, and grid.png shows at most
+
+
+def sample(
+    path: str | Path,
+    out: str | Path,
+    *,
+    seeds: Sequence[int],
+    truncation_psi: float = 0.7,
+    truncation_cutoff: int | None = None,
+    noise_mode: str = "const",
+    class_name: str | None = None,
+    device: str = "auto",
+    extras: Iterable[str] = (),
+) -> list[Path]:
+    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` its picture; returns what was written.
+
+    path: a run folder or a .safetensors file. extras: names in `latent.EXTRAS`. Without class_name a conditional G gives seed s
+    the class s mod (number of classes). Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
+    """
+    from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
+
+    extras, out, seeds = list(extras), Path(out), _checked(seeds)
+    unknown = [name for name in extras if name not in latent.EXTRAS]
+    if unknown:
+        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the pictures.")
+    G, info = load_generator(path, pick_device(device))
+    settings = {"truncation_psi": truncation_psi, "truncation_cutoff": truncation_cutoff, "noise_mode": noise_mode}
+    settings["class_index"] = find_class(class_name, info.get("classes") or [], G.c_dim)
+    if "classes" in extras and not G.c_dim:
+        raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
+    written, sheet = _write_seeds(G, info, out, seeds, settings)
+    distributed.wait()
+    if not distributed.is_first():  # the first process makes the sheets and the list of all
+        return written
+    shown = seeds[:BLOCK]
+    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=f"Sheet of {len(shown)} synthetic slices.")
+    pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
+    for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
+        written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
+    return [*written, _write_manifest(info, out, written)]
+
+
+def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:
+    """The index of a class by its name. Raises ValueError that names the classes, or says that there are none."""
+    if name is None:
+        return None
+    if not c_dim:
+        raise ValueError(f"This generator was trained without classes, so it cannot draw {name!r}; leave the class out.")
+    if name not in classes:
+        raise ValueError(f"There is no class {name!r}; this generator knows {', '.join(classes)}.")
+    return list(classes).index(name)
+
+
+def _write_seeds(G: Generator, info: dict, out: Path, seeds: list[int], settings: dict) -> tuple[list[Path], np.ndarray | None]:
+    """(all files, whoever wrote them; pixels of the first block): one file per seed, by all processes in turn."""
+    from stylegan import plots
+
+    first = None
+    for number, start in enumerate(range(0, len(seeds), BLOCK)):
+        if number % distributed.world() != distributed.rank():
+            continue
+        block = seeds[start : start + BLOCK]
+        pixels, classes = to_uint8(generate(G, block, **settings)), choose_classes(G, settings["class_index"], block)
+        labels = [""] * len(block) if classes is None else [info["classes"][i] for i in classes.tolist()]
+        out.mkdir(parents=True, exist_ok=True)  # only once there is something to write
+        for seed, slice_, label in zip(block, pixels, labels, strict=True):
+            plots.save(out / f"seed{seed:04d}.png", slice_, png_text(info, settings, seed=seed, **{"class": label}))
+        first = pixels if start == 0 else first
+    return [out / f"seed{seed:04d}.png" for seed in seeds], first
+
+
+def _write_manifest(info: dict, out: Path, written: Sequence[Path]) -> Path:
+    """What made each picture, for those who cannot see the entries inside the files."""
+    model = {"model_hash": info["model_hash"], "kimg": info["cur_nimg"] / 1000, "data": info["data"].get("title", "")}
+    told, pictures = ("seed", "seeds", "truncation_psi", "class", "noise_mode"), {}
+    for path in written:
+        with Image.open(path) as picture:
+            pictures[path.name] = {key: value for key, value in picture.info.items() if key in told}
+    write_json(out / "manifest.json", {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
+    return out / "manifest.json"
+
+
+def png_text(info: dict, settings: dict, **fields: object) -> dict[str, str]:
+    """The PNG text entries of one picture: that it is synthetic, and all that is needed to make it again."""
+    made = {"Software": f"stylegan {__version__}", "model_hash": info["model_hash"], "class": _asked(info, settings)}
+    made |= {key: value for key, value in settings.items() if key != "class_index"} | fields
+    made = {key: ",".join(map(str, value)) if key == "seeds" else value for key, value in made.items()}
+    told = {key: "" if value is None else str(value) for key, value in made.items()}
+    return {"Description": NOTICE, "synthetic": "true", **told}
+
+
+def caption(info: dict, settings: dict, seeds: Sequence[int], *rest: str) -> str:
+    """The line under a sheet: which seeds, truncation and class, and of which model."""
+    cutoff, label = settings["truncation_cutoff"], _asked(info, settings)
+    truncation = f"ψ = {settings['truncation_psi']:g}" + ("" if cutoff is None else f" in the first {cutoff} layers")
+    runs = [[seed for _, seed in run] for _, run in itertools.groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
+    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)  # [0, 1, 2, 5]: 0-2, 5
+    return " · ".join(filter(None, ["synthetic", f"seeds {shown}", truncation, label, *rest, f"model {info['model_hash']}"]))
+
+
+def _asked(info: dict, settings: dict) -> str:
+    """The one class that was asked for, '' where each seed has its own or there are none."""
+    return "" if settings["class_index"] is None else info["classes"][settings["class_index"]]

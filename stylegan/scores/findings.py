@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stylegan.dataset import SliceDataset
-from stylegan.directions import Direction
+from stylegan.latent import Direction
 from stylegan.scores.memorisation import nearest as nearest  # offered here too, to the notebooks
 
 

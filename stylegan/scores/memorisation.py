@@ -15,8 +15,8 @@ from stylegan.augment import dither
 from stylegan.config import Config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset, one_hot
+from stylegan.latent import project
 from stylegan.networks import Discriminator, Generator
-from stylegan.projection import project
 from stylegan.rng import Draws
 from stylegan.scores.intervals import Interval, leave_out, p_value
 

@@ -1,1 +1,1 @@
-"""What generated slices mean: classes, levels and tissue read from them and beside real ones on one map."""
+"""What generated slices mean: classes, levels and tissue read from them, and both kinds of slices on one map."""

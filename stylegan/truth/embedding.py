@@ -6,13 +6,29 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-METHODS = ("umap", "pca")
-MODES = ("joint", "fit-real")
+from stylegan.checkpoint import load_generator
+from stylegan.config import Config
+from stylegan.data.subjects import people_of
+from stylegan.dataset import SliceDataset
+from stylegan.networks import Generator
+from stylegan.predict import generate, to_uint8
+from stylegan.scores.intervals import Chance, p_value
+
+if TYPE_CHECKING:
+    from stylegan.truth.maps import Sample
+
+METHODS, MODES = ("umap", "pca"), ("joint", "fit-real")
+LEAST = 3  # slices of each kind that a map takes
+SURE = 0.05
+Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
 
 
 def embed(
@@ -28,13 +44,13 @@ def embed(
     """Coordinates float32 [n, 2] of features real [n, D], or [2n, 2] of real and then fake [n, D].
 
     ``mode='joint'`` fits one map to both; ``'fit-real'`` fits it to the real slices and places the fakes in it, so that
-    they cannot shape it (but what is new in them has no place of its own). The map is never told which slice is real or of
+    they cannot shape it (but what is new in them has no place of its own). The map never sees which slice is real or of
     which class: a map fed with labels separates anything. ``method``: 'umap' (McInnes et al. 2018, arXiv:1802.03426), the
     same for the same seed (one thread), or 'pca', without any choice. Raises ValueError for an unknown method or mode, too
-    few slices or sets of unequal size: the larger set would look the denser and wider one (`equal_sets` thins it).
+    few slices or sets of unequal size: the larger set would look the denser and wider one.
     """
     _check(real, fake, method, mode, n_neighbors if method == "umap" else 1)
-    reducer = _reducer(method, n_neighbors, min_dist, seed)
+    reducer = _reducer(method, n_neighbors, min_dist, seed, len(real))
     if fake is None:
         return np.asarray(reducer.fit_transform(real), dtype=np.float32)
     if mode == "joint":
@@ -43,17 +59,34 @@ def embed(
     return np.concatenate([at_real, reducer.transform(fake)]).astype(np.float32)
 
 
-def equal_sets(n: int, m: int, *, most: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted random indices into sets of n and m slices, equally many of each and at most ``most``."""
-    size = min(n, m, n if most is None else most)
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(n, size, replace=False)), np.sort(rng.choice(m, size, replace=False))
+def _check(real: np.ndarray, fake: np.ndarray | None, method: str, mode: str, n_neighbors: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"There is no embedding {method!r}; choose one of {', '.join(METHODS)}.")
+    if mode not in MODES:
+        raise ValueError(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
+    least = max(n_neighbors + 1, LEAST)
+    if len(real) < least:
+        raise ValueError(f"A map with n_neighbors = {n_neighbors} takes {least} slices or more; there are {len(real)}.")
+    if fake is not None and len(fake) != len(real):
+        raise ValueError(f"A map compares equally many slices; there are {len(real)} real and {len(fake)} fake.")
+
+
+def _reducer(method: str, n_neighbors: int, min_dist: float, seed: int, n: int):
+    """What has fit_transform and transform; imported here, as UMAP's first import takes up to a minute."""
+    if method == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(n_components=2, random_state=seed)
+    from umap import UMAP
+
+    start = "spectral" if n > 8 else "random"  # too few points have no spectrum
+    return UMAP(n_neighbors=n_neighbors, min_dist=min_dist, init=start, random_state=seed, transform_seed=seed, n_jobs=1)
 
 
 def trustworthiness(features: np.ndarray, coordinates: np.ndarray, n_neighbors: int = 15) -> float:
     """How far neighbours on the map [N, 2] are neighbours in feature space [N, D]: 1 all, about .5 for a random map.
 
-    Venna & Kaski 2001. Raises ValueError (scikit-learn's) unless n_neighbors < N / 2.
+    Venna & Kaski 2001; n_neighbors < N / 2.
     """
     from sklearn import manifold
 
@@ -66,17 +99,11 @@ def knn_overlap(features: np.ndarray, coordinates: np.ndarray, k: int = 15) -> f
     Lee & Verleysen 2009 (Neurocomputing 72), their Q_NX at one k: 1 for a perfect map, k / (N - 1) for a random one. Trustworthiness
     forgives neighbours that are nearly right; this counts them.
     """
-    alone = np.arange(len(features))
-    near, shown = (_neighbours(x, alone, k) for x in (features, coordinates))
+    near, shown = (_neighbours(x, np.arange(len(x)), k) for x in (features, coordinates))
     return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(near, shown, strict=True)]) / k)
 
 
-class Mixing(NamedTuple):
-    """Outcome of `neighbour_mixing`."""
-
-    value: float  # fraction of neighbours from the other set
-    expected: float  # its mean when the names of the two sets mean nothing
-    p_value: float  # how often shuffled names mix as little
+# --- Tests among neighbours -----------------------------------------------------------------------------------------------
 
 
 def neighbour_mixing(
@@ -88,39 +115,22 @@ def neighbour_mixing(
     fake_groups: np.ndarray | None = None,
     permutations: int = 999,
     seed: int = 0,
-) -> Mixing:
-    """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, how many are of the other set?
+) -> Chance:
+    """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, the share of the other set.
 
-    A one-sided permutation test (Schilling 1986; p = (1 + as little mixed) / (1 + permutations)): a small p says that the
-    sets are told apart. Groups ([n], [m]) name the subject of each slice. Slices of one subject never count as neighbours,
-    since the next level of the same head is always nearest; and names are shuffled by whole subject, since slices of a head
-    stay together in any sample. Where only one set has groups, the other's slices are dealt at random into as many. Raises
-    ValueError unless k slices are left beside any subject's.
+    A one-sided permutation test (Schilling 1986): a small p says that the sets are told apart. Groups ([n], [m]) name the
+    subject of each slice. Slices of one subject never count as neighbours, since the next level of the same head is always
+    nearest; and names are shuffled by whole subject, since slices of a head stay together in any sample. Where only one set
+    has groups, the other's slices fall at random into as many.
     """
-    n, m = len(real), len(fake)
-    rng = np.random.default_rng(seed)
+    n, m, rng = len(real), len(fake), np.random.default_rng(seed)
     apart, together = _groups(real_groups, fake_groups, n, m, rng)
-    neighbours = _neighbours(np.concatenate([real, fake]), apart, k)
-    is_fake = np.arange(n + m) >= n
+    near = _neighbours(np.concatenate([real, fake]), apart, k)
 
-    def mixed(names: np.ndarray) -> float:
-        return float((names[neighbours] != names[:, None]).mean())
+    def mixed(is_fake: np.ndarray) -> float:
+        return float((is_fake[near] != is_fake[:, None]).mean())
 
-    value = mixed(is_fake)
-    shuffled = np.array([mixed(_shuffle(is_fake, together, rng)) for _ in range(permutations)])
-    p_value = (1 + np.sum(shuffled <= value + 1e-12)) / (1 + permutations)
-    return Mixing(value, float(shuffled.mean()), float(p_value))
-
-
-class Agreement(NamedTuple):
-    """Outcome of `neighbour_agreement`; the less neighbours differ, the more the space knows of what was asked."""
-
-    value: float  # mean difference of a slice to its neighbours: of names the share that is another, of numbers the distance
-    expected: float  # its mean when the values are dealt anew
-    p_value: float  # how often dealt values differ as little
-
-
-Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values dealt anew
+    return p_value(mixed, np.arange(n + m) >= n, deal_names(together), draws=permutations, seed=seed, small=True)
 
 
 def neighbour_agreement(
@@ -132,23 +142,50 @@ def neighbour_agreement(
     groups: np.ndarray | None = None,
     permutations: int = 999,
     seed: int = 0,
-) -> Agreement:
-    """Do neighbours in feature space [N, D] agree in some value [N], a name or a number? One-sided permutation test.
+) -> Chance:
+    """How far neighbours in feature space [N, D] differ in some value [N], a name (share that is another) or a number (distance).
 
-    ``deal`` draws the values as they would be if they meant nothing: whole people (`deal_people`) for what belongs to people,
-    `deal_within` groups for what varies there. Slices of one of ``groups`` [N] never count as neighbours.
+    The less they differ, the more the space knows of it; a one-sided permutation test. ``deal`` gives the values as they would
+    be if they meant nothing: whole people (`deal_people`) for what belongs to people, `deal_within` groups for what varies
+    there. Slices of one of ``groups`` [N] never count as neighbours.
     """
     alone = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    near, rng = _neighbours(features, alone, k), np.random.default_rng(seed)
-    names = values.dtype.kind not in "if"
+    near, names = _neighbours(features, alone, k), values.dtype.kind not in "if"
 
     def differ(some: np.ndarray) -> float:
         there, here = some[near], some[:, None]
         return float((there != here).mean() if names else np.abs(there - here).mean())
 
-    value = differ(values)
-    dealt = np.array([differ(deal(values, rng)) for _ in range(permutations)])
-    return Agreement(value, float(dealt.mean()), float((1 + np.sum(dealt <= value + 1e-12)) / (1 + permutations)))
+    return p_value(differ, values, deal, draws=permutations, seed=seed, small=True)
+
+
+def _groups(
+    real_groups: np.ndarray | None, fake_groups: np.ndarray | None, n: int, m: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers [n + m]: (who must not be a neighbour of whom, what is shuffled together)."""
+    apart, together = [], []
+    for size, own, other in ((n, real_groups, fake_groups), (m, fake_groups, real_groups)):
+        numbers = np.arange(size) if own is None else np.unique(own, return_inverse=True)[1]
+        assert len(numbers) == size, "one group per slice"
+        blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
+        apart.append(numbers + (max(apart[0]) + 1 if apart else 0))
+        together.append(blocks + (max(together[0]) + 1 if together else 0))
+    return np.concatenate(apart), np.concatenate(together)
+
+
+def _neighbours(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    """Indices [N, k] of the k nearest slices of other groups, fewer where the largest group leaves fewer."""
+    from sklearn.metrics import pairwise_distances
+
+    others = len(features) - np.bincount(groups).max()  # of the largest group
+    if min(k, others) < 1:
+        raise ValueError("Slices of one person have no neighbours of other people; give more people.")
+    distances = pairwise_distances(features)
+    distances[groups[:, None] == groups] = np.inf
+    return np.argpartition(distances, min(k, others) - 1, axis=1)[:, : min(k, others)]
+
+
+# --- What chance would give -----------------------------------------------------------------------------------------------
 
 
 def deal_people(people: np.ndarray) -> Deal:
@@ -156,8 +193,7 @@ def deal_people(people: np.ndarray) -> Deal:
 
     Where everybody has the same levels in order, the level of each slice keeps its meaning and only the person loses hers.
     """
-    index = np.unique(people, return_inverse=True)[1]
-    rows = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+    rows = _rows(people)
 
     def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         dealt = np.empty_like(values)
@@ -169,10 +205,15 @@ def deal_people(people: np.ndarray) -> Deal:
     return deal
 
 
+def deal_names(people: np.ndarray) -> Deal:
+    """Each person gets the one name of another person: as many people of each name as before."""
+    first, index = np.unique(people, return_index=True, return_inverse=True)[1:]
+    return lambda values, rng: rng.permutation(values[first])[index]
+
+
 def deal_within(groups: np.ndarray) -> Deal:
     """Values are shuffled within each group: levels within a person, people within a level."""
-    index = np.unique(groups, return_inverse=True)[1]
-    rows = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+    rows = _rows(groups)
 
     def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         dealt = np.empty_like(values)
@@ -183,10 +224,16 @@ def deal_within(groups: np.ndarray) -> Deal:
     return deal
 
 
+def _rows(groups: np.ndarray) -> list[np.ndarray]:
+    """The indices of each group."""
+    index = np.unique(groups, return_inverse=True)[1]
+    return [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+
+
 def same_levels(people: np.ndarray, levels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
 
-    So people can be dealt anew with the level held fixed. Levels are spread evenly over those that all people have; of more
+    So people can be exchanged with the level held fixed. Levels are spread evenly over those that all people have; of more
     people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
     """
     rng, names = np.random.default_rng(seed), np.unique(people)
@@ -202,63 +249,65 @@ def same_levels(people: np.ndarray, levels: np.ndarray, most: int, seed: int = 0
     return np.array([first[name, level] for name in names.tolist() for level in wanted.tolist()])
 
 
-# ------------------------------------------------------------------------------------------------------------- parts
+def choose_rows(slices: SliceDataset, most: int) -> np.ndarray:
+    """At most so many slices, the same levels of everybody."""
+    rows = same_levels(people_of(slices), slices.levels, most)
+    return rows if len(rows) >= LEAST else np.arange(min(most, len(slices)))
 
 
-def _check(real: np.ndarray, fake: np.ndarray | None, method: str, mode: str, n_neighbors: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"There is no embedding {method!r}; choose one of {', '.join(METHODS)}.")
-    if mode not in MODES:
-        raise ValueError(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
-    if len(real) <= max(n_neighbors, 2):
-        raise ValueError(
-            f"A map with n_neighbors = {n_neighbors} takes more than {max(n_neighbors, 2)} slices; there are {len(real)}."
-        )
-    if fake is not None and len(fake) != len(real):
-        raise ValueError(
-            f"A map compares equally many slices; there are {len(real)} real and {len(fake)} fake (see equal_sets)."
-        )
+# --- Controls -------------------------------------------------------------------------------------------------------------
 
 
-def _reducer(method: str, n_neighbors: int, min_dist: float, seed: int):
-    """What has fit_transform and transform; imported here, as UMAP's first import takes up to a minute."""
-    if method == "pca":
-        from sklearn.decomposition import PCA
+@dataclass(frozen=True)
+class Control:
+    """Two sets of which it is known beforehand whether they differ."""
 
-        return PCA(n_components=2, random_state=seed)
-    from umap import UMAP
+    name: str
+    test: Chance
+    differ: bool  # whether they must be told apart
+    sets: tuple[np.ndarray, np.ndarray] | None = None  # features [n, D] each, to be drawn
+    labels: tuple[str, str] = ("", "")
 
-    return UMAP(n_neighbors=n_neighbors, min_dist=min_dist, random_state=seed, transform_seed=seed, n_jobs=1)
+    @property
+    def passed(self) -> bool:
+        return (self.test.p_value <= SURE) == self.differ
 
-
-def _groups(
-    real_groups: np.ndarray | None, fake_groups: np.ndarray | None, n: int, m: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers [n + m]: (who must not be a neighbour of whom, what is shuffled together)."""
-    apart, together = [], []
-    for size, own, other in ((n, real_groups, fake_groups), (m, fake_groups, real_groups)):
-        alone = np.arange(size)
-        numbers = alone if own is None else np.unique(own, return_inverse=True)[1]
-        assert len(numbers) == size, "one group per slice"
-        blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
-        apart.append(numbers + (max(apart[0]) + 1 if apart else 0))
-        together.append(blocks + (max(together[0]) + 1 if together else 0))
-    return np.concatenate(apart), np.concatenate(together)
+    @property
+    def claim(self) -> str:
+        found = f"{self.test.value:.0%} of neighbours are of another kind, {self.test.expected:.0%} by chance (p = {self.test.p_value:.3f})"
+        words = "must be told apart" if self.differ else "must not be told apart"
+        return f"{found}: {words}, {'and is' if self.passed == self.differ else 'and is not'}."
 
 
-def _neighbours(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """Indices [N, k] of the k nearest slices of other groups."""
-    from sklearn.metrics import pairwise_distances
+def controls(sample: Sample, early: str | Path | None = None, permutations: int = 199) -> list[Control]:
+    """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an untrained one.
 
-    largest = np.bincount(groups).max()
-    if not 0 < k <= len(features) - largest:
-        raise ValueError(f"k is {k}; take 1 to {len(features) - largest}, the slices beside those of the largest subject.")
-    distances = pairwise_distances(features)
-    distances[groups[:, None] == groups] = np.inf
-    return np.argpartition(distances, k - 1, axis=1)[:, :k]
+    Only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong.
+    """
+    e, rng, n = sample.evidence, np.random.default_rng(0), len(sample.real)
+    settings = {"permutations": permutations}
+    order = rng.permutation(2 * n)
+    halves = sample.both[order[:n]], sample.both[order[n:]]
+    shuffled = neighbour_mixing(*halves, sample.k, **settings)
+    found = [Control("names of real and generated shuffled", shuffled, False, halves, ("first half", "second half"))]
+    for truth in (truth for truth in sample.truths if truth.name == "class"):
+        deal = deal_people(sample.people)
+        test = neighbour_agreement(sample.at_real, deal(truth.values, rng), deal, sample.k, groups=sample.people, **settings)
+        found.append(Control("classes exchanged between people", test, False))
+    if not sample.note and e.train is not None and len(e.train) >= LEAST:
+        train = e.train.select(choose_rows(e.train, n))
+        at_train, groups = e.features(train.images), {"real_groups": sample.people, "fake_groups": people_of(train)}
+        test = neighbour_mixing(sample.at_real, at_train, sample.k, **groups, **settings)
+        found.append(Control("held-out and training people", test, False, (sample.at_real, at_train), ("held-out", "training")))
+    weak, about = (untrained(e.info), {}) if early is None else load_generator(early, e.device)
+    name = f"a generator of {about['cur_nimg'] / 1000:.0f} kimg" if about else "an untrained generator"
+    at_weak = e.features(to_uint8(generate(weak, range(n))))
+    test = neighbour_mixing(sample.at_real, at_weak, sample.k, real_groups=sample.people, **settings)
+    return [*found, Control(f"real and {name}", test, True, (sample.at_real, at_weak), ("real", name))]
 
 
-def _shuffle(names: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The names dealt anew to whole groups, as many groups of each name as before."""
-    first = np.unique(groups, return_index=True)[1]
-    return rng.permutation(names[first])[groups]
+def untrained(info: Mapping, seed: int = 0) -> Generator:
+    """A generator of the same architecture that has learnt nothing; the random numbers of others are left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Generator(Config.from_dict(info["config"])).eval().requires_grad_(False)

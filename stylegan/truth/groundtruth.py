@@ -1,50 +1,49 @@
-"""Do generated slices show what they claim? Group, level, ventricles and brain, read by models trained on real people only.
+"""Do generated slices show what they claim? Class, level, ventricles and brain, read by models trained on real people only.
 
 Four questions: does an independent classifier recognise the class that a conditional generator was asked for; are ventricles,
 brains and levels spread as in real people; is there a direction in W along which ventricles grow; and can one learn from
-synthetic slices what holds for real ones. Each answer stands beside what the same reader does on real people it has not
-seen, beside chance, and beside a control that must fail. A null result is a result and is told as one.
+synthetic slices what holds for real ones. Each answer stands next to what the same reader does on real people it has not
+seen, to chance, and to a control that must fail. A null result is a result and is stated as one.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import GridSearchCV
 
-from stylegan.checkpoint import load_generator
-from stylegan.data import simulate as atlas
-from stylegan.dataset import SliceDataset, load_slices
-from stylegan.directions import Gauge, make_gauges
-from stylegan.files import write_json
-from stylegan.networks import pick_device
-from stylegan.samples import NOTICE
-from stylegan.truth import truth_charts
-from stylegan.truth.conclusions import conclusions
-from stylegan.truth.evidence import Evidence, gather
-from stylegan.truth.growth import PSI, Strip, grow
+from stylegan import charts, plots
+from stylegan.cache import write_json
+from stylegan.data import atlas
+from stylegan.data.subjects import people_of
+from stylegan.dataset import SliceDataset
+from stylegan.latent import Gauge, make_gauges
+from stylegan.predict import NOTICE, styles
+from stylegan.scores.evidence import open_evidence
+from stylegan.scores.intervals import Interval, p_value
+from stylegan.truth.embedding import deal_names
 from stylegan.truth.readers import (
+    FRESH,
+    PSI,
+    STEPS,
+    Side,
+    Strip,
     Target,
     balanced_accuracy,
     brain_share,
-    chance_p_value,
     correlation,
     fit_classifier,
     fit_reader,
+    grow,
     interval,
     means_by_person,
-    people_of,
-    shuffled_people,
     spread_apart,
     targets,
     ventricle_share,
-)
-from stylegan.truth.transfer import learn_groups, learn_levels
+)  # fmt: skip
 
 SHUFFLES = 5  # classifiers of shuffled people
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
@@ -52,44 +51,47 @@ BINS = 24  # of the histograms
 
 
 def ground_truth(
-    path: str | Path,
-    data: SliceDataset | str | Path | None = None,
-    *,
-    num: int = 2000,
-    space: str = "efficientnet-lite0",
-    device: str = "auto",
-    cache_dir: str | Path | None = None,
+    path: str | Path, data: SliceDataset | str | Path | None = None, *, num: int = 2000, **options: object
 ) -> tuple[dict, Strip]:
     """(result, strip): all four answers for the generator of a run folder or file; the result can be written as JSON.
 
-    ``data``: a data set, a folder or .zip, or the simulated slices; readers learn from its training split and are tried on its
-    validation and test people. ``num`` slices are generated at psi = 1. ``strip`` holds pictures along the direction in which
-    ventricles grow. Raises ValueError as `gather`, and for a ``num`` below 50.
+    ``data`` and ``options`` as in `open_evidence`; readers learn from the people it was trained on and are tried on validation and
+    test people. ``num`` slices are generated at psi = 1. ``strip`` holds pictures along the direction in which ventricles grow.
+    Raises ValueError as `open_evidence`, for a ``num`` below 50, and with fewer than two people on either side.
     """
     begin = time.perf_counter()
     if num < 50:
         raise ValueError(f"num is {num}; take at least 50 generated slices, and 1000 or more to mean something.")
-    device = str(pick_device(device))
-    G, info = load_generator(path, device)
-    slices = (
-        data if isinstance(data, SliceDataset) else load_slices(data, info["config"]["img_resolution"], cache_dir=cache_dir)
-    )
-    e = gather(G, info, slices, num, space=space, device=device, cache_dir=cache_dir)
-    level_gauge = make_gauges(slices).get("level")
-    models, readings = read_all(e, level_gauge)
-    growth, strip = grow(e, models["ventricles"].predict, models["level"].predict if "level" in models else None)
+    e = open_evidence(path, data, **options)
+    count = [0 if side is None else len(set(people_of(side))) for side in (e.train, e.held)]
+    if min(count) < 2:
+        raise ValueError(
+            f"{e.slices.title} has {count[0]} training and {count[1]} held-out people; readers learn from two or more and are tried on two or more others."
+        )
+    train, held = (Side(s.images, e.features(s.images), people_of(s), s.labels) for s in (e.train, e.held))
+    drawn = e.fakes(e.train, num)
+    asked = None if drawn.classes is None else drawn.classes.tolist()
+    own = [e.slices.classes.index(name) if name in e.slices.classes else -1 for name in e.info.get("classes", ())]
+    labels = np.full(num, -1) if asked is None else np.array(own)[drawn.classes]
+    fake = Side(drawn.pictures, drawn.vectors, np.array([f"seed {seed}" for seed in drawn.seeds]), labels)
+    gauge = make_gauges(e.slices).get("level")
+    known = targets(e.train, e.held)
+    models = {t.name: fit_reader(train.at, t.of(e.train), train.people) for t in known}
+    readings = {t.name: reading(t, models[t.name], t.of(e.train), t.of(e.held), held, fake, gauge) for t in known}
+    level = models["level"].predict if "level" in models else None
+    growth, strip = grow(e, styles(e.G, drawn.seeds, class_index=asked)[:, 0], fake, models["ventricles"].predict, level)
     result = {
-        "feature_space": space,
+        "feature_space": e.space,
         "n": num,
-        "model_hash": info.get("model_hash", ""),
-        "kimg": info.get("cur_nimg", 0) / 1000,
-        "data": {"title": slices.title, "layout": slices.layout, "key": slices.key},
-        "people": {"train": len(set(e.people[e.train])), "held_out": len(set(e.people[~e.train]))},
-        "measures": measures(slices),
-        "classes": recognise(e),
+        "model_hash": e.info.get("model_hash", ""),
+        "kimg": e.info.get("cur_nimg", 0) / 1000,
+        "data": {"title": e.slices.title, "layout": e.slices.layout, "key": e.slices.key},
+        "people": {"train": len(set(train.people)), "held_out": len(set(held.people))},
+        "measures": measures(e.slices),
+        "classes": recognise(train, held, fake, e.slices.classes),
         "readings": readings,
         "direction": growth,
-        "transfer": {"group": learn_groups(e, usable_classes(slices)), "level": learn_levels(e, level_gauge)},
+        "transfer": {"group": learn_groups(train, held, fake)},
     }
     return {**result, "seconds": round(time.perf_counter() - begin, 1)}, strip
 
@@ -102,7 +104,7 @@ def measures(slices: SliceDataset) -> dict[str, float]:
     """
     found = {"ventricles, simulated": _agreement(max(slices.images.shape[1], 16))}
     volume = slices.columns.get("nWBV")
-    if volume is not None and np.isfinite(volume).any():
+    if volume is not None and volume.dtype.kind == "f" and np.isfinite(volume).any():
         some = slices.select(np.isfinite(volume))
         by_person = [means_by_person(x, people_of(some)) for x in (brain_share(some.images), some.columns["nWBV"])]
         found["brain, nWBV by person"] = correlation(*by_person)
@@ -119,160 +121,247 @@ def _agreement(resolution: int) -> float:
 # --- Is the class recognised? ---------------------------------------------------------------------------------------------
 
 
-def recognise(e: Evidence) -> dict:
+def usable_classes(*sides: Side) -> list[int]:
+    """The classes with two people or more on each side."""
+    labels = np.unique(np.concatenate([side.labels for side in sides]))
+    return [
+        i
+        for i in labels[labels >= 0].tolist()
+        if min(len(set(side.people[side.labels == i])) for side in sides) >= LEAST_PEOPLE
+    ]
+
+
+def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> dict:
     """An independent classifier on held-out people and on fakes; {} where there are no two classes to learn.
 
     {classes, left_out, chance, people, real{slices, by_person, confusion, p_value}, shuffled, predicted{real, fake}, fake{slices,
     confusion, p_value}}: balanced accuracies with intervals by person (fakes: by seed). ``shuffled`` is that of classifiers
-    fitted to training people whose classes were dealt anew, on the same held-out people. 'fake' only where the generator is
+    fitted to training people whose classes were exchanged, on the same held-out people. 'fake' only where the generator is
     conditional: there the truth is the class asked for.
     """
-    names = usable_classes(e.slices)
+    names = usable_classes(train, held)
     if len(names) < 2:
         return {}
-    labels, usable = e.slices.labels, np.isin(e.slices.labels, names)
-    own, held = e.train & usable, ~e.train & usable
-    model = fit_classifier(e.at[own], labels[own], e.people[own])
-    chances, fakes = model.predict_proba(e.at[held]), model.predict(e.at_fakes)
+    own, tried, claimed = (side.rows(np.isin(side.labels, names)) for side in (train, held, fake))
+    model = fit_classifier(own.at, own.labels, own.people)
+    chances, seen = model.predict_proba(tried.at), model.predict(fake.at)
     guess = model.classes_[chances.argmax(axis=1)]
+    strength, rng = tuple(model.best_params_.values()), np.random.default_rng(0)
+    dealt = [deal_names(own.people)(own.labels, rng) for _ in range(SHUFFLES)]
+    models = [fit_classifier(own.at, labels, own.people, strength) for labels in dealt]
     result = {
-        "classes": [e.slices.classes[i] for i in names],
-        "left_out": [name for i, name in enumerate(e.slices.classes) if i not in names],
+        "classes": [classes[i] for i in names],
+        "left_out": [name for i, name in enumerate(classes) if i not in names],
         "chance": 1 / len(names),
-        "people": len(set(e.people[held])),
-        "real": _recognised(labels[held], guess, e.people[held], names)
-        | {"by_person": _by_person(model.classes_, chances, labels[held], e.people[held])},
-        "shuffled": _shuffled(model, e, own, held),
-        "predicted": {kind: _shares(found, names) for kind, found in (("real", guess), ("fake", fakes))},
+        "people": len(set(tried.people)),
+        "real": _recognised(tried, guess, names) | {"by_person": _by_person(model.classes_, chances, tried)},
+        "shuffled": _range([balanced_accuracy(tried.labels, one.predict(tried.at)) for one in models]),
+        "predicted": {kind: _shares(found, names) for kind, found in (("real", guess), ("fake", seen))},
     }
-    if e.asked is None:
-        return result
-    judged = np.isin(e.asked, names)
-    return result | {"fake": _recognised(e.asked[judged], fakes[judged], np.flatnonzero(judged), names)}
+    return result | ({"fake": _recognised(claimed, model.predict(claimed.at), names)} if len(claimed.at) else {})
 
 
-def usable_classes(slices: SliceDataset) -> list[int]:
-    """Indices of the classes with two people or more on both sides of the split."""
-    people, train = people_of(slices), slices.splits == "train"
-
-    def smaller_side(index: int) -> int:
-        own = slices.labels == index
-        return min(len(set(people[own & side])) for side in (train, ~train))
-
-    return [i for i in range(len(slices.classes)) if smaller_side(i) >= LEAST_PEOPLE]
-
-
-def _recognised(truth: np.ndarray, guess: np.ndarray, units: np.ndarray, names: Sequence[int]) -> dict:
+def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     """{slices, confusion [truth][guess] in shares of the truth, p_value}."""
-    rows = [_shares(guess[truth == name], names) for name in names]
-    accuracy = interval(balanced_accuracy, units, truth, guess, strata=truth)
-    return {"slices": accuracy, "confusion": rows, "p_value": chance_p_value(truth, guess, units)}
+    rows = [_shares(guess[side.labels == name], names) for name in names]
+    chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_names(side.people))
+    return {
+        "slices": interval(balanced_accuracy, side.people, side.labels, guess),
+        "confusion": rows,
+        "p_value": chance.p_value,
+    }
 
 
-def _by_person(order: np.ndarray, chances: np.ndarray, truth: np.ndarray, people: np.ndarray) -> dict[str, float]:
+def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
     """Balanced accuracy where each person is guessed once, from the mean over all slices."""
-    whose = means_by_person(truth, people).round().astype(int)
-    guess = order[means_by_person(chances, people).argmax(axis=1)]
-    return interval(balanced_accuracy, np.arange(len(whose)), whose, guess, strata=whose)
-
-
-def _shuffled(model: GridSearchCV, e: Evidence, own: np.ndarray, held: np.ndarray) -> dict[str, float]:
-    """{value, low, high}: mean and range of the held-out accuracy when the training people's classes mean nothing."""
-    rng, strength = np.random.default_rng(0), tuple(model.best_params_.values())
-    x, labels, people = e.at[own], e.slices.labels[own], e.people[own]
-    dealt = [fit_classifier(x, shuffled_people(labels, people, rng), people, strength) for _ in range(SHUFFLES)]
-    found = [balanced_accuracy(e.slices.labels[held], one.predict(e.at[held])) for one in dealt]
-    return {"value": float(np.mean(found)), "low": min(found), "high": max(found)}
+    whose = means_by_person(side.labels, side.people).round().astype(int)
+    guess = order[means_by_person(chances, side.people).argmax(axis=1)]
+    return interval(balanced_accuracy, np.arange(len(whose)), whose, guess)
 
 
 def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
     return [float(np.mean(guess == name)) if len(guess) else 0.0 for name in names]
 
 
+def _range(values: Sequence[float]) -> Interval:
+    return {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
 # --- Are ventricles, brains and levels spread as in real people? ----------------------------------------------------------
 
 
-def read_all(e: Evidence, level_gauge: Gauge | None = None) -> tuple[dict, dict]:
-    """({name: fitted reader}, {name: what it found}) for every target that the slices have."""
-    models, found = {}, {}
-    for target in targets(e.slices):
-        if target.name == "level":
-            target = replace(target, gauge=level_gauge)  # a second reader: the first one never sees 16 x 16 means
-        models[target.name] = fit_reader(e.at[e.train], target.values[e.train], e.people[e.train])
-        found[target.name] = reading(e, target, models[target.name])
-    return models, found
-
-
-def reading(e: Evidence, target: Target, model) -> dict:
+def reading(
+    target: Target, model, taught: np.ndarray, truth: np.ndarray, held: Side, fake: Side, level_gauge: Gauge | None = None
+) -> dict:
     """What a reader of one target finds on held-out people and on fakes.
 
     {origin, unit, held_out{error, guess_the_mean, r, r_people, people}, real{mean, sd}, fake{mean, sd}, distance, floor,
     histogram{edges, real, fake}, second{real, fake}}. Fakes are compared with what is *read* off real slices, not with the
     truth: a regression draws all readings towards the mean. ``second``: correlation with another gauge, which tells whether
-    the reader still reads what it should where it has never been, on fakes.
+    the reader still reads what it should where it has never been, on fakes. taught, truth: the target on either side.
     """
-    held, values = ~e.train, target.values
-    read, drawn, people = model.predict(e.at[held]), model.predict(e.at_fakes), e.people[held]
-    far, floor = spread_apart(read, people, drawn)
+    read, drawn = model.predict(held.at), model.predict(fake.at)
+    far, floor = spread_apart(read, held.people, drawn)
     edges = np.histogram_bin_edges(np.concatenate([read, drawn]), BINS)
+    known = np.isfinite(truth)
+    people = held.people[known]
     result = {
         "origin": target.origin,
         "unit": target.unit,
-        "held_out": _held_out(read, values[held], people, float(np.nanmean(values[e.train]))),
-        "real": _summary(read, people),
-        "fake": _summary(drawn, np.arange(len(drawn))),
+        "held_out": {
+            "error": interval(_error, people, read[known], truth[known]),
+            "guess_the_mean": _error(np.full(known.sum(), np.nanmean(taught)), truth[known]),
+            "r": interval(correlation, people, read[known], truth[known]),
+            "r_people": correlation(means_by_person(read[known], people), means_by_person(truth[known], people)),
+            "people": len(set(people)),
+        },
+        "real": {"mean": interval(np.mean, held.people, read), "sd": interval(np.std, held.people, read)},
+        "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": interval(np.std, fake.people, drawn)},
         "distance": far,
         "floor": floor,
-        "histogram": {"edges": edges.tolist(), "real": _share_in(read, edges), "fake": _share_in(drawn, edges)},
+        "histogram": {"edges": edges.tolist()}
+        | {kind: (np.histogram(x, edges)[0] / len(x)).tolist() for kind, x in (("real", read), ("fake", drawn))},
     }
-    if target.gauge is not None:
-        pairs = {"real": (read, e.slices.images[held]), "fake": (drawn, e.fakes)}
-        result["second"] = {kind: correlation(found, target.gauge(pixels)) for kind, (found, pixels) in pairs.items()}
+    gauge = (
+        level_gauge if target.name == "level" else target.gauge
+    )  # of levels a second reader: the first never sees 16 x 16 means
+    if gauge is not None:
+        result["second"] = {"real": correlation(read, gauge(held.images)), "fake": correlation(drawn, gauge(fake.images))}
     return result
 
 
-def _held_out(read: np.ndarray, truth: np.ndarray, people: np.ndarray, mean: float) -> dict:
-    """Error and correlation on people the reader has not seen, beside always guessing the training mean."""
-    known = ~np.isnan(truth)
-    read, truth, people = read[known], truth[known], people[known]
+def _error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).mean())
 
-    def error(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.abs(a - b).mean())
 
+# --- Train on synthetic slices, test on real ones -------------------------------------------------------------------------
+# Esteban et al. 2017 (arXiv:1706.02633, section 4.2). Each arm learns from equally many slices and is tried on the same held-out
+# people. What counts is the difference to the arm that learnt from real slices, with its interval by person.
+
+
+def learn_groups(train: Side, held: Side, fake: Side) -> dict:
+    """Balanced accuracy on held-out people of classifiers that learnt from real, from synthetic, from both, from shuffled slices.
+
+    {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes.
+    'synthetic, shuffled': mean and range of five shuffles, which teach nothing; one would not do, as a weight that chance gave
+    to the widest direction tells classes apart, or just the wrong way round.
+    """
+    names, rng = usable_classes(train, held), np.random.default_rng(0)
+    if len(names) < 2 or not np.isin(fake.labels, names).any():
+        return {}
+    real, drawn, tried = (side.rows(np.isin(side.labels, names)) for side in (train, fake, held))
+    n = min(len(real.at), len(drawn.at))
+    real, drawn = (side.rows(np.sort(rng.choice(len(side.at), n, replace=False))) for side in (real, drawn))
+
+    def learn(sides: Sequence[Side], labels: np.ndarray | None = None) -> np.ndarray:
+        """What a classifier of these slices says of held-out people."""
+        at, people, own = (np.concatenate([getattr(side, name) for side in sides]) for name in ("at", "people", "labels"))
+        return fit_classifier(at, own if labels is None else labels, people).predict(tried.at)
+
+    guesses = {name: learn(sides) for name, sides in (("real", [real]), ("synthetic", [drawn]), ("both", [real, drawn]))}
+    arms = {name: interval(balanced_accuracy, tried.people, tried.labels, guess) for name, guess in guesses.items()}
+    shuffled = [balanced_accuracy(tried.labels, learn([drawn], rng.permutation(drawn.labels))) for _ in range(SHUFFLES)]
+    apart = interval(
+        lambda truth, a, b: balanced_accuracy(truth, a) - balanced_accuracy(truth, b),
+        tried.people, tried.labels, guesses["synthetic"], guesses["real"],
+    )  # fmt: skip
     return {
-        "error": interval(error, people, read, truth),
-        "guess_the_mean": error(np.full_like(truth, mean), truth),
-        "r": interval(correlation, people, read, truth),
-        "r_people": correlation(means_by_person(read, people), means_by_person(truth, people)),
-        "people": len(set(people)),
+        "arms": arms | {"synthetic, shuffled": _range(shuffled)},
+        "synthetic_minus_real": apart,
+        "chance": 1 / len(names),
+        "n": n,
     }
 
 
-def _summary(values: np.ndarray, units: np.ndarray) -> dict:
-    return {"mean": interval(np.mean, units, values), "sd": interval(np.std, units, values)}
+# --- In words and files ---------------------------------------------------------------------------------------------------
 
 
-def _share_in(values: np.ndarray, edges: np.ndarray) -> list[float]:
-    return (np.histogram(values, edges)[0] / len(values)).tolist()
+def conclusions(result: Mapping) -> list[str]:
+    """What was found, one sentence or two for each question, null results among them."""
+    told = [_on_classes(result["classes"])]
+    told += [_on_reading(name, found) for name, found in result["readings"].items()]
+    told.append(_on_direction(result["direction"], result["readings"]["ventricles"]["unit"]))
+    return [*told, *(_on_transfer(found) for found in result["transfer"].values() if found)]
 
 
-# --- Written down ---------------------------------------------------------------------------------------------------------
+def _on_classes(found: Mapping) -> str:
+    if not found:
+        return "Groups: there are no two classes with people on both sides of the split, so none can be checked."
+    real, share = found["real"], "{value:.0%} ({low:.0%} to {high:.0%})"
+    text = f"Groups ({', '.join(found['classes'])}): on {found['people']} held-out people the classifier is right in {share.format(**real['slices'])}"
+    text += f" of slices, chance is {found['chance']:.0%}, with shuffled people {found['shuffled']['value']:.0%}"
+    if real["p_value"] > 0.05:
+        return f"{text}: it has learnt nothing (p = {real['p_value']:.3f}), so it can say nothing of fakes."
+    if "fake" not in found:
+        return f"{text}. The generator is not conditional: no fake claims a group."
+    fake = found["fake"]
+    text += f". It agrees with the class asked for on {share.format(**fake['slices'])} of fakes (p = {fake['p_value']:.3f})"
+    if fake["p_value"] > 0.05:
+        return f"{text}: the class asked for does not show."
+    if fake["slices"]["low"] > real["slices"]["high"]:
+        return f"{text}, more often than on people: fakes are more typical of their group than people are."
+    return f"{text}, " + (
+        "less often than on people: the class shows in part."
+        if fake["slices"]["high"] < real["slices"]["low"]
+        else "as often as on people."
+    )
+
+
+def _on_reading(name: str, found: Mapping) -> str:
+    held, far, floor = found["held_out"], found["distance"], found["floor"]
+    text = (
+        f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on held-out people, "
+    )
+    text += f"guessing the mean costs {held['guess_the_mean']:.3g} (r = {held['r']['value']:.2f})"
+    if held["r"]["low"] < 0.2:
+        return f"{text}: too little to say anything of fakes."
+    words = (
+        "as far as two halves of the real people" if far["value"] <= floor["high"] else "**further** than real people differ"
+    )
+    text += f". On fakes the readings lie {far['value']:.2f} deviations apart, real halves {floor['value']:.2f} (up to {floor['high']:.2f}): {words}"
+    mean = found["fake"]["mean"]["value"] - found["real"]["mean"]["value"]
+    return f"{text}; their mean is {mean:+.3g}, their spread {found['fake']['sd']['value'] / max(found['real']['sd']['value'], 1e-12):.2f} times the real."
+
+
+def _on_direction(found: Mapping, unit: str) -> str:
+    works = abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
+    level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
+    text = f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}"
+    text += f"; on {found['agreed']:.0%} of fresh seeds they grow; a random step of that length changes them by {found['random']['value']:.2f}"
+    return f"{text}: {'there is such a direction' if works else 'no direction was found'}."
+
+
+def _on_transfer(found: Mapping) -> str:
+    arms, apart = found["arms"], found["synthetic_minus_real"]
+    text = f"A classifier that learnt groups from {found['n']} synthetic slices is right in {arms['synthetic']['value']:.0%} of held-out real "
+    text += f"slices, one that learnt from as many real ones in {arms['real']['value']:.0%}, from both in {arms['both']['value']:.0%}; chance is "
+    words = "better" if apart["value"] > 0 else "worse"
+    between = "no difference is shown" if apart["low"] <= 0 <= apart["high"] else f"synthetic slices teach {words}"
+    return f"{text}{found['chance']:.0%}: {between} ({apart['low']:.0%} to {apart['high']:.0%})."
 
 
 def write_ground_truth(result: Mapping, strip: Strip, out: str | Path) -> list[Path]:
     """Write groundtruth.json and its figures into the folder; returns the paths. Figures hold no real slice."""
-    out = Path(out)
+    out, model = Path(out), result["model_hash"]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "groundtruth.json", {**result, "conclusions": conclusions(result)})
-    unit, model = result["readings"]["ventricles"]["unit"], result["model_hash"]
-    caption = f"synthetic · ventricles as read, {unit} · ψ = {PSI:g} · steps of one standard deviation of w · model {model}"
-    figures = {"ventricles.png": truth_charts.growth_strip(*strip, unit, caption=caption)}
-    figures["readings.png"] = truth_charts.readings(result["readings"])
+    figures = {"ventricles.png": growth_strip(strip, result["readings"]["ventricles"]["unit"], model)}
+    figures["readings.png"] = charts.readings(result["readings"])
     if result["classes"]:
-        figures["confusion.png"] = truth_charts.confusions(result["classes"])
-    if any(result["transfer"].values()):
-        figures["transfer.png"] = truth_charts.transfers(result["transfer"])
+        figures["confusion.png"] = charts.confusions(result["classes"])
+    if result["transfer"]["group"]:
+        figures["transfer.png"] = charts.transfers(result["transfer"]["group"])
     about = {"Description": NOTICE, "synthetic": "true", "model_hash": model}
-    for name, figure in figures.items():
-        figure.savefig(out / name, metadata=about)
-    return [out / "groundtruth.json", *(out / name for name in figures)]
+    return [out / "groundtruth.json", *(plots.save(out / name, figure, about) for name, figure in figures.items())]
+
+
+def growth_strip(strip: Strip, unit: str, model: str) -> plots.Figure:
+    """Seeds in rows, steps along the direction in columns, the reading written in each picture."""
+    (pictures, readings), size = strip, strip[0].shape[-1]
+    alt = f"{len(pictures)} seeds in rows, steps along the direction in columns; "
+    alt += f"readings go from {readings[:, 0].mean():.1f} to {readings[:, -1].mean():.1f} {unit}."
+    return plots.grid(
+        pictures.reshape(-1, size, size), len(STEPS), notes=[f"{x:.1f}" for x in readings.ravel()], alt=alt,
+        column_titles=[f"{s:+g}" if s else "0" for s in STEPS], row_titles=[f"seed {FRESH + i}" for i in range(len(pictures))],
+        caption=f"synthetic · ventricles as read, {unit} · ψ = {PSI:g} · steps of one standard deviation of w · model {model}",
+    )  # fmt: skip

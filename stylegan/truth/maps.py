@@ -1,71 +1,59 @@
 """Everything a map of real and generated slices may claim, each claim tested in feature space, each test with its control.
 
-Colours are ground truth: what the data set tells or what is measured in the pixels of real slices; for generated slices the
-class asked for, and what readers of real people (`readers.py`) see in them.
+Colours are ground truth: known from the data set or measured in the pixels of real slices; for generated slices the class
+asked for, and what readers of real people (`readers.py`) see in them.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+import pandas
 
+from stylegan import charts, plots
+from stylegan.cache import replacing, write_json
+from stylegan.charts import Panel
+from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
-from stylegan.files import cache_folder
-from stylegan.networks import Generator
-from stylegan.plots import to_uint8
-from stylegan.predict import generate
-from stylegan.scores.features import features
+from stylegan.predict import NOTICE
+from stylegan.scores.evidence import Evidence, open_evidence
+from stylegan.scores.intervals import Chance
 from stylegan.truth.embedding import (
-    deal_people,
-    deal_within,
+    LEAST,
+    SURE,
+    Control,
+    choose_rows,
+    controls,
+    embed,
+    knn_overlap,
     neighbour_agreement,
     neighbour_mixing,
-    same_levels,
+    trustworthiness,
 )
-from stylegan.truth.map_charts import Panel
-from stylegan.truth.readers import correlation, fit_reader, people_of, spread_apart, targets
+from stylegan.truth.readers import Truth, correlation, spread_apart, truths_of
 
-LEARN = 1200  # training slices that the readers of fakes learn from, at most
-HIGHLIGHTED = 6  # people in colours of their own
-SURE = 0.05
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Something that is true of each slice: a name or a number."""
-
-    name: str
-    values: np.ndarray  # [n] of the real slices; '' and NaN where unknown
-    units: np.ndarray  # [n], what is dealt anew as a whole if the truth meant nothing: people...
-    within: bool = False  # ...or what values are shuffled within: levels within a person, people within a level
-    unit: str = ""
-    fakes: np.ndarray | None = None  # [n] of the generated ones: asked for, or as read
-    read: np.ndarray | None = None  # [n] of the real ones as read, to judge the reader by
-    order: tuple[str, ...] = ()
-    apart: bool = True  # slices of one person are no neighbours; but not where the person is what is asked for
-
-    @property
-    def known(self) -> np.ndarray:
-        return self.values != "" if self.is_name else np.isfinite(self.values)
-
-    @property
-    def is_name(self) -> bool:
-        return self.values.dtype.kind not in "if"
+SEEDS, NEIGHBOURS, USUAL = (0, 1, 2, 3, 4), (5, 15, 50, 150), 15  # of all maps; neighbours of the map that is shown large
+PRIVATE = ("age", "nWBV")  # what a table knows of a person stays with the table
+LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown."
+KINDS = ("real", "generated")
+Map = tuple[dict, np.ndarray]  # ({method, mode, n_neighbors, seed, ...}, coordinates [2n, 2]), as returned by `draw`
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Equally many held-out and generated slices, their features, and what is true of them."""
+    """Equally many real and generated slices, their features, and what is true of them."""
 
+    evidence: Evidence
     real: SliceDataset  # by person and level, the same levels of everybody where these are known
-    fakes: np.ndarray  # uint8 [n, R, R], psi = 1, seeds 0 to n - 1
+    fakes: np.ndarray  # uint8 [n, R, R], psi = 1
     at_real: np.ndarray  # float32 [n, D]
     at_fake: np.ndarray  # float32 [n, D]
     truths: tuple[Truth, ...]
-    space: str
+    note: str = ""  # what is not as it should be
 
     @property
     def people(self) -> np.ndarray:
@@ -86,160 +74,69 @@ class Sample:
         return max(1, min(10, len(self.real) // 4))
 
 
-def take_sample(
-    G: Generator,
-    info: dict,
-    slices: SliceDataset,
-    most: int = 400,
-    *,
-    space: str = "efficientnet-lite0",
-    device: str | torch.device = "cpu",
-    cache_dir: str | Path | None = None,
-) -> Sample:
+def take_sample(e: Evidence, most: int = 400) -> Sample:
     """At most ``most`` held-out slices, as many generated ones, and all that is known of both.
 
-    Raises ValueError where nobody is held out.
+    Where fewer than three are held out, training slices stand in for them, without readers, and `Sample.note` says so. Raises
+    ValueError where there are not three slices at all.
     """
-    rows = choose_rows(slices, slices.splits != "train", most)
-    if len(rows) < 8:
-        raise ValueError(f"A map takes held-out slices, and {slices.title} has {len(rows)}; give more people.")
-    real = slices.select(rows)
-    asked = _classes_asked(G, info, real)
-    fakes = to_uint8(generate(G, range(len(real)), class_index=asked))
-    settings = {"space": space, "device": device, "cache_dir": cache_folder(cache_dir)}
-    at_real, at_fake = features(real.images, **settings), features(fakes, space, device=device)
-    truths = [*_names(real, asked), *_numbers(slices, rows, at_real, at_fake, settings)]
-    return Sample(real, fakes, at_real, at_fake, tuple(truth for truth in truths if len(np.unique(truth.values)) > 1), space)
-
-
-def choose_rows(slices: SliceDataset, where: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of those slices, the same levels of everybody."""
-    rows = np.flatnonzero(where)
-    return rows[same_levels(people_of(slices)[rows], slices.levels[rows], most)] if len(rows) else rows
-
-
-def _classes_asked(G: Generator, info: dict, real: SliceDataset) -> np.ndarray | None:
-    """A conditional generator is asked for the classes of the real slices, where it knows them; else each seed has its own."""
-    if not G.c_dim:
-        return None
-    known = {name: i for i, name in enumerate(info["classes"])}
-    return np.array([known.get(real.classes[i] if i >= 0 else "", row % G.c_dim) for row, i in enumerate(real.labels)])
-
-
-def _names(real: SliceDataset, asked: np.ndarray | None) -> list[Truth]:
-    """Class and person."""
-    people, names = people_of(real), np.array([*real.classes, ""])[real.labels]
-    shown = np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED]
-    levels = np.maximum(real.levels, 0)
-    return [
-        Truth("class", names, people, fakes=None if asked is None else names, order=real.classes),
-        Truth("person", people, levels, within=True, order=tuple(sorted(shown)), apart=False),
-    ]
-
-
-def _numbers(slices: SliceDataset, rows: np.ndarray, at_real: np.ndarray, at_fake: np.ndarray, settings: dict) -> list[Truth]:
-    """Level, ventricles, brain and what the table tells, with what readers of training people see in the fakes."""
-    learn, people, found = choose_rows(slices, slices.splits == "train", LEARN), people_of(slices), []
-    at_learn = features(slices.images[learn], **settings) if len(learn) else None
-    for target in targets(slices):
-        if at_learn is None:
-            break
-        reader = fit_reader(at_learn, target.values[learn], people[learn])
-        seen = {"fakes": reader.predict(at_fake), "read": reader.predict(at_real)}
-        found.append(Truth(target.name, target.values[rows], people[rows], target.name == "level", target.unit, **seen))
-    return found
+    held = 0 if e.held is None else len(e.held)
+    pool, note = e.held, ""
+    if held < LEAST:
+        pool = e.train or e.slices
+        note = f"Only {held} slices are held out: the real slices here are some that the generator was trained on, so nothing speaks of new people."
+    elif len(set(people_of(e.held))) < 2:
+        note = "The held-out slices are of one person: what belongs to people cannot be tested."
+    if len(pool) < LEAST:
+        raise ValueError(f"A map takes {LEAST} slices or more, and {e.slices.title} has {len(pool)}; give more people.")
+    real = pool.select(choose_rows(pool, max(most, LEAST)))
+    drawn, at_real = e.fakes(real), e.features(real.images)
+    truths = truths_of(e, real, at_real, drawn, learn=held >= LEAST)
+    return Sample(e, real, drawn.pictures, at_real, drawn.vectors, truths, note)
 
 
 # --- Claims and their tests -----------------------------------------------------------------------------------------------
 
 
-def mixing(sample: Sample, permutations: int = 199) -> dict:
-    """{value, expected, p_value}: how far real and generated slices are mixed, by person (`neighbour_mixing`)."""
-    found = neighbour_mixing(sample.at_real, sample.at_fake, sample.k, real_groups=sample.people, permutations=permutations)
-    return found._asdict()
-
-
-def agreement(sample: Sample, truth: Truth, permutations: int = 199) -> dict:
-    """{value, expected, p_value}: how little neighbours among the real slices differ in this truth (`neighbour_agreement`)."""
-    known = truth.known
-    deal = (deal_within if truth.within else deal_people)(truth.units[known])
-    groups = sample.people[known] if truth.apart else None
-    k = max(1, min(sample.k, int(known.sum()) // 4))
-    found = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, permutations=permutations)
-    return found._asdict()
-
-
 def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     """The test of each panel by its title: {value, expected, p_value, claim, shown}.
 
-    ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
+    How far real and generated slices are mixed (`neighbour_mixing`), and for each truth how little neighbours among the real
+    slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
     """
-    tests = {"real and generated": mixing(sample, permutations)}
-    tests |= {truth.name: agreement(sample, truth, permutations) for truth in sample.truths}
-    units = {truth.name: truth for truth in sample.truths}
-    told = {}
+    draws = {"permutations": permutations}
+    tests = {
+        "real and generated": neighbour_mixing(sample.at_real, sample.at_fake, sample.k, real_groups=sample.people, **draws)
+    }
+    for truth in sample.truths:
+        known = truth.known
+        groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
+        deal = truth.deal(truth.units[known])
+        tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
+    truths, told = {truth.name: truth for truth in sample.truths}, {}
     for name, test in tests.items():
-        shown = bool(test["p_value"] < SURE / len(tests))
-        told[name] = test | {"shown": shown, "claim": f"{_measured(units.get(name), test)}: {_verdict(name, shown)}."}
+        shown = bool(test.p_value < SURE / len(tests))
+        told[name] = test._asdict() | {"shown": shown, "claim": _claim(truths.get(name), test, shown)}
     return told
 
 
-def _measured(truth: Truth | None, test: dict) -> str:
-    value, chance, p = test["value"], test["expected"], f"p = {test['p_value']:.3f}"
+def _claim(truth: Truth | None, test: Chance, shown: bool) -> str:
+    value, chance, p = test.value, test.expected, f"p = {test.p_value:.3f}"
     if truth is None:
-        return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p})"
+        words = "told apart" if shown else "not told apart"
+        return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p}): {words}."
+    words = ("shown" if shown else "not shown") + {"level": "", "person": ", within a level"}.get(
+        truth.name, ", levels held equal"
+    )
     if truth.is_name:
-        return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance ({p})"
-    return f"neighbours differ by {value:.3g} {truth.unit}, {chance:.3g} by chance ({p})"
-
-
-def _verdict(name: str, shown: bool) -> str:
-    if name == "real and generated":
-        return "told apart" if shown else "not told apart"
-    held = {"level": "", "person": ", within a level"}.get(name, ", levels held equal")
-    return f"{'shown' if shown else 'not shown'}{held}"
-
-
-def panels(sample: Sample, told: dict[str, dict]) -> list[Panel]:
-    """One panel for real and generated, one for each truth, its claim under it; values of both kinds of slices [2n]."""
-    n, kinds = len(sample.real), np.repeat(["real", "generated"], len(sample.real))
-    found = [Panel("real and generated", kinds, told["real and generated"]["claim"], ("real", "generated"))]
-    for truth in sample.truths:
-        nothing = np.full(n, "") if truth.is_name else np.full(n, np.nan)
-        values = np.concatenate([truth.values, nothing if truth.fakes is None else truth.fakes])
-        unit = f" ({truth.unit})" if truth.unit not in ("", "levels") else ""
-        order = [name for name in truth.order if name in truth.values]
-        found.append(Panel(f"{truth.name}{unit}", values, told[truth.name]["claim"], order))
-    return found
-
-
-def reading_rows(sample: Sample) -> list[dict]:
-    """The rows of a table: how well each number is read off held-out people, and how its readings on fakes compare.
-
-    Fakes are compared with readings of real slices, not with the truth: a regression draws all readings to the mean. The
-    distance is Wasserstein's, in standard deviations of the real readings; the floor that of two halves of the people.
-    """
-    rows = []
-    for truth in sample.truths:
-        if truth.read is None:
-            continue
-        known = truth.known
-        far, floor = spread_apart(truth.read, sample.people, truth.fakes)
-        r = correlation(truth.read[known], truth.values[known])
-        error, spread = np.abs(truth.read - truth.values)[known].mean(), truth.values[known].std()
-        rows.append({
-            "read": f"{truth.name} ({truth.unit})", "error on held-out people": f"{error:.3g} (spread {spread:.3g}), r = {r:.2f}",
-            "mean of real": float(truth.read.mean()), "mean of generated": float(truth.fakes.mean()),
-            "apart": f"{far['value']:.2f}", "two halves of the real": f"{floor['value']:.2f} (up to {floor['high']:.2f})",
-        })  # fmt: skip
-    return rows
+        return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance ({p}): {words}."
+    return f"neighbours differ by {value:.3g} {truth.unit}, {chance:.3g} by chance ({p}): {words}."
 
 
 def summary(told: dict[str, dict]) -> str:
     """What passed its test, in a few sentences."""
     apart, truths = told["real and generated"], {name: test for name, test in told.items() if name != "real and generated"}
-    shown = [name for name, test in truths.items() if test["shown"]]
-    silent = [name for name, test in truths.items() if not test["shown"]]
+    shown, silent = ([name for name, test in truths.items() if test["shown"] == wanted] for wanted in (True, False))
     strongest = min(shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9), default="")
     text = f"These features know of {', '.join(shown) or 'nothing that was asked'}"
     text += f", of **{strongest}** the most: it is the axis along which slices are ordered." if strongest else "."
@@ -256,3 +153,212 @@ def summary(told: dict[str, dict]) -> str:
         else "among real ones, less mixed than they should be"
     )
     return f"{text} Generated slices lie **{where}**: they have {share:.0%} of the real neighbours that one population would give them."
+
+
+def reading_rows(sample: Sample) -> list[dict]:
+    """The rows of a table: how well each number is read off held-out people, and how its readings on fakes compare.
+
+    Fakes are compared with readings of real slices, not with the truth: a regression draws all readings to the mean. The
+    distance is Wasserstein's, in standard deviations of the real readings; the floor that of two halves of the people.
+    """
+    rows = []
+    for truth in sample.truths:
+        if truth.read is None:
+            continue
+        far, floor = spread_apart(truth.read, sample.people, truth.fakes)
+        read, values = truth.read[truth.known], truth.values[truth.known]
+        error = f"{np.abs(read - values).mean():.3g} (spread {values.std():.3g}), r = {correlation(read, values):.2f}"
+        rows.append({
+            "read": f"{truth.name} ({truth.unit})", "error on held-out people": error,
+            "mean of real": float(truth.read.mean()), "mean of generated": float(truth.fakes.mean()),
+            "apart": f"{far['value']:.2f}", "two halves of the real": f"{floor['value']:.2f} (up to {floor['high']:.2f})",
+        })  # fmt: skip
+    return rows
+
+
+# --- Maps in all settings -------------------------------------------------------------------------------------------------
+
+
+def draw(sample: Sample, method: str = "umap", mode: str = "joint", n_neighbors: int = USUAL, seed: int = 0) -> Map:
+    """({method, mode, n_neighbors, seed, trustworthiness, overlap, mixing}, coordinates [2n, 2]) of one map.
+
+    ``mixing`` is the share of neighbours *on the map* that are of the other kind: next to that in feature space it says
+    whether the map distorts the answer.
+    """
+    n, near = len(sample.real), min(USUAL, len(sample.real) // 2)
+    about = {"method": method, "mode": mode, "n_neighbors": _fitting(n_neighbors, n), "seed": seed}
+    coords = embed(sample.at_real, sample.at_fake, method, n_neighbors=about["n_neighbors"], seed=seed, mode=mode)
+    on_map = neighbour_mixing(coords[:n], coords[n:], sample.k, real_groups=sample.people, permutations=1).value
+    about |= {"trustworthiness": trustworthiness(sample.both, coords, near), "overlap": knn_overlap(sample.both, coords, near)}
+    return about | {"mixing": on_map}, coords
+
+
+def _fitting(n_neighbors: int, n: int) -> int:
+    """n_neighbors that n slices of a kind admit."""
+    return max(2, min(n_neighbors, n // 2))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `study` found: numbers for JSON, and what its figures draw."""
+
+    result: dict
+    sample: Sample
+    maps: list[Map]
+    controls: list[Control]
+
+
+def study(
+    path: str | Path,
+    data: SliceDataset | str | Path | None = None,
+    *,
+    num: int = 400,
+    seeds: Sequence[int] = SEEDS,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    early: str | Path | None = None,
+    permutations: int = 999,
+    **options: object,
+) -> Study:
+    """Maps of held-out and generated slices: joint and fit-real, all ``neighbours`` x ``seeds``, PCA; claims and controls.
+
+    ``data`` and ``options`` as in `open_evidence`. ``num``: slices of each kind at most. ``early``: a generator known to be weak,
+    such as an early one of the same run; by default an untrained one. Errors as in `open_evidence` and `take_sample`.
+    """
+    begin = time.perf_counter()
+    e = open_evidence(path, data, **options)
+    sample = take_sample(e, num)
+    possible = dict.fromkeys(_fitting(k, len(sample.real)) for k in neighbours)  # of few slices fewer settings are left
+    settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
+    maps = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]
+    found = controls(sample, early, permutations)
+    result = {
+        "feature_space": e.space,
+        "n": len(sample.real),
+        "people": len(set(sample.people)),
+        "k": sample.k,
+        "note": sample.note,
+        "model_hash": e.info.get("model_hash", ""),
+        "data": {"title": e.slices.title, "layout": e.slices.layout, "key": e.slices.key},
+        "claims": claims(sample, permutations),
+        "maps": [about for about, _ in maps],
+        "controls": [
+            {"name": c.name, **c.test._asdict(), "differ": c.differ, "passed": c.passed, "claim": c.claim} for c in found
+        ],
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+    return Study(result, sample, maps, found)
+
+
+def stability(maps: Sequence[Mapping]) -> list[dict]:
+    """For each mode and n_neighbors the range over seeds of trustworthiness, overlap and mixing on the map."""
+    rows = []
+    for method, mode, k in dict.fromkeys((m["method"], m["mode"], m["n_neighbors"]) for m in maps):
+        own = [m for m in maps if (m["method"], m["mode"], m["n_neighbors"]) == (method, mode, k)]
+        ranges = {name: [m[name] for m in own] for name in ("trustworthiness", "overlap", "mixing")}
+        shown = {name: f"{min(x):.2f} to {max(x):.2f}" if len(x) > 1 else f"{x[0]:.2f}" for name, x in ranges.items()}
+        rows.append({"map": f"{method}, {mode}", "n_neighbors": k if method == "umap" else "", "seeds": len(own), **shown})
+    return rows
+
+
+# --- Figures and files ----------------------------------------------------------------------------------------------------
+
+
+def write_study(found: Study, out: str | Path) -> list[Path]:
+    """Write embedding.json, embedding.csv and the figures into the folder; returns the paths."""
+    out, sample = Path(out), found.sample
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "embedding.json", found.result)
+    write_coordinates(out / "embedding.csv", sample, _usual(found.maps))
+    joint = next(coords for about, coords in _usual(found.maps) if (about["method"], about["mode"]) == ("umap", "joint"))
+    figures = {
+        "maps.png": truth_maps(sample, found.result["claims"], joint),
+        "fits.png": fits(sample, found.maps, found.result["claims"]),
+        "seeds.png": seed_maps(sample, found.maps),
+        "controls.png": control_maps(found.controls),
+        "thumbnails.png": thumbnails(sample, joint),
+    }
+    about = {"Description": f"Maps of real and of generated slices. {NOTICE}", "model_hash": found.result["model_hash"]}
+    pictures = [plots.save(out / name, figure, about) for name, figure in figures.items()]
+    return [out / "embedding.json", out / "embedding.csv", *pictures]
+
+
+def _usual(maps: Sequence[Map]) -> list[Map]:
+    """Of each method and mode the map nearest to the usual number of neighbours, first seed."""
+    kinds = dict.fromkeys((about["method"], about["mode"]) for about, _ in maps)
+    own = [[one for one in maps if (one[0]["method"], one[0]["mode"]) == kind] for kind in kinds]
+    return [min(some, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])) for some in own]
+
+
+def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> plots.Figure:
+    """One map in the colours of real and generated and of each truth, what its test found under each."""
+    n, kinds = len(sample.real), np.repeat(KINDS, len(sample.real))
+    panels = [Panel("real and generated", kinds, told["real and generated"]["claim"], KINDS)]
+    for truth in sample.truths:
+        fakes = truth.fakes if truth.fakes is not None else np.full(n, "" if truth.is_name else np.nan)
+        title = truth.name + (f" ({truth.unit})" if truth.unit not in ("", "levels") else "")
+        order = [name for name in truth.order if name in truth.values]
+        panels.append(Panel(title, np.concatenate([truth.values, fakes]), told[truth.name]["claim"], order))
+    return charts.maps([coords] * len(panels), [sample.is_fake] * len(panels), panels, title=LEGEND)
+
+
+FITS = {
+    ("umap", "joint"): "UMAP fitted to both",
+    ("umap", "fit-real"): "UMAP of real slices, generated placed in it",
+    ("pca", "joint"): "PCA of both",
+    ("pca", "fit-real"): "PCA of real slices, generated placed in it",
+}
+
+
+def fits(sample: Sample, maps: Sequence[Map], told: Mapping[str, dict]) -> plots.Figure:
+    """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
+    usual, true = _usual(maps), told["real and generated"]["value"]
+    text = "of the other kind: {mixing:.0%} of neighbours on the map, {true:.0%} in feature space; trust {trustworthiness:.2f}, overlap {overlap:.2f}"
+    kinds = np.repeat(KINDS, len(sample.real))
+    panels = [Panel(FITS[about["method"], about["mode"]], kinds, text.format(true=true, **about), KINDS) for about, _ in usual]
+    return charts.maps([coords for _, coords in usual], [sample.is_fake] * len(usual), panels, columns=2)
+
+
+def seed_maps(sample: Sample, maps: Sequence[Map]) -> plots.Figure:
+    """The joint map with every n_neighbors (rows) and seed (columns)."""
+    shown = [one for one in maps if (one[0]["method"], one[0]["mode"]) == ("umap", "joint")]
+    text, kinds = "trust {trustworthiness:.2f}, overlap {overlap:.2f}", np.repeat(KINDS, len(sample.real))
+    panels = [
+        Panel("{n_neighbors} neighbours, seed {seed}".format(**about), kinds, text.format(**about), KINDS) for about, _ in shown
+    ]
+    columns, title = len({about["seed"] for about, _ in shown}), "Blue circles: real; orange triangles: generated."
+    return charts.maps([coords for _, coords in shown], [sample.is_fake] * len(shown), panels, columns, title=title, size=0.6)
+
+
+def control_maps(found: Sequence[Control]) -> plots.Figure:
+    """A joint UMAP of the two sets of each control that has two, its test under it."""
+    maps, second, panels = [], [], []
+    for control in (control for control in found if control.sets is not None):
+        n = min(map(len, control.sets))
+        a, b = (x[np.sort(np.random.default_rng(0).choice(len(x), n, replace=False))] for x in control.sets)
+        maps.append(embed(a, b, n_neighbors=_fitting(USUAL, n)))
+        second.append(np.arange(2 * n) >= n)
+        panels.append(Panel(control.name, np.repeat(control.labels, n), control.claim, control.labels))
+    return charts.maps(maps, second, panels)
+
+
+def thumbnails(sample: Sample, coords: np.ndarray) -> plots.Figure:
+    """The slices themselves on the map, each far below its own size."""
+    title = "the slices themselves, real and generated, on the joint map"
+    return charts.thumbnails(coords, np.concatenate([sample.real.images, sample.fakes]), title=title)
+
+
+def write_coordinates(path: Path, sample: Sample, maps: Sequence[Map]) -> None:
+    """One line for each map and slice: method, mode, n_neighbors, seed, x, y, kind, subject, and its truths; as read for generated ones."""
+    n, nothing = len(sample.real), np.full(len(sample.real), "")
+    slices = pandas.DataFrame({"kind": np.repeat(KINDS, n), "subject": [*sample.people, *(f"seed {i}" for i in range(n))]})
+    for truth in (truth for truth in sample.truths if truth.name not in ("person", *PRIVATE)):
+        cells = [truth.values, nothing if truth.fakes is None else truth.fakes]
+        slices[truth.name] = [
+            f"{x:.5g}" if isinstance(x, float) and np.isfinite(x) else x for part in cells for x in part.tolist()
+        ]
+    tables = []
+    for about, points in maps:
+        setting = {name: about[name] for name in ("method", "mode", "n_neighbors", "seed")}
+        tables.append(slices.assign(**setting, x=points[:, 0].round(4), y=points[:, 1].round(4))[[*setting, "x", "y", *slices]])
+    with replacing(path) as temporary:
+        pandas.concat(tables).to_csv(temporary, index=False, errors="surrogateescape")

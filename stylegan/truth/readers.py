@@ -1,7 +1,7 @@
-"""Reading group, level, ventricles and brain off a slice: what is measured in its pixels, and what is learnt from real people.
+"""Reading class, level, ventricles and brain off a slice: what is measured in its pixels, and what is learnt from real people.
 
-Linear models on feature vectors (`features.py`), fitted to training subjects and tried on people they have not seen. Every
-choice (the strength of the penalty) is made between subjects, and every interval draws whole subjects: slices of one head
+Linear models on feature vectors (`features.py`), fitted to training people and tried on people they have not seen. Every
+choice (the strength of the penalty) is made between people, and every interval leaves whole people out: slices of one head
 are nearly one picture.
 """
 
@@ -11,27 +11,53 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
+from torch import Tensor
 
-from stylegan.data.subjects import person
+from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
-from stylegan.directions import HEAD, Gauge
-from stylegan.scores.intervals import spread_of
+from stylegan.latent import HEAD, Gauge
+from stylegan.predict import styles, synthesize, to_uint8
+from stylegan.scores.evidence import Drawn, Evidence
+from stylegan.scores.intervals import Interval, leave_out, spread_of
+from stylegan.truth.embedding import Deal, choose_rows, deal_people, deal_within
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
 DARK = 0.5  # of the bright tissue's grey: what is darker is fluid
-PENALTIES = tuple(10.0**power for power in (0, 1, 1.5, 2, 2.5, 3, 4))
-STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0))
+PENALTIES = tuple(10.0**power for power in (0, 1, 1.5, 2, 2.5, 3, 4))  # of the ridge regression
+STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0))  # of the classifier, the inverse of its penalty
+STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # along a direction, in standard deviations of w
+FRESH = 10_000  # seeds from here on try a direction out; it was found on seeds below
+TRIED, RANDOM, PSI = 24, 20, 0.7  # seeds and random directions that it is tried on, at this truncation
 PARTS = 64  # principal components that the classifier sees
-FOLDS, DRAWS = 5, 500
+FOLDS = 5
 HALVES = 50  # splits of people into halves
+LEARN, HIGHLIGHTED = 1200, 6  # training slices that the readers of a map learn from at most; people in colours of their own
 # Columns that belong to a person: brain volume fraction and age of OASIS, the push at the ventricles' wall of simulated people.
 COLUMNS = (("nWBV", "nWBV", "share of the skull"), ("age", "age", "years"), ("ventricle", "enlargement", "mm"))
+
+Strip = tuple[
+    np.ndarray, np.ndarray
+]  # pictures uint8 [seeds, steps, R, R] along a direction, what is read off each [seeds, steps]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Slices of one kind: of training people, of held-out people, or generated (each a person of its own)."""
+
+    images: np.ndarray  # uint8 [n, R, R]
+    at: np.ndarray  # float32 [n, D], their features
+    people: np.ndarray  # str [n]
+    labels: np.ndarray  # int64 [n], index into the data's classes; of generated ones the class asked for, -1 where none was
+
+    def rows(self, where: np.ndarray) -> Side:
+        return Side(*(getattr(self, name)[where] for name in ("images", "at", "people", "labels")))
 
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
@@ -47,13 +73,13 @@ def ventricle_share(pixels: np.ndarray) -> np.ndarray:
     head, fluid = _head_and_fluid(pixels)
     depth = np.stack([ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] for mask in head])
     deep = depth > DEEP * depth.max(axis=(1, 2), keepdims=True)
-    return _percent(fluid & deep, head)
+    return 100 * (fluid & deep).sum(axis=(1, 2)) / head.sum(axis=(1, 2)).clip(1)
 
 
 def brain_share(pixels: np.ndarray) -> np.ndarray:
     """Tissue in % of the head, fluid being the rest: the brain volume fraction of one slice. uint8 [n, R, R] -> float [n]."""
     head, fluid = _head_and_fluid(pixels)
-    return _percent(head & ~fluid, head)
+    return 100 * (head & ~fluid).sum(axis=(1, 2)) / head.sum(axis=(1, 2)).clip(1)
 
 
 def _head_and_fluid(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,10 +87,6 @@ def _head_and_fluid(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     head = np.stack([ndimage.binary_fill_holes(picture > HEAD) for picture in pixels])
     bright = [np.quantile(picture[mask], 0.75) if mask.any() else 0 for picture, mask in zip(pixels, head, strict=True)]
     return head, head & (pixels < DARK * np.array(bright)[:, None, None])
-
-
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return 100 * part.sum(axis=(1, 2)) / whole.sum(axis=(1, 2)).clip(1)
 
 
 # --- What is true of real slices ------------------------------------------------------------------------------------------
@@ -76,43 +98,43 @@ class Target:
 
     name: str
     unit: str
-    values: np.ndarray  # float [N], NaN where unknown
-    known: bool  # told by the data set; otherwise measured in the pixels
+    origin: str  # 'known' from the data set, or 'measured' in the pixels
+    of: Callable[[SliceDataset], np.ndarray]  # float [N], NaN where unknown
     gauge: Gauge | None = None  # measures it in the pixels of any picture
 
-    @property
-    def origin(self) -> str:
-        return "known" if self.known else "measured"
 
-
-def targets(slices: SliceDataset) -> list[Target]:
-    """Level, ventricles, brain, and the columns of `COLUMNS`, as far as these slices have them.
+def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
+    """Level, ventricles, brain, and the columns of `COLUMNS`, as far as both sides have them.
 
     Ventricles are the true area where the data knows it (simulated slices), elsewhere `ventricle_share`.
     """
-    columns = {name: values for name, values in slices.columns.items() if values.dtype.kind == "f"}
+    columns = {name for name, values in train.columns.items() if values.dtype.kind == "f"}
     if "ventricle_area" in columns:
-        ventricles = Target("ventricles", "% of the brain", columns["ventricle_area"], True, ventricle_share)
+        ventricles = Target("ventricles", "% of the brain", "known", lambda s: s.columns["ventricle_area"], ventricle_share)
     else:
-        ventricles = Target("ventricles", "% of the head", ventricle_share(slices.images), False, ventricle_share)
-    levels = np.where(slices.levels < 0, np.nan, slices.levels.astype(float))
-    told = {"level": ("levels", levels)}
-    told |= {name: (unit, columns[column]) for column, name, unit in COLUMNS if column in columns}
-    known = {name: Target(name, unit, values, True) for name, (unit, values) in told.items() if enough(slices, values)}
-    brain = Target("brain", "% of the head", brain_share(slices.images), False, brain_share)
-    return [target for target in (known.pop("level", None), ventricles, brain, *known.values()) if target]
+        ventricles = Target("ventricles", "% of the head", "measured", lambda s: ventricle_share(s.images), ventricle_share)
+    brain = Target("brain", "% of the head", "measured", lambda s: brain_share(s.images))
+    level = Target("level", "levels", "known", lambda s: np.where(s.levels < 0, np.nan, s.levels.astype(float)))
+    told = [
+        Target(name, unit, "known", lambda s, column=column: s.columns[column])
+        for column, name, unit in COLUMNS
+        if column in columns
+    ]
+    return [
+        target for target in (level, ventricles, brain, *told) if target in (ventricles, brain) or _enough(target, train, held)
+    ]
 
 
-def enough(slices: SliceDataset, values: np.ndarray) -> bool:
-    """Whether a number differs, and is known for five people or more on each side of the split."""
-    people, train, known = people_of(slices), slices.splits == "train", np.isfinite(values)
-    least = min(len(set(people[known & side])) for side in (train, ~train))
-    return least >= FOLDS and np.ptp(values[known]) > 0
+def _enough(target: Target, *sides: SliceDataset) -> bool:
+    """Whether a number differs, and is known of five people or more on each side."""
+    values = [target.of(side) for side in sides]
+    people = [len(set(people_of(side)[np.isfinite(x)])) for side, x in zip(sides, values, strict=True)]
+    return min(people) >= FOLDS and np.ptp(np.concatenate(values)[np.isfinite(np.concatenate(values))]) > 0
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's r; 0 where one of the two does not vary."""
-    return float(np.corrcoef(a, b)[0, 1]) if min(np.std(a), np.std(b)) > 1e-12 else 0.0
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and min(np.std(a), np.std(b)) > 1e-12 else 0.0
 
 
 def means_by_person(values: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -123,11 +145,6 @@ def means_by_person(values: np.ndarray, people: np.ndarray) -> np.ndarray:
     return sums / np.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def people_of(slices: SliceDataset) -> np.ndarray:
-    """The person of each slice, str [N]: several scans of one person count as one."""
-    return np.array([person(str(subject)) for subject in slices.subjects])
-
-
 # --- Learnt from real people ----------------------------------------------------------------------------------------------
 
 
@@ -136,10 +153,13 @@ def fit_reader(x: np.ndarray, values: np.ndarray, people: np.ndarray) -> Ridge:
 
     Features are not standardised: that would blow up those which hardly vary among real slices, where a fake may lie anywhere.
     On OASIS standardised features read real slices a little worse, and on fakes agreed with measured ventricles by .75 for .95.
+    Of fewer than three people nothing can be chosen between people: the penalty is the middle one.
     """
     known = ~np.isnan(values)
-    folds = GroupKFold(min(FOLDS, len(np.unique(people[known]))))
-    search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, scoring="neg_mean_absolute_error", cv=folds)
+    folds = min(FOLDS, len(np.unique(people[known])))
+    if folds < 3:
+        return Ridge(PENALTIES[len(PENALTIES) // 2]).fit(x[known], values[known])
+    search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, scoring="neg_mean_absolute_error", cv=GroupKFold(folds))
     return search.fit(x[known], values[known], groups=people[known]).best_estimator_
 
 
@@ -148,46 +168,21 @@ def fit_classifier(
 ) -> GridSearchCV:
     """Logistic regression on 64 principal components of features x [n, D]; classes weigh alike, however large they are.
 
-    Its strength is chosen between people, each fold holding people of every class.
+    Its strength is chosen between people, each fold holding people of every class: two or more of each are needed.
     """
     parts = max(1, min(PARTS, x.shape[1], len(x) // 3))
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     model = make_pipeline(PCA(parts, svd_solver="randomized", random_state=0), regression)
     fewest = min(len(np.unique(people[labels == name])) for name in np.unique(labels))
-    folds = StratifiedGroupKFold(min(FOLDS, fewest))
-    search = GridSearchCV(model, {"logisticregression__C": strengths}, scoring="balanced_accuracy", cv=folds)
+    search = GridSearchCV(
+        model, {"logisticregression__C": strengths}, scoring="balanced_accuracy", cv=StratifiedGroupKFold(min(FOLDS, fewest))
+    )
     return search.fit(x, labels, groups=people)
 
 
-def shuffled_people(labels: np.ndarray, people: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The labels [n] dealt anew to whole people, as many of each as before."""
-    first, index = np.unique(people, return_index=True, return_inverse=True)[1:]
-    return rng.permutation(labels[first])[index]
-
-
-# --- Intervals by person --------------------------------------------------------------------------------------------------
-
-
-def interval(
-    statistic: Callable[..., float], people: np.ndarray, *arrays: np.ndarray, strata: np.ndarray | None = None, seed: int = 0
-) -> dict[str, float]:
-    """{value, low, high}: a statistic of arrays [n, ...] and 95 % of its values over 500 draws of people, with replacement.
-
-    A percentile bootstrap (Efron 1979) of whole people, within each of ``strata`` [n] (a person's class), so that no draw
-    lacks one. Right for means and accuracies; distances between slices need another way (`metrics.jackknife`), as a draw
-    puts a slice beside itself.
-    """
-    rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
-    rows = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])  # of each person
-    stratum = np.zeros(len(names), int) if strata is None else np.array([strata[own[0]] for own in rows])
-    pools = [np.flatnonzero(stratum == s) for s in np.unique(stratum)]
-    values = []
-    for _ in range(DRAWS):
-        drawn = np.concatenate([rng.choice(pool, len(pool)) for pool in pools])
-        chosen = np.concatenate([rows[i] for i in drawn])
-        values.append(statistic(*(array[chosen] for array in arrays)))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {"value": float(statistic(*arrays)), "low": float(low), "high": float(high)}
+def interval(statistic: Callable[..., float], people: np.ndarray, *arrays: np.ndarray) -> Interval:
+    """{value, low, high}: a statistic of arrays [n, ...] with its interval by person (`intervals.leave_out`)."""
+    return leave_out(lambda rows, _: {"": statistic(*(array[rows] for array in arrays))}, people)[""]
 
 
 def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -195,19 +190,12 @@ def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean([np.mean(guess[truth == name] == name) for name in np.unique(truth)]))
 
 
-def chance_p_value(truth: np.ndarray, guess: np.ndarray, people: np.ndarray, permutations: int = 999, seed: int = 0) -> float:
-    """How often the classes, dealt anew to whole people, fit the guesses as well: a one-sided permutation test."""
-    rng, found = np.random.default_rng(seed), balanced_accuracy(truth, guess)
-    dealt = [balanced_accuracy(shuffled_people(truth, people, rng), guess) for _ in range(permutations)]
-    return float((1 + np.sum(np.array(dealt) >= found - 1e-12)) / (1 + permutations))
-
-
-def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[dict, dict]:
+def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[Interval, Interval]:
     """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
 
     Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
     random halves, their mean and central 95 %. So both comparisons are of the same size. A fake is a person of its own: where
-    people differ much, unrelated fakes of a perfect generator stay below the floor.
+    people differ much, unrelated fakes of a perfect generator stay below the floor. Two people or more.
     """
     rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
     far, floor, unit = [], [], max(real.std(), 1e-12)
@@ -216,3 +204,126 @@ def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: i
         far.append(wasserstein_distance(real[half], rng.choice(fake, min(half.sum(), len(fake)), replace=False)) / unit)
         floor.append(wasserstein_distance(real[half], real[~half]) / unit)
     return spread_of(far), spread_of(floor)
+
+
+# --- What a map is coloured by ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Something that is true of each slice: a name or a number."""
+
+    name: str
+    values: np.ndarray  # [n] of the real slices; '' and NaN where unknown
+    units: np.ndarray  # [n], the people or levels that `deal` works on
+    deal: Callable[[np.ndarray], Deal] = deal_people  # what the values would be if they meant nothing, from units
+    unit: str = ""
+    fakes: np.ndarray | None = None  # [n] of the generated ones: asked for, or as read
+    read: np.ndarray | None = None  # [n] of the real ones as read, to judge the reader by
+    order: tuple[str, ...] = ()
+    apart: bool = True  # slices of one person are no neighbours; but not where the person is what is asked for
+
+    @property
+    def is_name(self) -> bool:
+        return self.values.dtype.kind not in "if"
+
+    @property
+    def known(self) -> np.ndarray:
+        return self.values != "" if self.is_name else np.isfinite(self.values)
+
+
+def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, drawn: Drawn, *, learn: bool) -> tuple[Truth, ...]:
+    """Class and person, then level, ventricles, brain and what the table knows, as far as their values differ and can be tested.
+
+    Fakes were asked for the classes of the real slices; their numbers are those that readers of training people see in them,
+    where ``learn``.
+    """
+    people, names = people_of(real), np.array([*real.classes, ""])[real.labels]
+    shown = tuple(sorted(np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED]))
+    asked = None if drawn.classes is None else names
+    found = [Truth("class", names, people, fakes=asked, order=real.classes)]
+    found.append(Truth("person", people, np.maximum(real.levels, 0), deal_within, order=shown, apart=False))
+    taught = e.train.select(choose_rows(e.train, LEARN)) if learn and e.train is not None else None
+    at_taught = None if taught is None else e.features(taught.images)
+    for target in targets(taught or real, real):
+        deal, seen = deal_within if target.name == "level" else deal_people, {}
+        if taught is not None:
+            reader = fit_reader(at_taught, target.of(taught), people_of(taught))
+            seen = {"fakes": reader.predict(drawn.vectors), "read": reader.predict(at_real)}
+        found.append(Truth(target.name, target.of(real), people, deal, target.unit, **seen))
+    return tuple(truth for truth in found if _testable(truth, people))
+
+
+def _testable(truth: Truth, people: np.ndarray) -> bool:
+    """Whether values differ between slices of several people, and where the person is asked for, some have several slices."""
+    slices = np.unique(people[truth.known], return_counts=True)[1]
+    return len(np.unique(truth.values[truth.known])) > 1 and len(slices) > 1 and (truth.apart or slices.max() > 1)
+
+
+# --- Is there a direction in W along which ventricles grow? ---------------------------------------------------------------
+
+
+def direction(w: Tensor, reading: np.ndarray, still: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
+    """The direction in which w [n, w_dim] moves with a reading [n] at the same ``still`` [n, k] and class [n, c]: [w_dim].
+
+    Least squares of w on (1, reading, still, classes), solved for w rather than for the reading: the coefficient is the mean
+    change of w among drawn styles, and so stays where the generator knows its way, while the regression of the reading on w
+    leans on components of w that hardly vary. Then what goes with ``still`` itself is taken out, so that a step does not move
+    that either (conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.3); the class is not: a disease may
+    be the very thing that makes ventricles grow. A step is one standard deviation of w along it, as in `latent.Direction`.
+    """
+    w = w.double().numpy()
+    w = w - w.mean(axis=0)
+    held = still if classes is None else np.column_stack([still, classes])
+    along = left_of(reading, held) @ w  # the joint regression's coefficient but for its length (Frisch & Waugh 1933)
+    others = np.linalg.qr(w.T @ (still - still.mean(axis=0)))[0]  # [w_dim, k]
+    along = along - others @ (others.T @ along)
+    along /= max(np.linalg.norm(along), 1e-12)
+    return torch.from_numpy(along * (w @ along).std()).float()
+
+
+def left_of(reading: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """What ``held`` [n, k] does not tell of the reading [n]: the residual of a linear regression."""
+    others = np.column_stack([np.ones(len(reading)), held])
+    return reading - others @ np.linalg.lstsq(others, reading, rcond=None)[0]
+
+
+Reader = Callable[[np.ndarray], np.ndarray]  # features [n, D] -> [n]
+
+
+def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | None, shown: int = 3) -> tuple[dict, Strip]:
+    """(result, strip): the direction in which ``reader``'s reading of fakes with styles w [n, w_dim] grows, tried on fresh seeds.
+
+    result: {sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
+    reading per step, from -2 to +2 steps on seeds that the direction was not found on; ``agreed`` the share of these that
+    grow; ``sd`` the reading's standard deviation among drawn slices of the same level and class; ``random`` the size of
+    the change along 20 random directions of the same length, what any step does.
+    """
+    read, n = level(fake.at) if level else None, len(fake.at)
+    still = np.zeros((n, 0)) if read is None else np.column_stack([read, np.square(read)])  # ventricles are widest half-way
+    classes = np.column_stack([np.zeros((n, 0)), *(fake.labels == i for i in np.unique(fake.labels)[1:])]).astype(float)
+    step = direction(w, reader(fake.at), still, classes)
+    ws = styles(e.G, range(FRESH, FRESH + TRIED), truncation_psi=PSI)
+
+    def read_at(moved: Tensor, read: Reader) -> np.ndarray:
+        return read(e.features(synthesize(e.G, moved), keep=False))
+
+    def change(step: Tensor, read: Reader) -> np.ndarray:
+        """Of the reading per step [n], from two steps down to two steps up."""
+        return (read_at(ws + 2 * step, read) - read_at(ws - 2 * step, read)) / 4
+
+    away = w[:RANDOM] - w.mean(dim=0)  # directions in which W does vary
+    random = [abs(change(one, reader).mean()) for one in away / away.norm(dim=1, keepdim=True) * step.norm()]
+    grown = change(step, reader)
+    result = {
+        "sd": float(left_of(reader(fake.at), np.column_stack([still, classes])).std()),
+        "per_step": float(grown.mean()),
+        "agreed": float(np.mean(grown > 0)),
+        "level_per_step": float(change(step, level).mean()) if level else None,
+        "random": spread_of(random),
+        "seeds": TRIED,
+    }
+    images = synthesize(e.G, torch.cat([ws[:shown] + strength * step for strength in STEPS]))
+    readings = reader(e.features(images, keep=False)).reshape(len(STEPS), -1).T
+    pictures = to_uint8(images)
+    return result, (pictures.reshape(len(STEPS), -1, *pictures.shape[1:]).swapaxes(0, 1), readings)

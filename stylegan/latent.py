@@ -1,0 +1,361 @@
+"""Looking into the latent space: the further pictures of `sample`, directions and what they move, and the way back to w.
+
+A direction is unlike a class: nobody asked for it, so nobody knows its meaning beforehand. Here it gets its name from gauges,
+plain numbers read off the pictures of many seeds before and after a step along it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylegan import plots, predict
+from stylegan.cache import write_json
+from stylegan.checkpoint import load_generator
+from stylegan.data.subjects import people_of, person
+from stylegan.dataset import SliceDataset, slices_of
+from stylegan.networks import Generator, pick_device
+from stylegan.predict import Images, caption, generate, sampling, styles, synthesize, to_uint8
+
+Gauge = Callable[[np.ndarray], np.ndarray]  # uint8 [n, R, R] -> float [n]
+HEAD = 12  # grey levels above which a pixel belongs to the head
+REACH = 2.0  # standard deviations that a step goes to either side when its effect is measured
+LEAST, AGREED = 1.0, 0.8  # a name needs an effect of one standard deviation, in one sense on four of five seeds
+SPACES = ("w", "w+")
+
+# --- The further pictures of `sample` -------------------------------------------------------------------------------------
+
+EXTRAS = ("truncation", "mixing", "interpolation", "noise", "classes")
+PSIS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
+
+
+def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
+    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of one of `EXTRAS`.
+
+    settings: the keyword arguments of `generate`. Where fewer seeds were asked for than a picture takes, the next ones follow.
+    """
+    more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
+    four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
+    styled = {key: value for key, value in settings.items() if key != "noise_mode"}
+    if name == "truncation":
+        sweep, columns = predict.truncation_sweep(G, seeds[:4], PSIS, **settings), [f"ψ = {psi:g}" for psi in PSIS]
+        note = f"synthetic · model {info['model_hash']}"
+        figure = plots.grid(sweep, column_titles=columns, row_titles=titles[:4], caption=note)
+        return {"truncation.png": (figure, seeds[:4], {"truncation_psi": PSIS})}
+    if name == "mixing":
+        note = caption(info, settings, [*four, *six], f"coarse: first {G.num_ws // 2} of {G.num_ws} layers")
+        own = [generate(G, some, **styled) for some in (four, six)]
+        figure = plots.mixing_matrix(predict.style_mixing(G, four, six, **styled), *own, four, six, caption=note)
+        return {"mixing.png": (figure, [*four, *six], const)}
+    if name == "interpolation":
+        pixels = to_uint8(predict.interpolate(G, [*four, four[0]], 16, **styled))
+        figure = plots.strip(pixels[:17:2], caption=caption(info, settings, four[:2], "a straight line in w"))
+        frames = plots.enlarge(pixels[:-1], max(1, 256 // pixels.shape[1]))
+        return {"interpolation.gif": (frames, four, const), "interpolation.png": (figure, four[:2], const)}
+    if name == "noise":
+        title = f"Synthetic slice, seed {seeds[0]}, ψ = {settings['truncation_psi']:g}, 32 noise draws"
+        figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), title=title)
+        return {"noise.png": (figure, seeds[:1], {"noise_mode": "none; random, 32 draws"})}
+    sweep, note = (
+        predict.class_sweep(G, seeds[:6], **settings),
+        caption(info, settings, seeds[:6], "the same z under each class"),
+    )
+    figure = plots.grid(sweep, column_titles=info["classes"], row_titles=titles[:6], caption=note)
+    return {"classes.png": (figure, seeds[:6], {"class": ", ".join(info["classes"])})}
+
+
+# --- Directions, named by what they measurably move -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)  # two are the same only if they are one: tensors have no plain equality
+class Direction:
+    """A direction of W, of the length of one standard deviation of w along it, and what it moves."""
+
+    method: str  # as its authors write it
+    number: int  # from 1, strongest first
+    step: Tensor  # [w_dim]
+    share: float  # of the variance of w
+    effects: Mapping[str, float]  # gauge -> its change from -2 to +2 steps, in its standard deviations between seeds
+    agreed: Mapping[str, float]  # gauge -> share of the seeds that it moves to that side
+
+    def moves(self, gauge: str) -> bool:
+        """Whether it moves this gauge far enough and alike on enough seeds to be named after it."""
+        return abs(self.effects[gauge]) >= LEAST and self.agreed[gauge] >= AGREED
+
+    @property
+    def name(self) -> str:
+        """What it moves, at most two things, strongest first: 'level up, contrast down'."""
+        strong = sorted(filter(self.moves, self.effects), key=lambda gauge: -abs(self.effects[gauge]))
+        return ", ".join(f"{key} {'up' if self.effects[key] > 0 else 'down'}" for key in strong[:2]) or "nothing measured"
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Of a table: name, share of the variance of w and effects, in bold those that count."""
+        effects = {key: f"**{value:+.1f}**" if self.moves(key) else f"{value:+.1f}" for key, value in self.effects.items()}
+        return {"direction": f"{self.method} {self.number}", "moves": self.name, "variance": f"{self.share:.1%}", **effects}
+
+
+def style_weights(G: Generator) -> Tensor | None:
+    """All weights that turn w into styles, each row of unit length [sum of channels, w_dim]; None where there are none (a DCGAN).
+
+    Unit length as in the code of Shen & Zhou: a layer counts by its channels, not by its scale.
+    """
+    layers = [w.detach().cpu().double() for name, w in G.synthesis.named_parameters() if name.endswith("affine.weight")]
+    return torch.nn.functional.normalize(torch.cat(layers)) if layers else None
+
+
+def find_directions(
+    G: Generator, gauges: Mapping[str, Gauge], count: int = 3, method: str = "PCA", *, seeds: Sequence[int] = range(32)
+) -> list[Direction]:
+    """The ``count`` strongest directions of a method, each turned so that what it moves most goes up; [] where G has no such.
+
+    'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that
+    change the styles most, max |A n| with A of `style_weights`: eigenvectors of A^T A (Shen & Zhou 2021, arXiv:2007.06600,
+    section 3.2); no sampling enters, only weights. Effects are measured on ``seeds`` at psi = 0.7. Raises ValueError for
+    another method or more directions than W has.
+    """
+    if method not in ("PCA", "SeFa") or not 1 <= count <= G.w_dim:
+        raise ValueError(f"Take 1 to {G.w_dim} directions by PCA or SeFa, not {count} by {method!r}.")
+    drawn = styles(G, range(1000))[:, 0].double()  # [1000, w_dim]
+    away = drawn - drawn.mean(dim=0)
+    rows = away if method == "PCA" else style_weights(G)
+    if rows is None:
+        return []
+    along = torch.linalg.svd(rows, full_matrices=False).Vh[:count]  # [count, w_dim], unit vectors
+    stds = (away @ along.T).std(dim=0, correction=0)  # [count]
+    usual = {name: gauge(to_uint8(generate(G, range(256)))).std() for name, gauge in gauges.items()}
+    ws, found = styles(G, seeds, truncation_psi=0.7), []
+    for i, step in enumerate((along * stds[:, None]).float()):
+        down, up = (to_uint8(synthesize(G, ws + sign * REACH * step)) for sign in (-1, 1))
+        changes = {name: gauge(up) - gauge(down) for name, gauge in gauges.items()}
+        effects = {name: float(change.mean() / max(usual[name], 1e-9)) for name, change in changes.items()}
+        agreed = {name: float(np.mean(np.sign(change) == np.sign(change.mean()))) for name, change in changes.items()}
+        turn = -1 if max(effects.values(), key=abs, default=1) < 0 else 1  # the sign of an eigenvector means nothing
+        effects = {name: turn * effect for name, effect in effects.items()}
+        share = float(stds[i].square() / away.square().mean(dim=0).sum())
+        found.append(Direction(method, i + 1, turn * step, share, effects, agreed))
+    return found
+
+
+def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[float], ws: Tensor | None = None) -> Tensor:
+    """A style moved along each direction by each strength: [directions, strengths, C, R, R]; by default the average style.
+
+    ws: [1, num_ws, w_dim]; strengths count standard deviations.
+    """
+    ws = styles(G, [0], truncation_psi=0) if ws is None else ws
+    moves = torch.stack([strength * direction.step for direction in directions for strength in strengths])
+    return synthesize(G, ws + moves[:, None]).unflatten(0, (len(directions), len(strengths)))
+
+
+# --- Gauges ---------------------------------------------------------------------------------------------------------------
+
+
+def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
+    """What can be read off a slice of this kind; ``level`` only where the data knows levels and the gauge is found to read them.
+
+    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of
+    people it has not seen. The means are divided by the brightness of the head: without that the regression read real slices
+    as well and went astray on generated ones, whose grey levels are another matter.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    train, test = slices.splits == "train", slices.splits != "train"
+    if slices.levels.max() <= 0 or min(train.sum(), test.sum()) < 10:
+        return dict(GAUGES)
+    fitted = RidgeCV(np.logspace(-3, 3, 7)).fit(_means(slices.images[train]), slices.levels[train])
+    agreement = np.corrcoef(fitted.predict(_means(slices.images[test])), slices.levels[test])[0, 1]
+    level = {"level": lambda pixels: fitted.predict(_means(pixels))} if agreement > 0.8 else {}
+    return level | GAUGES
+
+
+def _means(pixels: np.ndarray) -> np.ndarray:
+    """Means of 16 x 16 fields (of 8 x 8 at 8 px) in units of the head's mean: [n, R, R] -> [n, 256]."""
+    n, size, fields = len(pixels), pixels.shape[1], min(16, pixels.shape[1])
+    means = pixels.reshape(n, fields, size // fields, fields, size // fields).mean(axis=(2, 4)).reshape(n, -1)
+    return means / _brightness(pixels)[:, None].clip(1)
+
+
+def _brightness(pixels: np.ndarray) -> np.ndarray:
+    """Mean grey level inside the head."""
+    return pixels.sum(axis=(1, 2), where=pixels > HEAD) / (pixels > HEAD).sum(axis=(1, 2)).clip(1)
+
+
+def _contrast(pixels: np.ndarray) -> np.ndarray:
+    """Standard deviation inside the head over its mean."""
+    head, mean = pixels > HEAD, _brightness(pixels)
+    away = np.square(pixels - mean[:, None, None]).sum(axis=(1, 2), where=head) / head.sum(axis=(1, 2)).clip(1)
+    return np.sqrt(away) / mean.clip(1)
+
+
+def _dark_centre(pixels: np.ndarray) -> np.ndarray:
+    """Share of the middle quarter by quarter that is darker than half of the head: where the lateral ventricles lie."""
+    middle = slice(3 * pixels.shape[1] // 8, 5 * pixels.shape[1] // 8)
+    return (pixels[:, middle, middle] < 0.5 * _brightness(pixels)[:, None, None]).mean(axis=(1, 2))
+
+
+def _slenderness(pixels: np.ndarray) -> np.ndarray:
+    """Height of the head over its width, by standard deviations of the places of its pixels."""
+    places, head = np.arange(pixels.shape[1]), (pixels > HEAD).astype(float)
+    profiles = [head.sum(axis=axis) / head.sum(axis=(1, 2))[:, None].clip(1) for axis in (2, 1)]  # [n, R] each, sum 1
+    tall, wide = (np.sqrt((profile @ places**2 - (profile @ places) ** 2).clip(0)) for profile in profiles)
+    return tall / wide.clip(1e-6)
+
+
+GAUGES: dict[str, Gauge] = {
+    "size of the head": lambda pixels: (pixels > HEAD).mean(axis=(1, 2)),
+    "length to width": _slenderness,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "dark centre": _dark_centre,
+}
+
+
+# --- The way back: from a slice to its w ----------------------------------------------------------------------------------
+
+
+class Projection(NamedTuple):
+    """What `project` found for n slices."""
+
+    ws: Tensor  # [n, num_ws, w_dim]
+    images: Tensor  # [n, C, R, R], what they draw
+    residual: np.ndarray  # [n], see `residual`
+    away: np.ndarray  # [n], distance of w from the average, 1 for the farthest of 1,000 seeds: above, hardly a seed gives it
+
+
+def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, lr: float = 0.1, seed: int = 0) -> Projection:
+    """Search the styles that draw these slices: target [n, C, R, R] in [-1, 1], all at once.
+
+    After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w, its learning rate raised over the first 5 %
+    of the steps and lowered over the last 25 %, and noise on w that fades out over the first 75 %, so that the search explores
+    before it settles. space 'w': one style for all layers; 'w+': one for each (Abdal et al. 2019, arXiv:1904.03189), which
+    fits better and leaves what seeds can give.
+
+    Two things differ from the paper. Its loss is a distance of VGG features; here it is the mean squared difference of pixels,
+    since slices are registered and share one grey window. And its search also bends the noise maps, which under a loss of pixels
+    would carry what w cannot draw: just what we ask for. Raises ValueError for another space or size.
+    """
+    shape = (G.synthesis.blocks[-1].resolution,) * 2
+    if space not in SPACES or target.ndim != 4 or target.shape[2:] != shape or steps < 1:
+        wanted = f"slices [n, C, {shape[0]}, {shape[1]}], a space of {', '.join(SPACES)}, at least one step"
+        raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)}, {space!r}, {steps}.")
+    drawn = styles(G, range(1000))[:, 0]  # [1000, w_dim]
+    far = (drawn - drawn.mean(dim=0)).norm(dim=1)
+    usual, stream = far.square().mean().sqrt(), torch.Generator().manual_seed(seed)
+    with sampling(G) as device, torch.enable_grad():
+        wanted = target.to(device)
+        w = drawn.mean(dim=0).repeat(len(target), G.num_ws if space == "w+" else 1, 1).to(device).requires_grad_()
+        optimizer = torch.optim.Adam([w], lr)
+        for step in range(steps):
+            rate, strength = schedule(step / steps)
+            optimizer.param_groups[0]["lr"] = lr * rate
+            noise = strength * usual * torch.randn(G.w_dim, generator=stream)  # one for all slices
+            images = G.synthesis((w + noise.to(device)).expand(-1, G.num_ws, -1), "const")
+            loss = (images - wanted).square().mean(dim=(1, 2, 3)).sum()  # a sum: no slice's gradient depends on the others
+            (w.grad,) = torch.autograd.grad(loss, w)
+            optimizer.step()
+    ws = w.detach().expand(-1, G.num_ws, -1).cpu()
+    images = synthesize(G, ws)
+    away = (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
+    return Projection(ws, images, residual(target, images), away.numpy())
+
+
+def schedule(t: float) -> tuple[float, float]:
+    """(learning rate as a share of its highest, noise on w in usual lengths of w) at fraction t of the steps."""
+    rate = min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25)))
+    return rate, 0.05 * max(0, 1 - t / 0.75) ** 2
+
+
+def residual(target: Images, images: Images) -> np.ndarray:
+    """Root mean square difference in grey levels of 255 of each pair of slices: [n]."""
+    away = to_uint8(target).astype(float) - to_uint8(images)
+    return np.sqrt(np.square(away).mean(axis=tuple(range(1, away.ndim))))
+
+
+def reach(
+    G: Generator, chosen: SliceDataset, train: np.ndarray, *, space: str = "w", num: int = 512
+) -> tuple[Projection, dict[str, np.ndarray]]:
+    """Project the chosen slices and measure the result by simpler answers: (projection, name -> residuals [n]).
+
+    'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault and not the
+    generator's. 'nearest training slice' among ``train`` (uint8 [m, R, R]) is that of another person.
+    """
+    n, pixels = len(chosen), chosen.images
+    own = generate(G, range(10_000, 10_000 + n))
+    both = project(G, torch.cat([chosen.tensor(), own]), space=space)
+    mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(n, axis=0)
+    return Projection(*(part[:n] for part in both)), {
+        "projection": both.residual[:n],
+        "generated slice, found again": both.residual[n:],
+        "nearest training slice": _nearest(pixels, train),
+        "mean training slice": residual(pixels, mean),
+        f"nearest of {num} generated": _nearest(pixels, to_uint8(generate(G, range(num)))),
+    }
+
+
+def _nearest(pixels: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """The residual of each slice and the nearest of the pool, which may be larger than memory: [n]."""
+    from sklearn.metrics import pairwise_distances
+
+    flat, parts = pixels.reshape(len(pixels), -1), [pool[start : start + 1024] for start in range(0, len(pool), 1024)]
+    nearest = [
+        pairwise_distances(flat.astype(np.float32), np.float32(part).reshape(len(part), -1)).min(axis=1) for part in parts
+    ]
+    return np.min(nearest, axis=0) / math.sqrt(flat.shape[1])
+
+
+def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:
+    """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are.
+
+    From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"{count} slices cannot be projected; ask for one or more.")
+    people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
+    unseen = (slices.splits != "train") & ~np.isin(people, known)
+    split = next((name for name in ("val", "test") if np.any(unseen & (slices.splits == name))), None)
+    if split is None:
+        raise ValueError(f"{slices.title} holds no slice that the generator was not trained on; give other people's slices.")
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(unseen & (slices.splits == split)))
+    turn = [np.sum(people[rows[:i]] == people[row]) for i, row in enumerate(rows)]  # 0 for a person's first slice
+    return slices.select(np.sort(rows[np.argsort(turn, kind="stable")][:count]))
+
+
+def project_held_out(
+    path: str | Path,
+    out: str | Path,
+    data: SliceDataset | str | Path | None = None,
+    *,
+    count: int = 6,
+    space: str = "w",
+    device: str = "auto",
+    **options: object,
+) -> dict:
+    """Project held-out slices and write ``projection.png`` and ``projection.json`` into ``out``; returns what the latter holds.
+
+    path: a run folder or a .safetensors file; data and options as in `slices_of`. The picture shows real slices: treat it as such.
+    """
+    G, info = load_generator(path, pick_device(device))
+    slices = slices_of(info, data, **options)
+    chosen = held_out(slices, info, count)
+    found, compared = reach(G, chosen, slices.images[slices.splits == "train"], space=space)
+    columns = {"subject": chosen.subjects, "level": chosen.levels}
+    columns |= {name: values.astype(float).round(2) for name, values in {"away": found.away, **compared}.items()}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    means = {name: round(float(values.mean()), 2) for name, values in compared.items()}
+    result = {"model_hash": info["model_hash"], "data": slices.title, "split": str(chosen.splits[0]), "space": space}
+    result |= {"unit": "root mean square of grey levels of 255", "mean": means}
+    result["slices"] = [dict(zip(columns, row, strict=True)) for row in rows]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    note = f"projected into {space.upper()} · model {info['model_hash']}"
+    figure = plots.compare(chosen.images, found.images, "projection", difference=True, caption=note)
+    text = {"Description": "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."}
+    plots.save(Path(out) / "projection.png", figure, text)
+    write_json(Path(out) / "projection.json", result)
+    return result
