@@ -49,7 +49,7 @@ def _processes() -> contextlib.AbstractContextManager:
     """The group of processes where torchrun started several (train, sample and evaluate share their work), else nothing."""
     if "LOCAL_RANK" not in os.environ:
         return contextlib.nullcontext()
-    from stylegan.distributed import together as process_group
+    from stylegan.distributed import process_group
 
     return process_group()
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.cache import cache_folder, checkout, replacing
 from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
-from stylegan.data.subjects import SPLITS, printable, split_by_subject
+from stylegan.data.subjects import SPLITS, split_by_subject
 from stylegan.data.tree import class_order
+from stylegan.files import cache_folder, checkout, printable, replacing
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,9 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from stylegan.augment import dither
-from stylegan.batches import one_hot
 from stylegan.checkpoint import save_generator, save_state
 from stylegan.config import Config
-from stylegan.dataset import SliceDataset
+from stylegan.dataset import SliceDataset, one_hot
 from stylegan.files import append_line, read_json, replacing
 from stylegan.predict import generate, to_uint8
 from stylegan.rng import BatchRNG

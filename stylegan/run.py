@@ -21,9 +21,8 @@ import torch
 from stylegan import __version__, distributed
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
-from stylegan.dataset import SliceDataset, load_slices
+from stylegan.dataset import SliceDataset, load_slices, normalised
 from stylegan.files import Holder, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
-from stylegan.intensity import normalised
 from stylegan.recorder import Recorder, Scorer
 from stylegan.train import TrainingState, new_state, train
 

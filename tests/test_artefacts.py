@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from phantoms import phantoms
+from stylegan.truth.artefacts import View
 
 from stylegan.config import make_config
 from stylegan.networks import Generator
 from stylegan.predict import generate, styles
 from stylegan.truth import artefacts
-from stylegan.truth.artefacts import View
 
 
 def people_and_features(people: int = 12, levels: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

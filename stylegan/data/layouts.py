@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stylegan.cache import read_json
 from stylegan.data import subjects as who
 from stylegan.data.listing import (
     Listing,
@@ -25,6 +24,7 @@ from stylegan.data.listing import (
 )
 from stylegan.data.subjects import plain, stem
 from stylegan.data.tree import IMAGE_ID, SPLIT_NAMES, Item, read_tree
+from stylegan.files import read_json
 
 TITLES = {
     "uq-oasis": 'UQ OASIS slices "{}"', "uq-adni": 'UQ ADNI slices "{}"', "four-class": 'four-class OASIS-1 upload "{}"',

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stylegan.cache import read_json
 from stylegan.data.pictures import EXTENSIONS
 from stylegan.data.subjects import CONTRASTS, LAST_ONLY, STAGES, core, find_id, plain, stem
 from stylegan.data.volumes import ENDINGS
+from stylegan.files import read_json
 
 TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls")
 LABELS = re.compile(r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)  # words of folders and names

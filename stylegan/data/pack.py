@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from stylegan.cache import open_images, read_json, store_images, write_json
 from stylegan.data import pictures, volumes
 from stylegan.data.layouts import Catalogue, Item, recognise
 from stylegan.data.listing import list_files, nothing_found
 from stylegan.data.pictures import LeftOut, Measure
+from stylegan.files import open_images, read_json, store_images, write_json
 
 FORMAT = 3  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32

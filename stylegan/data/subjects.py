@@ -66,11 +66,6 @@ GENERIC = re.compile(
     r"output|item|unnamed|copy|z|id|train|val|valid|validation|tr|te|va|dcm|export|fake|seed|plane|layer|level)?", re.I)  # fmt: skip
 
 
-def printable(text: str) -> str:
-    """The text with whatever a terminal might obey or cannot print (control characters, line breaks, stray bytes) spelt out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def plain(name: str) -> str:
     """The name with forward slashes: archives made on Windows leave backslashes inside file names."""
     return name.replace("\\", "/")

@@ -26,8 +26,8 @@ from nbformat import NotebookNode
 from PIL import Image, ImageChops
 from pygments.formatters import HtmlFormatter
 
-from stylegan.cache import checkout, read_json, replacing
 from stylegan.checkpoint import load_generator
+from stylegan.files import checkout, read_json, replacing
 from stylegan.notebook import machine, run_folder
 from stylegan.reporting.execute import execute, set_parameters
 
