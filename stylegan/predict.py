@@ -279,7 +279,7 @@ def sample(
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
     written, sheet = _write_seeds(G, info, out, seeds, settings)
     distributed.wait()
-    if not distributed.is_first():  # the first process makes the sheets and the list of all
+    if not distributed.is_main():  # the first process makes the sheets and the list of all
         return written
     shown = seeds[:BLOCK]
     grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=f"Sheet of {len(shown)} synthetic slices.")
