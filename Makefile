@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 bench: setup
-	$(BIN)/python -m stylegan bench $(ARGS)
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 # the fast tests with the lowest versions that pyproject.toml admits
 floors: $(VENV)-others
@@ -57,4 +57,4 @@ audit: setup
 
 # after a new address in pyproject.toml: the badge and the set-up cell of every notebook
 badges: setup
-	$(BIN)/python -m stylegan.reporting.badges
+	$(BIN)/python tools/badges.py

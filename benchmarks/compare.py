@@ -25,10 +25,10 @@ from pathlib import Path
 import ladder
 import numpy as np
 
-from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import checkpoints, load_generator, save_generator
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, slices_of
+from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters
 from stylegan.predict import parse_seeds
 from stylegan.run import read_metrics

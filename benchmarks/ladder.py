@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from stylegan.cache import replacing, write_json
 from stylegan.checkpoint import load_generator
 from stylegan.dataset import slices_of
+from stylegan.files import replacing, write_json
 from stylegan.notebook import markdown_table
 from stylegan.plots import Figure, grid
 from stylegan.predict import generate

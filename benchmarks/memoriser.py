@@ -23,10 +23,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stylegan.cache import write_json
 from stylegan.config import Config, make_config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import write_json
 from stylegan.losses import logistic_d
 from stylegan.networks import Discriminator, Generator
 from stylegan.predict import generate

@@ -30,11 +30,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from stylegan.bench import whole_cycle
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, load_slices
-from stylegan.networks import count_parameters, prepare_machine
-from stylegan.state import TrainingState, adam, new_state
+from stylegan.files import prepare_machine
+from stylegan.networks import count_parameters
+from stylegan.train import TrainingState, adam, new_state
+
+sys.path.insert(0, str(Path(__file__).parent))
+from speed import whole_cycle
 
 
 class PeerMapping(nn.Module):

@@ -23,11 +23,12 @@ import torch
 from stylegan import train
 from stylegan.config import Config, make_config
 from stylegan.dataset import load_slices
-from stylegan.networks import Generator, prepare_machine
+from stylegan.files import prepare_machine
+from stylegan.networks import Generator
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.features import features
 from stylegan.scores.metrics import kernel_distance
-from stylegan.state import TrainingState, new_state
+from stylegan.train import TrainingState, new_state
 
 FAKES = 384
 RESOLUTION = 64

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylegan.rng import Draws
+from stylegan.config import Config
+from stylegan.rng import BatchRNG
 
 SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the width, of log size, of the angle
 BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
@@ -34,21 +35,21 @@ class _Clamp(torch.autograd.Function):
         return grad * ((x - x.clamp(-1, 1)) * grad >= 0)  # descent moves against the gradient
 
 
-def dither(img: Tensor, draws: Draws) -> Tensor:
+def dither(img: Tensor, rng: BatchRNG) -> Tensor:
     """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits, the same for real and fake slices.
 
     Real slices hold 256 levels and are exactly black outside the head, which no generator with noise inputs can draw: a difference
     that tells D nothing about heads and teaches G to turn its noise off.
     """
-    return _Clamp.apply(img) + (draws.uniform(*img.shape) - 0.5) * (4 / 255)
+    return _Clamp.apply(img) + (rng.uniform(*img.shape) - 0.5) * (4 / 255)
 
 
-def augment(img: Tensor, p: float | Tensor, draws: Draws | None = None) -> Tensor:
+def augment(img: Tensor, p: float | Tensor, rng: BatchRNG | None = None) -> Tensor:
     """img [N, C, H, W] in [-1, 1] -> the same shape; each slice gets each operation with probability p. p = 0 changes nothing."""
-    n, draws = len(img), draws or Draws(img.device)
-    img = move(img, *_geometry(n, p, draws))
-    img = grey(img, *_greys(n, p, draws))
-    return cutout(img, _coin(n, p, draws), draws.uniform(n, 2))
+    n, rng = len(img), rng or BatchRNG(img.device)
+    img = move(img, *_geometry(n, p, rng))
+    img = grey(img, *_greys(n, p, rng))
+    return cutout(img, _coin(n, p, rng), rng.uniform(n, 2))
 
 
 def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
@@ -77,10 +78,11 @@ def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:
     return torch.where(hole, -1.0, img)
 
 
-def adapt(p: float, sign_mean: float, images: int, target: float, kimg: float, p_max: float) -> float:
-    """The next p: up when r_t = E[sign D(x)] exceeds the target, else down, at a pace of 1 per ``kimg`` (section 3 there)."""
-    step = math.copysign(images / (kimg * 1000), sign_mean - target)
-    return min(max(p + step, 0.0), p_max)
+def adapt(p: float, sign_mean: float, images: int, config: Config) -> float:
+    """The next p after so many images: up when r_t = E[sign D(x)] exceeds ``ada_target``, else down, at a pace of 1 per ``ada_kimg``
+    (section 3 there)."""
+    step = math.copysign(images / (config.ada_kimg * 1000), sign_mean - config.ada_target)
+    return min(max(p + step, 0.0), config.augment_p_max)
 
 
 def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -95,18 +97,18 @@ def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return a.lerp(b, dx).lerp(c.lerp(d, dx), dy)
 
 
-def _geometry(n: int, p: float | Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-    shift = draws.normal(n, 2) * SHIFT * _coin(n, p, draws)[:, None]
-    scale = torch.exp(draws.normal(n) * SCALE * _coin(n, p, draws))
-    angle = draws.normal(n) * TURN * _coin(n, p, draws)
+def _geometry(n: int, p: float | Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor, Tensor]:
+    shift = rng.normal(n, 2) * SHIFT * _coin(n, p, rng)[:, None]
+    scale = torch.exp(rng.normal(n) * SCALE * _coin(n, p, rng))
+    angle = rng.normal(n) * TURN * _coin(n, p, rng)
     return shift, scale, angle
 
 
-def _greys(n: int, p: float | Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    brightness = draws.normal(n) * BRIGHTNESS * _coin(n, p, draws)
-    contrast = torch.exp(draws.normal(n) * CONTRAST * _coin(n, p, draws))
+def _greys(n: int, p: float | Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
+    brightness = rng.normal(n) * BRIGHTNESS * _coin(n, p, rng)
+    contrast = torch.exp(rng.normal(n) * CONTRAST * _coin(n, p, rng))
     return brightness, contrast
 
 
-def _coin(n: int, p: float | Tensor, draws: Draws) -> Tensor:
-    return draws.uniform(n) < p
+def _coin(n: int, p: float | Tensor, rng: BatchRNG) -> Tensor:
+    return rng.uniform(n) < p

@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from stylegan import __version__
-from stylegan.cache import replacing
+from stylegan import __version__, distributed
 from stylegan.config import Config, differences
-from stylegan.networks import Generator, grow_to
+from stylegan.files import replacing
+from stylegan.networks import Discriminator, Generator, grow_to
 
 if TYPE_CHECKING:
-    from stylegan.state import TrainingState
+    from stylegan.train import TrainingState
 
 FORMAT = 1
 SCALERS = ("scaler_G", "scaler_D")
 PROGRESS = {"augment_p": float, "cur_nimg": int, "step": int, "best_kid": float | None, "seconds": float}  # of a state
-SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps for each parameter
 INFO = {"config": dict, "classes": list, "train_subjects": list, "data": dict, "cur_nimg": int, "model_hash": str}
 
 
@@ -67,7 +66,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
-# --- Networks ---------------------------------------------------------------------------------------------------------------------
+def copy_into(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Fill tensors with those of a file: the same names, the same shapes, or a ValueError and nothing is changed."""
+    _refuse_misfit(own, tensors, path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _refuse_misfit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    wrong = sorted(set(own) ^ set(tensors)) or [k for k in own if own[k].shape != tensors[k].shape]
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit this architecture ({len(wrong)} tensors differ, first {wrong[0]}); use its own config."
+        )
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
@@ -77,6 +89,9 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+# --- Networks ---------------------------------------------------------------------------------------------------------------------
 
 
 def save_generator(path: Path, G: Generator, info: dict, *, half: bool = False) -> None:
@@ -101,73 +116,64 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
                 f"{path.parent} holds no generator.safetensors yet; train there first or name a .safetensors file."
             )
     tensors, info = load_tensors(path)
-    config = _stated_config(info, path)
-    _refuse_false_claims(config, tensors, path)
-    G = Generator(config).to(memory_format=torch.channels_last)
-    load_state(G, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, path)
-    shown = info.get("cur_nimg", 0)
-    if not isinstance(shown, int) or shown < 0:
-        raise ValueError(f"{path} says that {shown!r} slices were shown; take another generator.")
-    grow_to(config, shown, G)
-    return G.eval().requires_grad_(False).to(device), info
-
-
-def _stated_config(info: dict, path: Path) -> Config:
-    """The config in a generator's header, whose entries must be of their types: everything after this relies on them."""
     if "config" not in info:
         raise ValueError(f"{path} holds no generator; name the run folder or its generator.safetensors.")
-    wrong = [name for name, kind in INFO.items() if name in info and not isinstance(info[name], kind)]
+    return load_network(Generator, tensors, info, path, device), info
+
+
+def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
+    """(D in eval mode, config, hash) of the newest checkpoint of a run. FileNotFoundError where there is none."""
+    files = checkpoints(Path(run))
+    if not files:
+        raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
+    tensors, header = load_tensors(files[-1])
+    tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
+    D = load_network(Discriminator, tensors, header, files[-1], device)
+    return D, Config.from_dict(header["config"]), tensor_hash(tensors)
+
+
+def load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, path: Path, device: str | torch.device):
+    """A network of the config in a file's header with these weights, at its stage of growing, in eval mode."""
+    wrong = [name for name, form in INFO.items() if name in info and not isinstance(info[name], form)]
     words = [*info.get("classes", ()), *info.get("train_subjects", ())] if not wrong else []
-    if wrong or not all(isinstance(word, str) for word in words):
-        raise ValueError(
-            f"{path} is damaged: {', '.join(wrong) or 'classes or train_subjects'} in its header is no such thing."
-        )
-    return Config.from_dict(info["config"])
-
-
-def _refuse_false_claims(config: Config, tensors: dict[str, Tensor], path: Path) -> None:
-    """Compare shapes before memory is taken for them: a header can claim any size. Weights that are no numbers draw nothing."""
-    try:
+    if wrong or not all(isinstance(word, str) for word in words) or not 0 <= info.get("cur_nimg", 0):
+        named = ", ".join(wrong) or "classes, train_subjects or cur_nimg"
+        raise ValueError(f"{path} is damaged: {named} in its header is no such thing.")
+    config = Config.from_dict(info.get("config", {}))
+    try:  # compare shapes before memory is taken for them: a header can claim any size
         if config.mapping_layers > len(tensors):
             raise ValueError(f"it claims {config.mapping_layers} mapping layers")
         with torch.device("meta"):
-            own = Generator(config).state_dict()
+            shapes = kind(config).state_dict()
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} does not fit this architecture ({str(error).splitlines()[0]}).") from error
-    _refuse_misfit(own, tensors, path)
+    _refuse_misfit(shapes, tensors, path)
     if not all(value.isfinite().all() for value in tensors.values()):
-        raise ValueError(f"{path} holds weights that are not finite; take another generator.")
+        raise ValueError(f"{path} holds weights that are not finite; take another one.")
+    net = kind(config).to(memory_format=torch.channels_last)
+    copy_into(net.state_dict(), tensors, path)
+    grow_to(config, info.get("cur_nimg", 0), net)
+    return net.eval().requires_grad_(False).to(device)
 
 
-def _refuse_misfit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
-    wrong = sorted(set(own) ^ set(tensors)) or [k for k in own if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise ValueError(
-            f"{path} does not fit this architecture ({len(wrong)} tensors differ, first {wrong[0]}); use its own config."
-        )
+# --- The state of a run -----------------------------------------------------------------------------------------------------------
 
 
-def load_state(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """`load_state_dict` with one sentence when the file was made by another architecture."""
-    _refuse_misfit(net.state_dict(), tensors, path)
-    net.load_state_dict(tensors)
-
-
-# --- The state of a run ------------------------------------------------------------------------------------------------------------------
+def flatten(state: TrainingState) -> dict[str, Tensor]:
+    """All tensors that a run depends on, by name: the networks, the averages of the optimisers, and what is counted."""
+    found = {f"{name}.{k}": v for name in ("G", "D", "G_ema") for k, v in getattr(state, name).state_dict().items()}
+    for name in ("opt_G", "opt_D"):
+        slots = getattr(state, name).state_dict()["state"]
+        found |= {f"{name}.{index}.{k}": v for index, slot in slots.items() for k, v in slot.items()}
+    return found | {"pl_mean": state.pl_mean, "signs": state.signs} | {f"sums.{k}": v for k, v in state.log.sums.items()}
 
 
 def save_state(state: TrainingState, run_dir: Path) -> Path:
     """Write one checkpoint with everything a resumed run needs, and remove all but the newest ``keep_checkpoints``."""
-    tensors = {f"{name}.{k}": v for name in ("G", "D", "G_ema") for k, v in getattr(state, name).state_dict().items()}
-    for name in ("opt_G", "opt_D"):
-        slots = getattr(state, name).state_dict()["state"]
-        tensors |= {f"{name}.{index}.{k}": v for index, slot in slots.items() for k, v in slot.items()}
-    tensors |= {"pl_mean": state.pl_mean, "signs": state.signs, **{f"sums.{k}": v for k, v in state.sums.items()}}
-    scalers = {name: getattr(state, name).state_dict() for name in SCALERS}
-    scalars = {k: getattr(state, k) for k in PROGRESS}
+    header = {**{k: getattr(state, k) for k in PROGRESS}, **{k: getattr(state, k).state_dict() for k in SCALERS}}
     path = run_dir / "checkpoints" / f"{state.cur_nimg:09d}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_tensors(path, tensors, {**scalars, **scalers, "config": asdict(state.config)})
+    save_tensors(path, flatten(state), {**header, "config": asdict(state.config)})
     for old in checkpoints(run_dir)[: -state.config.keep_checkpoints]:
         old.unlink()
     return path
@@ -179,62 +185,37 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def load_checkpoint(state: TrainingState, path: Path) -> None:
-    """Fill the state from one checkpoint. Raises ValueError, perhaps with the state half filled, for one that is not of this run."""
+    """Fill the state from one checkpoint. ValueError, and the state as it was, for one that is not of this run."""
     tensors, header = load_tensors(path)
-    _refuse_other_run(state, tensors, header, path)
-    for name in ("G", "D", "G_ema"):
-        load_state(getattr(state, name), _below(tensors, name), path)
-    for name in ("opt_G", "opt_D"):
-        _load_optimizer(getattr(state, name), _below(tensors, name), path)
-    state.pl_mean, state.signs = (tensors[k].to(state.device) for k in ("pl_mean", "signs"))
-    state.sums = {k: v.to(state.device) for k, v in _below(tensors, "sums").items()}
+    _refuse_other_run(state, header, path)
+    counted = [name.removeprefix("sums.") for name in tensors if name.startswith("sums.")]
+    sums = {name: torch.zeros(2, dtype=torch.float64, device=state.device) for name in counted}
+    own = {name: tensor for name, tensor in flatten(state).items() if not name.startswith("sums.")}
+    if state.config.grow_from:  # older files lack the averages of layers that no step had reached yet
+        tensors = {k: torch.zeros_like(v) for k, v in own.items() if k.startswith("opt_")} | tensors
+    copy_into(own | {f"sums.{name}": pair for name, pair in sums.items()}, tensors, path)
+    state.log.sums = sums
     for name in PROGRESS:
         setattr(state, name, header[name])
-    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
     for name in SCALERS:
         if header.get(name):
             getattr(state, name).load_state_dict(header[name])
+    if not distributed.is_main():  # what was counted so far is the main process's
+        state.log.clear()
+        state.signs.zero_()
+    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
 
 
-def _refuse_other_run(state: TrainingState, tensors: dict[str, Tensor], header: dict, path: Path) -> None:
-    """Refuse a checkpoint whose progress is no progress, that lacks an optimiser, or that another config has made."""
+def _refuse_other_run(state: TrainingState, header: dict, path: Path) -> None:
+    """Refuse a checkpoint that another config has made, or whose progress is no progress."""
     known = header.get("config")
     changed = differences(known, state.config) if isinstance(known, dict) else ["config (none there)"]
     if changed:
         raise ValueError(f"{path} was made with another config: {', '.join(changed)}.")
     wrong = [name for name, kind in PROGRESS.items() if name not in header or not isinstance(header[name], kind)]
     wrong += [name for name in PROGRESS if name not in (*wrong, "best_kid") and not 0 <= header[name] < math.inf]
-    for name in ("pl_mean", "signs"):
-        wrong += [name] if name not in tensors or tensors[name].shape != getattr(state, name).shape else []
-    wrong += [name for name, value in _below(tensors, "sums").items() if value.shape != (2,)]
-    wrong += [name for name in SCALERS if not _is_scaler(header.get(name), getattr(state, name).state_dict())]
-    if not wrong and header["step"]:
-        wrong += [name for name in ("opt_G", "opt_D") if not _below(tensors, name)]
+    for name in SCALERS:  # checkpoints of fp32 and older ones keep nothing of them
+        stated, own = header.get(name) or {}, getattr(state, name).state_dict()
+        wrong += [name] if not isinstance(stated, dict) or (stated and own.keys() - stated.keys()) else []
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} missing or not what a checkpoint holds.")
-
-
-def _is_scaler(stated: object, own: dict) -> bool:
-    """Whether a header's entry is what a gradient scaler keeps; checkpoints of fp32 and older ones keep nothing."""
-    if not stated:
-        return True
-    return isinstance(stated, dict) and own.keys() <= stated.keys() and all(isinstance(v, int | float) for v in stated.values())
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give each parameter its slots back in the parameter's own memory format: the fused step walks both in storage order."""
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    slots: dict[int, dict] = {}
-    for key, value in tensors.items():
-        index, _, slot = key.partition(".")
-        p = parameters.get(int(index)) if index.isdecimal() else None
-        if p is None or slot not in SLOTS or value.shape != (() if slot == "step" else p.shape):
-            raise ValueError(f"{path} does not fit this architecture (its optimiser keeps {key}, {tuple(value.shape)}).")
-        slots.setdefault(int(index), {})[slot] = value if slot == "step" else torch.empty_like(p).copy_(value)
-    if not all(set(slot) == SLOTS for slot in slots.values()):
-        raise ValueError(f"{path} is damaged: its optimiser lacks averages.")
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}

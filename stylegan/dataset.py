@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.cache import cache_folder, checkout, replacing
 from stylegan.data import subjects as who
 from stylegan.data import tables
-from stylegan.data.fetch import unpack_once
-from stylegan.data.layouts import natural
-from stylegan.data.naming import shown
-from stylegan.data.nearby import copy_once, is_far
-from stylegan.data.packing import pack_folder, pack_simulated
+from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
 from stylegan.data.subjects import SPLITS, split_by_subject
+from stylegan.data.tree import class_order
+from stylegan.files import cache_folder, checkout, printable, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -136,14 +133,16 @@ def load_slices(
     *,
     subjects_csv: str | Path | None = None,
     levels: str | tuple[int, int] | None = None,
+    contrast: str | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> SliceDataset:
     """Slices of a folder or .zip in any layout of data/README.md, or the simulated ones without ``data``.
 
-    ``resolution``: pixels per side, 8 to 1024. ``levels``: 'A-B' or (A, B), both included. ``seed`` draws the splits.
-    ``subjects_csv``: table joined by id; without it one is looked for in the folder and beside it. The first start packs the
-    slices into the cache, later ones map it. Raises FileNotFoundError or ValueError with a sentence for the user.
+    ``resolution``: pixels per side, 8 to 1024. ``levels``: 'A-B' or (A, B), both included. ``contrast``: 'T2', 'FLAIR', ... where names
+    tell contrasts apart; T1 by default. ``subjects_csv``: table joined by id; without it one is looked for in the folder and beside it.
+    ``seed`` draws the splits. The first start packs the slices into the cache, later ones map it. Raises FileNotFoundError or
+    ValueError with a sentence for the user.
     """
     if not 8 <= resolution <= 1024:
         raise ValueError(f"resolution is {resolution}; take 8 to 1024 pixels.")
@@ -151,18 +150,11 @@ def load_slices(
     cache = cache_folder(cache_dir)
     if data is None:
         return _choose_levels(_simulated(resolution, seed, cache), chosen)
-    root = _on_this_disk(Path(data), cache)
-    images, index = pack_folder(root, resolution, chosen, cache)
-    table, warnings = _find_table(Path(data), root, subjects_csv, index["subjects"])
-    return _label(images, index, table, warnings, seed)
-
-
-def _on_this_disk(data: Path, cache: Path) -> Path:
-    """The folder of the slices, unpacked where they are an archive, copied where they lie far away."""
-    far = is_far(data)
-    if data.suffix.lower() == ".zip":
-        return unpack_once(data, cache, far)
-    return copy_once(data, cache) if far else data
+    data = Path(data).expanduser()
+    root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
+    images, index = pack_folder(root, resolution, chosen, contrast, cache)
+    joined, warnings = _join_table(data, root, subjects_csv, index)
+    return _label(images, index, joined, warnings, seed)
 
 
 def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> SliceDataset:
@@ -195,11 +187,12 @@ def slices_of(
     *,
     subjects_csv: str | Path | None = None,
     levels: str | tuple[int, int] | None = None,
+    contrast: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> SliceDataset:
     """The slices for a generator, ``info`` being its config.json or what `load_generator` returns: at its resolution, under its grey rule.
 
-    ``data``: a set, a folder or a .zip; None takes what it was trained on. Its table and levels are used again where none are
+    ``data``: a set, a folder or a .zip; None takes what it was trained on. Its table, levels and contrast are used again where none are
     given. A note on stderr says where the slices are not those of its training. Raises ValueError or FileNotFoundError with one
     sentence, also where the people of the training set could be told by its table alone and that is gone.
     """
@@ -211,8 +204,8 @@ def slices_of(
                 f"The slices have {data.images.shape[1]} px, and the generator draws {size} px; load them at its size."
             )
         return normalised(data, rule)
-    asked = {"subjects_csv": subjects_csv, "levels": levels}
-    usual = {"subjects_csv": _found_again(known.get("subjects_csv")), "levels": known.get("levels")}
+    asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
+    usual = {**{name: known.get(name) for name in asked}, "subjects_csv": _found_again(known.get("subjects_csv"))}
     options = {name: usual[name] if value is None else value for name, value in asked.items()}
     source = _found_again(known.get("path")) if data is None else Path(data)
     try:
@@ -250,7 +243,7 @@ def _note_differences(known: Mapping, slices: SliceDataset, options: Mapping[str
             notes.append(f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}.")
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         for note in notes:
-            print(f"Note: {shown(note)}", file=sys.stderr)
+            print(f"Note: {printable(note)}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------------------- grey values
@@ -354,39 +347,38 @@ def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:
     )  # fmt: skip
 
 
-def _find_table(
-    data: Path, root: Path, subjects_csv: str | Path | None, ids: list[str]
-) -> tuple[tables.Table | None, list[str]]:
-    """The given table, else one in the folder or beside it (beside the .zip for an archive), and why a found one is not used.
+def _join_table(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> tuple[tables.Joined | None, list[str]]:
+    """The given table, else one in the folder or beside it (beside the .zip for an archive), joined, and why a found one is not used.
 
     Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
     """
-    path = subjects_csv or tables.find_table(root) or tables.find_table(data.resolve().parent)
+    path = subjects_csv or tables.find_table(root, root.resolve().parent, data.resolve().parent)
     if not path:
         return None, []
+    images = [found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]]
+    names = [Path(file).name for file in index["files"]]
+    files = names if len(set(names)) == len(names) else [""] * len(names)
     try:
-        table = tables.read_table(path)
-        if max(table.find(ids).values()) < 0:
-            raise ValueError(f"None of the ids in {path} is one of this set, such as {ids[0]!r}.")
+        joined = tables.join(tables.read_table(path), [index["scans"], images, index["subjects"], files])
+        if joined is None:
+            raise ValueError(f"None of the ids in {path} is one of this set, such as {index['scans'][0]!r}.")
     except ValueError as error:
         if subjects_csv:
             raise
         return None, [f"A table was found but is not used. {error}"]
-    return table, list(table.warnings)
+    return joined, list(joined.warnings)
 
 
-def _label(images: np.ndarray, index: dict, table: tables.Table | None, said: list[str], seed: int) -> SliceDataset:
-    """Join the table, decide classes and splits."""
-    groups, folders, warnings = index["subjects"], index["folders"], [*index["warnings"], *said]
-    people, hidden, columns = groups, index["hidden"], {}
-    if table is not None:
-        columns, said = tables.join(groups, table)
-        warnings += said
-        if hidden and table.people:
-            people, complete, said = tables.restore_people(groups, table)
-            warnings += said
-            hidden = "" if complete else hidden
-    labels, classes = _classes(index["labels"], columns)
+def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: list[str], seed: int) -> SliceDataset:
+    """Decide people, classes and splits."""
+    people, folders, hidden = index["subjects"], index["folders"], index["hidden"]
+    warnings, columns = [*index["warnings"], *said], joined.columns if joined else {}
+    if hidden and joined and joined.people is not None:
+        unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
+        people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
+        hidden = hidden if unnamed else ""
+        warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []
+    labels, classes = _classes(index["labels"], columns, joined.classes if joined else None)
     leaks = who.count_leaks(people, folders)
     publishable = not hidden and not leaks and all(folders) and "train" in folders and len(set(folders)) > 1
     splits, said = (
@@ -400,29 +392,25 @@ def _label(images: np.ndarray, index: dict, table: tables.Table | None, said: li
     return SliceDataset(
         images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=columns,
         levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
-        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(shown, warnings)), paths=np.array(index["files"]),
+        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"]),
         left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
         published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
     )  # fmt: skip
 
 
-def _classes(names: list[str], columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names from the folders, or from the table's CDR (0, 0.5, 1, 2) where folders tell no class."""
-    cdr = next((values for name, values in columns.items() if name.upper() == "CDR" and values.dtype.kind == "f"), None)
-    if not any(names) and cdr is not None:
+def _classes(names: list[str], columns: dict[str, np.ndarray], told: np.ndarray | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names from the folders; where they tell none, from the table's CDR (0, 0.5, 1, 2) or its Group."""
+    cdr = next((values for name, values in columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"), None)
+    if not any(names) and cdr is not None and np.isfinite(cdr).any():
         names = [CDR_CLASSES.get(float(value), "") for value in cdr]
-    order = {name: i for i, name in enumerate(("NC", *who.FOUR_CLASSES, "AD"))}  # from healthy to ill
-    classes = tuple(sorted(set(names) - {""}, key=lambda name: (order.get(name, len(order)), natural(name))))
+    elif not any(names) and told is not None and 2 <= len(set(told) - {""}) <= 20:
+        names = told.tolist()
+    classes = tuple(sorted(set(names) - {""}, key=class_order))
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
     return np.array([number[name] for name in names], dtype=np.int64), classes
 
 
 # --------------------------------------------------------------------------------------------------------------- the report
-
-
-def report_data(data: SliceDataset | str | Path | None = None, resolution: int = 64, **options: object) -> dict:
-    """What was recognised in a folder or archive, or in a loaded set, as JSON values. Options as in ``load_slices``."""
-    return (data if isinstance(data, SliceDataset) else load_slices(data, resolution, **options)).describe()
 
 
 def write_csv(dataset: SliceDataset, out: str | Path) -> None:
@@ -440,7 +428,7 @@ def write_csv(dataset: SliceDataset, out: str | Path) -> None:
 
 
 def render_report(report: dict) -> str:
-    """The report of ``report_data`` as plain text for a terminal."""
+    """The report of ``SliceDataset.describe`` as plain text for a terminal."""
 
     def count(entry: dict) -> str:
         people = "?" if entry["subjects"] is None else entry["subjects"]
@@ -456,4 +444,4 @@ def render_report(report: dict) -> str:
         names = ", ".join(report["left_out_files"][reason][:3])
         lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
     lines += [f"warning: {warning}" for warning in report["warnings"]]
-    return "\n".join(map(shown, lines))
+    return "\n".join(map(printable, lines))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stylegan.config import Config
 from stylegan.modules import SLOPE
-from stylegan.precision import in_full_precision
+from stylegan.resampling import in_full_precision
 
 DEVIATION = 0.02  # of the first weights (section 4 there)
 

@@ -19,7 +19,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(minutes=30)  # the others wait this long for the first process while it scores and saves
+TIMEOUT = timedelta(minutes=30)  # the others wait this long for the main process while it scores and saves
+LOST = (
+    "Connection closed",
+    "Connection reset",
+    "Timed out",
+    "Broken pipe",
+    "NCCL",
+    "Socket",
+)  # errors of a process that is gone
+
+
+class LostProcessError(ValueError):
+    """One of the processes that train together is gone."""
 
 
 def rank() -> int:
@@ -32,7 +44,7 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """True for the one process that writes and prints."""
     return rank() == 0
 
@@ -43,13 +55,9 @@ def local_device(name: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if several else name
 
 
-class LostProcessError(ValueError):
-    """One of the processes that train together is gone."""
-
-
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, and leave them at the end; only the first prints.
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did, and leave them at the end; only the main one prints.
 
     Raises LostProcessError in every process that is left when one of them is gone.
     """
@@ -62,27 +70,22 @@ def together() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     with contextlib.ExitStack() as stack:
         stack.callback(dist.destroy_process_group)
-        if not is_first():
+        if not is_main():
             stack.enter_context(contextlib.redirect_stdout(None))
-            for number in (signal.SIGINT, signal.SIGTERM):  # the first process hears them, saves, and stops all
+            for number in (signal.SIGINT, signal.SIGTERM):  # the main process hears them, saves, and stops all
                 stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
         try:
             yield
         except RuntimeError as error:
-            if not _is_loss(error):
+            if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
                 raise
             raise LostProcessError(
                 f"Process {rank()} of {world()} lost touch with the others ({str(error).strip().splitlines()[-1][:120]}). What was "
                 "saved last is whole: run the same command again to go on, with any number of processes that divides the batch."
             ) from error
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    signs = ("Connection closed", "Connection reset", "Timed out", "Broken pipe", "NCCL", "Socket")
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def wait() -> None:
@@ -92,49 +95,45 @@ def wait() -> None:
 
 
 @contextlib.contextmanager
-def first_goes_ahead() -> Iterator[None]:
-    """The first process does the work of the block, such as filling a cache; the others do it when it is done."""
-    if not is_first():
+def main_process_first() -> Iterator[None]:
+    """The main process does the work of the block, such as filling a cache; the others do it when it is done."""
+    if not is_main():
         wait()
     yield
-    if is_first():
+    if is_main():
         wait()
 
 
 @torch.no_grad()
-def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one exchange for all."""
+def sum_(tensors: Iterable[Tensor], divide: float = 1.0) -> None:
+    """Replace each tensor by its sum over the processes, divided by a number, in one exchange for all."""
     tensors = list(tensors)
     if world() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= world()
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    flat /= divide
+    for tensor, own in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(own.view_as(tensor))
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one exchange for all."""
+    sum_(tensors, divide=world())
 
 
 @torch.no_grad()
-def total(tensor: Tensor) -> Tensor:
-    """Sum over the processes."""
-    if world() > 1:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
-    return tensor
-
-
-@torch.no_grad()
-def gather(tensor: Tensor) -> Tensor:
-    """[n, ...] of each process -> [world * n, ...] in the order of the processes; carries no gradient."""
-    if world() == 1:
+def gather(tensor: Tensor | None) -> Tensor | None:
+    """[n, ...] of each process -> [world * n, ...] in the order of the processes; carries no gradient. None stays None."""
+    if world() == 1 or tensor is None:
         return tensor
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
 
-def gather_around(tensor: Tensor) -> Tensor:
-    """As `gather`, but the part of this process keeps its gradient."""
+def gather_keep_grad(tensor: Tensor) -> Tensor:
+    """As `gather`, but the rows of this process keep their gradient."""
     if world() == 1:
         return tensor
     parts = list(gather(tensor.detach()).split(len(tensor)))
@@ -142,8 +141,8 @@ def gather_around(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def first_decides(value: object) -> object:
-    """The first process's value, in every process. Waits on the host, not on the device."""
+def broadcast_from_main(value: object) -> object:
+    """The main process's value, in every process. Waits on the host, not on the device."""
     if world() == 1:
         return value
     box = [value]
@@ -151,7 +150,7 @@ def first_decides(value: object) -> object:
     return box[0]
 
 
-def share_out(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
+def split_across_processes(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
     """work(0, n), of which each process does its share work(first, last): arrays with a row for each of the n, in order."""
     edges = [n * i // world() for i in range(world() + 1)]
     mine = work(edges[rank()], edges[rank() + 1])
@@ -160,3 +159,33 @@ def share_out(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tup
     parts: list = [None] * world()
     dist.all_gather_object(parts, mine)
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+class Tally:
+    """Running means by name, such as of losses. Each process counts by itself, without waiting for its device, until `collect`."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.sums: dict[str, Tensor] = {}  # name -> float64 [2]: sum and number
+
+    def __call__(self, **values: Tensor) -> None:
+        """Count the mean of each tensor once."""
+        for name, value in values.items():
+            new = torch.stack([value.detach().double().mean(), torch.ones((), device=self.device, dtype=torch.float64)])
+            self.sums.setdefault(name, torch.zeros_like(new)).add_(new)
+
+    def means(self) -> dict[str, float]:
+        found = {name: pair.tolist() for name, pair in self.sums.items()}
+        return {name: total / count for name, (total, count) in found.items() if count}
+
+    def clear(self) -> None:
+        for pair in self.sums.values():
+            pair.zero_()
+
+    def collect(self, *further: Tensor) -> None:
+        """Bring what all processes have counted, here and in further tensors, to the main one; the others count from zero."""
+        counted = [*(self.sums[name] for name in sorted(self.sums)), *further]
+        wide = [tensor.double() for tensor in counted]
+        sum_(wide)
+        for tensor, total in zip(counted, wide, strict=True):
+            tensor.copy_(total if is_main() else torch.zeros_like(total))

@@ -19,7 +19,7 @@ class Replay:
     """Runs functions of device tensors; where ``enabled``, each is recorded at its fourth run and replayed from then on.
 
     A function may read and write any tensor that lives as long as the replay does, must not look at values on the host, and must
-    draw random numbers from ``generator`` alone. Everything that changes its course on the host belongs into ``variant``.
+    draw random numbers from ``generator`` alone. Anything that changes control flow must be part of ``variant``, which keys the recording.
     """
 
     def __init__(self, generator: torch.Generator, enabled: bool):

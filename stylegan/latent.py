@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from stylegan import plots, predict
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import people_of, person
 from stylegan.dataset import SliceDataset, slices_of
+from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import Images, caption, generate, sampling, styles, synthesize, to_uint8
 

@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan.precision import bounded, in_full_precision, in_full_precision_on_cpu
-from stylegan.resampling import blur
+from stylegan.resampling import blur, clamp_fp16, in_full_precision, in_full_precision_on_cpu
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
 
 
 def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
-    return bounded(F.leaky_relu(x, slope))
+    return clamp_fp16(F.leaky_relu(x, slope))
 
 
 def set_slope(net: nn.Module, slope: float) -> None:
@@ -72,14 +71,14 @@ class EqualConv2d(nn.Module):
         elif self.down:
             x = F.conv2d(blur(x, padding=1 + self.kernel // 2), weight, bias, stride=2)
         elif self.kernel == 1:
-            x = pointwise(x, weight[:, :, 0, 0], bias)
+            x = conv1x1(x, weight[:, :, 0, 0], bias)
         else:
             x = F.conv2d(x, weight, bias, padding=self.kernel // 2)
         return leaky_relu(x, self.slope) if self.act else x
 
 
 @in_full_precision_on_cpu
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A convolution of single pixels, from or to few channels: as one product over all pixels it is several times faster.
 
     [N, in, H, W], weight [out, in], or [N, out, in] for weights of each sample's own -> [N, out, H, W].

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import math
 from collections.abc import Sequence
 
@@ -15,8 +12,8 @@ from torch import Tensor, nn
 from stylegan import dcgan, distributed, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm, with_deviation
-from stylegan.progressive import Growing, set_stage, stage
-from stylegan.rng import Draws
+from stylegan.progressive import Stage, stage
+from stylegan.rng import BatchRNG
 
 # A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
@@ -25,6 +22,22 @@ VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 def attention_layers(config: Config) -> nn.ModuleDict:
     """Self-attention for the maps of the chosen resolutions, by resolution."""
     return nn.ModuleDict({str(res): SelfAttention(config.channels(res)) for res in config.attention_resolutions})
+
+
+class Growing(nn.Module):
+    """What a growing network knows: the resolution it works at (an int), whether it fades, and alpha as a tensor on its device."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.full, self.now = config.img_resolution, stage(config, 0)
+        if config.grow_from:
+            self.register_buffer("alpha", torch.tensor(self.now.alpha))
+
+    def set_stage(self, now: Stage) -> None:
+        """Work at this stage from now on; alpha is written in place, where a recorded graph of operations reads it."""
+        self.now = now
+        if hasattr(self, "alpha"):
+            self.alpha.fill_(now.alpha)
 
 
 class SynthesisNetwork(Growing):
@@ -47,7 +60,7 @@ class SynthesisNetwork(Growing):
         return self.blocks[: self.now.resolution.bit_length() - 2]
 
     def forward(self, ws: Tensor, noise_mode: str = "random", noise: Sequence[Tensor] | None = None) -> Tensor:
-        """noise_mode: 'random' (new at each call), 'const' (the fixed maps), 'none'; or give ``noise`` as of `draw_noise`."""
+        """noise_mode: 'random' (new at each call), 'const' (the fixed maps), 'none'; or give ``noise`` as returned by `draw_noise`."""
         maps, img, x, first = self._noise(len(ws), noise_mode, noise), None, None, 0
         for block in self.active:
             last, before = first + block.num_conv, img
@@ -59,11 +72,11 @@ class SynthesisNetwork(Growing):
             img = F.interpolate(before, scale_factor=2.0).lerp(img, self.alpha)
         return img if self.now.resolution == self.full else F.interpolate(img, size=(self.full, self.full))
 
-    def draw_noise(self, n: int, draws: Draws | None = None) -> list[Tensor]:
+    def draw_noise(self, n: int, rng: BatchRNG | None = None) -> list[Tensor]:
         """Fresh noise maps, one [n, 1, H, W] for each convolution of the stage, on the network's device."""
-        draws = draws or Draws(next(self.parameters()).device)
+        rng = rng or BatchRNG(next(self.parameters()).device)
         sizes = [block.resolution for block in self.active for _ in range(block.num_conv)]
-        return [draws.normal(n, 1, size, size) for size in sizes]
+        return [rng.normal(n, 1, size, size) for size in sizes]
 
     def _noise(self, n: int, mode: str, noise: Sequence[Tensor] | None):
         if mode not in ("random", "const", "none"):
@@ -153,6 +166,12 @@ def build_networks(config: Config) -> tuple[Generator, Discriminator]:
     return tuple(net(config).to(memory_format=torch.channels_last) for net in (Generator, Discriminator))
 
 
+def set_stage(now: Stage, *nets: nn.Module) -> None:
+    """Bring all growing parts of these networks to the stage."""
+    for module in (module for net in nets for module in net.modules() if isinstance(module, Growing)):
+        module.set_stage(now)
+
+
 def grow_to(config: Config, cur_nimg: int, *nets: nn.Module) -> None:
     """Bring networks to the stage of growing that belongs to so many slices shown."""
     set_stage(stage(config, cur_nimg), *nets)
@@ -183,37 +202,6 @@ def pick_precision(name: str, device: torch.device) -> str:
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch names them so since 2.6, nothing else tells
     fast = device.type == "cpu" and any(getattr(torch.cpu, ask, lambda: False)() for ask in asked)
     return "bf16" if fast else "fp32"
-
-
-def prepare_machine() -> None:
-    """Settings that make training faster and change no result: once per process, before the first step."""
-    torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
-    keep_freed_memory()
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step, in huge pages: new pages cost a training step on a CPU up to a fifth of its
-    time, small pages a tenth."""
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library: nothing to set
-        glibc = ctypes.CDLL(None)
-        glibc.mallopt(trim_threshold, 2**31 - 1)
-        glibc.mallopt(mmap_threshold, largest)
-        _mark_heap(glibc, largest - 2**12, 64)
-
-
-def _mark_heap(glibc: ctypes.CDLL, size: int, count: int) -> None:
-    """Ask for huge pages where the heap will grow: blocks are taken at its end and given back, untouched, with the range marked."""
-    glibc.malloc.argtypes, glibc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
-    glibc.free.argtypes, glibc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    blocks = [block for block in (glibc.malloc(size) for _ in range(count)) if block]
-    if blocks:
-        page, huge_pages = 2**12, 14  # MADV_HUGEPAGE of mman.h
-        start = min(blocks) // page * page
-        glibc.madvise(start, (max(blocks) + size - start) // page * page, huge_pages)
-    for block in blocks:
-        glibc.free(block)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What the notebooks share: where their run is and what is missing in it, sentences with numbers, and the last section."""
+"""What the notebooks share: the run and its slices, the generator that comes with the project, and text, tables and pictures."""
 
 from __future__ import annotations
 
@@ -16,32 +16,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stylegan.cache import checkout
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
-from stylegan.dataset import SliceDataset, load_slices
+from stylegan.dataset import SliceDataset, load_slices, normalised, slices_of
+from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
 from stylegan.run import read_metrics, read_settings, train_run
-from stylegan.scores.findings import markdown_table
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run with all that notebooks 03 to 05 read from it."""
-
-    folder: Path
-    config: Config
-    history: list[dict]  # lines of metrics.jsonl
-    G: Generator
-    info: dict  # as of `load_generator`
-    slices: SliceDataset
-
+from stylegan.scores.evaluate import validation_scorer
+from stylegan.scores.verdict import score_rows
 
 MOUNT = Path("/content/drive")  # where Colab shows a Drive
+SHIPPED = "oasis1-stylegan2-64"  # the generator in models/ that notebooks show beside the run
+
+
+# --- Where things are -------------------------------------------------------------------------------------------------------
 
 
 def home() -> Path | None:
-    """The one folder that keeps slices and runs, named as DRIVE in the set-up cell; on Colab a folder of the Drive. None without."""
+    """The folder for slices and runs named as DRIVE in the set-up cell, on Colab a folder of the Drive; None where none is named."""
     named = os.environ.get("STYLEGAN_DRIVE", "")
     if not named:
         return None
@@ -56,68 +48,106 @@ def home() -> Path | None:
     return folder
 
 
-def home_slices(given: str | Path | None = None) -> Path | None:
-    """``given``, else the slices in the home folder: its one .zip or its folder `slices`. None: the simulated slices.
+def home_slices(data: str | Path | None = None) -> Path | None:
+    """``data``, else the one .zip or the folder ``slices`` of the home folder; None stands for the simulated slices.
 
     Raises ValueError where there are several.
     """
-    folder = home() if given is None else None
+    folder = home() if data is None else None
     if folder is None:
-        return None if given is None else Path(given)
+        return None if data is None else Path(data).expanduser()
     found = [path for path in (folder / "slices", *sorted(folder.glob("*.zip"))) if path.exists()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(f"{folder} holds {names}; keep one of them there, or name the slices with data = ...")
     if not found:
-        print(f"There are no slices in {folder} (slices.zip, or a folder slices): the simulated ones are taken.")
+        print(f"There are no slices in {folder} (slices.zip, or a folder slices): the simulated slices are used.")
     return found[0] if found else None
 
 
 def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
     """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices."""
     if run_dir is not None:
-        return Path(run_dir)
+        return Path(run_dir).expanduser()
     return (home() or checkout()) / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
 
 
-def run_data(folder: str | Path, data: str | Path | None = None) -> Path | None:
-    """``data``, by default what the run was trained on, before there is a run what lies in the home folder; None: the simulated slices."""
-    known = read_settings(folder) if data is None else None
-    recorded = known["data"].get("path") if known else home_slices(data)
-    if recorded is None:
-        return None
-    beside = checkout() / recorded  # a relative path counts from where the run was started, mostly the checkout
-    return beside if not Path(recorded).exists() and beside.exists() else Path(recorded)
+# --- The run ----------------------------------------------------------------------------------------------------------------
 
 
-def run_slices(folder: str | Path, data: str | Path | None, resolution: int) -> SliceDataset:
-    """The slices of a run, taken with the table of subjects and the levels that it was trained with."""
-    return load_slices(run_data(folder, data), resolution, **_taken_with(folder))
+def plan(
+    folder: str | Path, preset: str, data: str | Path | None = None, options: Mapping | None = None, **changes: object
+) -> Config:
+    """The config of the run in the folder, else of the preset, with those of ``changes`` that are not None.
 
-
-def _taken_with(folder: str | Path) -> dict[str, str]:
-    known = (read_settings(folder) or {"data": {}})["data"]
-    return {name: known[name] for name in ("subjects_csv", "levels") if name in known}
-
-
-def plan(folder: str | Path, preset: str, **changes: object) -> Config:
-    """The config of the run that lies there, else the preset's; of ``changes`` those that are not None are made."""
+    For a new run of a preset with classes the number of classes is that of the slices; where there are no two classes the run is
+    planned without, and a sentence says so. ``options``: arguments of `load_slices` (subjects_csv, levels, contrast).
+    """
     changes = {name: value for name, value in changes.items() if value is not None}
     known = read_settings(folder)
-    return make_config(preset, **changes) if known is None else replace(Config.from_dict(known["config"]), **changes)
+    if known is not None:
+        return replace(Config.from_dict(known["config"]), **changes)
+    config = make_config(preset, **changes)
+    if config.conditional == "none":
+        return config
+    slices = load_slices(home_slices(data), config.img_resolution, **(options or {}))
+    if len(slices.classes) > 1 and (slices.labels >= 0).all():
+        return replace(config, c_dim=len(slices.classes))
+    tell(f"`{preset}` tells both networks the class of each slice. These slices have no two classes, so it is trained without.")
+    return replace(config, conditional="none")
 
 
-def train_or_load(config: Config, data: str | Path | None, folder: str | Path) -> list[dict]:
-    """Train, go on, or leave a finished run alone; returns the lines of its metrics. Errors as of `train_run`."""
-    folder = Path(folder)
-    history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+def train_or_load(config: Config, data: str | Path | None, folder: str | Path, options: Mapping | None = None) -> list[dict]:
+    """Train, go on, or leave a finished run alone; returns the lines of its metrics. Raises what `train_run` raises.
+
+    ``data`` and ``options`` as in `plan`; for a run that exists, None takes what it was trained with.
+    """
+    folder, options = Path(folder), {name: value for name, value in (options or {}).items() if value is not None}
     known = read_settings(folder)
-    if known and history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
-        _refuse_other_slices(folder, known["data"], run_slices(folder, data, config.img_resolution))
-        print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
-        return history
-    train_run(config, data, folder, **_taken_with(folder))
+    if known is None:
+        data = home_slices(data)
+    else:
+        history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+        if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
+            run_slices(folder, known, data)
+            print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
+            return history
+        recorded = known["data"]
+        options = {name: recorded[name] for name in ("subjects_csv", "levels", "contrast") if name in recorded} | options
+        data = home_slices(data) if data is not None else _recorded(recorded.get("path"))
+    train_run(config, data, folder, scorer=validation_scorer, **options)
     return read_metrics(folder)
+
+
+def _recorded(path: str | None) -> Path | None:
+    """Where the slices of a run lie: a relative path counts from the working directory, else from the checkout."""
+    if path is None:
+        return None
+    return Path(path) if Path(path).exists() or not (checkout() / path).exists() else checkout() / path
+
+
+def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> SliceDataset:
+    """The slices of a run, as it saw them. ValueError for other slices: its people would no longer be the held-out ones."""
+    config = known["config"]
+    slices = slices_of({**known, "config": {**config, "normalise": "fixed"}}, data)
+    if known["data"].get("key") != slices.key:
+        raise ValueError(
+            f"The run in {folder} was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have "
+            "changed; leave data = None, or name another run_dir."
+        )
+    return normalised(slices, config.get("normalise", "fixed"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run with all that the notebooks read from it."""
+
+    folder: Path
+    config: Config
+    history: list[dict]  # lines of metrics.jsonl
+    G: Generator
+    info: dict  # as returned by `load_generator`
+    slices: SliceDataset
 
 
 def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Run:
@@ -136,24 +166,13 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
         G, info = load_generator(folder, pick_device())
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
-    config = Config.from_dict(info["config"])
-    slices = run_slices(folder, data, config.img_resolution)
-    _refuse_other_slices(folder, info["data"], slices)
+    slices = run_slices(folder, {**info, "data": (read_settings(folder) or info)["data"]}, data)
     history = read_metrics(folder)
     if not history:
         raise ValueError(
             f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run notebook 02_train."
         )
-    return Run(folder, config, history, G, info, slices)
-
-
-def _refuse_other_slices(folder: Path, known: Mapping, slices: SliceDataset) -> None:
-    """A run is told with the slices it was made from: with others, its people would no longer be the held-out ones."""
-    if known.get("key") != slices.key:
-        raise ValueError(
-            f"The run in {folder} was trained on {known.get('title')}, and these are {slices.title}, or its files have changed; "
-            "leave data = None, or name another run_dir."
-        )
+    return Run(folder, Config.from_dict(info["config"]), history, G, info, slices)
 
 
 def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:
@@ -168,11 +187,70 @@ def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[lis
     return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)
 
 
-# --- Text and pictures --------------------------------------------------------------------------------------------------
+# --- The generator that comes with the project --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The shipped generator and what its card says; nothing of it was computed by the run that shows it."""
+
+    G: Generator
+    info: dict  # as returned by `load_generator`
+    card: dict  # scores (as returned by `evaluate`), kimg, hours, train_subjects, data, model_hash
+
+    @property
+    def about(self) -> str:
+        """One sentence: what it was trained on, for how long."""
+        card, hours = self.card, self.card["hours"]
+        return (
+            f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects in "
+            f"{f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'}. Data: {card['data']}; scored on "
+            f"{card['scores']['feature_space']} features."
+        )
+
+    def scores(self) -> list[dict]:
+        """The rows of `verdict.score_rows`, each marked as not of this run."""
+        return [{**row, "computed": "before, shipped with the model"} for row in score_rows(self.card["scores"])]
+
+
+def reference(name: str = SHIPPED) -> Reference | None:
+    """The generator ``models/<name>.safetensors`` of the checkout with its entry in ``models/metrics.json``; None where it is missing.
+
+    Raises ValueError where the entry is missing or belongs to another generator: scores would stand under the wrong pictures.
+    """
+    path = checkout() / "models" / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    G, info = load_generator(path, pick_device())
+    card = (read_json(path.with_name("metrics.json")) or {}).get(name, {})
+    if card.get("model_hash") != info["model_hash"]:
+        raise ValueError(
+            f"metrics.json beside {path.name} describes {card.get('model_hash', 'nothing of it')}, and the generator is "
+            f"{info['model_hash']}; download both files again."
+        )
+    return Reference(G, info, card)
+
+
+def absence(name: str = SHIPPED) -> str:
+    """The sentence that stands where `reference` finds nothing."""
+    return f"There is no `models/{name}.safetensors` here; clone the repository to see the shipped generator."
+
+
+def written(what: str, folder: str = "oasis64") -> tuple[dict, Path] | None:
+    """(numbers, folder) that the command ``what`` wrote about a shipped generator in ``figures/<folder>/<what>``; None without them.
+
+    Such results take longer than a report can wait.
+    """
+    place = checkout() / "figures" / folder / what
+    found = read_json(place / f"{what}.json")
+    return None if found is None else (found, place)
+
+
+# --- Text and pictures --------------------------------------------------------------------------------------------------------
 
 
 def tell(text: str) -> None:
-    """Show a sentence with numbers in it as Markdown; HTML in it, as in the name of a strange folder, is shown as text."""
+    """Show a sentence with numbers in it as Markdown. HTML in it, as in the name of a folder, is shown as text."""
     from IPython.display import Markdown, display
 
     display(Markdown(re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", text)))  # code spans show all as it is
@@ -191,6 +269,17 @@ def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
     if isinstance(rows, Mapping):
         rows = [{"": f"**{name}**", " ": value} for name, value in rows.items()]
     tell(markdown_table(rows))
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a table in Markdown, with the columns of the first row; floats to four digits."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([_cell(row.get(name, "")) for name in head] for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> None:

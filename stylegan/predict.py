@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from stylegan import __version__, distributed
-from stylegan.cache import write_json
 from stylegan.checkpoint import load_generator
+from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 
 CHUNK = 8  # rows that the networks see at once; the last chunk is padded

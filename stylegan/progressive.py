@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stylegan.config import Config
 
@@ -62,9 +61,13 @@ def ws_reached(config: Config, resolution: int) -> int:
     return config.num_ws - 2 * ((config.img_resolution // resolution).bit_length() - 1)
 
 
-def lr_factor(config: Config, resolution: int) -> float:
-    """What the learning rate is multiplied by at this resolution while growing."""
-    return LR_FACTORS.get(resolution, 1.0) if config.grow_from else 1.0
+def lr_factor(config: Config, cur_nimg: int) -> float:
+    """What the learning rates are multiplied by after so many slices: by the resolution while growing, and from ``lr_decay_kimg`` on
+    by the inverse root of the slices shown (Karras et al. 2024, EDM2, arXiv:2312.02696, equation 67)."""
+    factor = LR_FACTORS.get(stage(config, cur_nimg).resolution, 1.0) if config.grow_from else 1.0
+    if config.lr_decay_kimg:
+        factor /= max(cur_nimg / 1000 / config.lr_decay_kimg, 1) ** 0.5
+    return factor
 
 
 def fade_reals(real: Tensor, now: Stage, alpha: Tensor) -> Tensor:
@@ -78,25 +81,3 @@ def fade_reals(real: Tensor, now: Stage, alpha: Tensor) -> Tensor:
     sharp = F.avg_pool2d(real, R // now.resolution)
     smooth = F.interpolate(F.avg_pool2d(sharp, 2), scale_factor=2.0)
     return F.interpolate(smooth.lerp(sharp, alpha), scale_factor=float(R // now.resolution))
-
-
-class Growing(nn.Module):
-    """What a growing network knows: the resolution it works at (an int), whether it fades, and alpha as a tensor on its device."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.full, self.now = config.img_resolution, stage(config, 0)
-        if config.grow_from:
-            self.register_buffer("alpha", torch.tensor(self.now.alpha))
-
-    def set_stage(self, now: Stage) -> None:
-        """Work at this stage from now on; alpha is written in place, where a recorded graph of operations reads it."""
-        self.now = now
-        if hasattr(self, "alpha"):
-            self.alpha.fill_(now.alpha)
-
-
-def set_stage(now: Stage, *nets: nn.Module) -> None:
-    """Bring all growing parts of these networks to the stage."""
-    for module in (module for net in nets for module in net.modules() if isinstance(module, Growing)):
-        module.set_stage(now)

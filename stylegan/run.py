@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -18,67 +19,97 @@ from pathlib import Path
 import torch
 
 from stylegan import __version__, distributed
-from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
 from stylegan.config import Config, differences
-from stylegan.data.naming import shown
 from stylegan.dataset import SliceDataset, load_slices, normalised
-from stylegan.lock import Held, hold
-from stylegan.networks import prepare_machine
-from stylegan.recorder import Recorder
-from stylegan.state import TrainingState, new_state
-from stylegan.train import train
+from stylegan.files import Holder, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
+from stylegan.recorder import Recorder, Scorer
+from stylegan.train import TrainingState, new_state, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
+AGREE_STEPS = 8  # several processes ask the main one every so many steps whether to save or to stop
 
 
-def train_run(config: Config, data: str | Path | None, run_dir: str | Path, *, subjects_csv=None, levels=None) -> dict:
+def train_run(
+    config: Config,
+    data: str | Path | None,
+    run_dir: str | Path,
+    *,
+    subjects_csv: str | Path | None = None,
+    levels: str | tuple[int, int] | None = None,
+    contrast: str | None = None,
+    scorer: Scorer | None = None,
+) -> dict:
     """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
 
-    ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv`` and ``levels`` as in `load_slices`. Only the
-    training subjects are trained on. Raises ValueError when another process writes to the folder or it was made with another
-    config or other slices, FloatingPointError when a loss is no longer finite (the last good checkpoint stays), and
-    KeyboardInterrupt, after saving, when it was told to stop.
+    ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv``, ``levels`` and ``contrast`` as in `load_slices`.
+    Only the training subjects are trained on. ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary
+    for the lines of metrics.jsonl; with ``full`` it holds `recorder.SCORES`, and the generator with the lowest ``kid`` is kept as the best.
+    Without a scorer the last one is kept.
+
+    Raises ValueError when another process writes to the folder or it was made with another config or other slices,
+    FloatingPointError when a loss is no longer finite (the last good checkpoint stays), and KeyboardInterrupt, after saving, when
+    it was asked to stop.
     """
-    run_dir, source = Path(run_dir), {"path": data, "subjects_csv": subjects_csv, "levels": levels}
-    with distributed.first_goes_ahead():
-        slices = load_slices(data, config.img_resolution, subjects_csv=subjects_csv, levels=levels)
+    run_dir, levels = Path(run_dir), f"{levels[0]}-{levels[1]}" if isinstance(levels, tuple | list) else levels
+    chosen = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    with distributed.main_process_first():
+        slices = load_slices(data, config.img_resolution, **chosen)
     for warning in slices.warnings:
         print(f"Note: {warning}")
     config = with_classes(config, slices)
+    if config.architecture == "dcgan" and distributed.world() > 1:
+        print(f"Note: batch normalisation sees the share of one process: {distributed.world()} do not train quite as one does.")
     prepare_machine()
-    with writing(run_dir) if distributed.is_first() else contextlib.nullcontext() as held, enough_memory(config):
-        return _train_in(run_dir, config, slices, source, held)
-
-
-def _train_in(run_dir: Path, config: Config, slices: SliceDataset, source: dict, held: Held | None) -> dict:
-    """Train in a folder that this process holds, or beside the process that does."""
-    if held:
-        settle(run_dir, config, slices, source)
-    distributed.wait()
-    slices = normalised(slices, config.normalise)
-    state = new_state(config)
-    resume(state, run_dir)
-    recorder = Recorder(state, slices, run_dir) if held else None
-
-    def on_step(state: TrainingState) -> bool:
-        if held:
-            held.check()
-        return distributed.first_decides(recorder and recorder.on_step(state))
-
-    with recorder or contextlib.nullcontext():
-        train(state, slices.split("train"), on_step)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_enough_memory(config))
+        if distributed.is_main():
+            holder = stack.enter_context(_writing(run_dir))
+            write_or_check_config(run_dir, config, slices, {"path": data, **chosen})
+        distributed.wait()
+        slices, state = normalised(slices, config.normalise), new_state(config)
+        resume(state, run_dir)
+        recorder = Recorder(state, slices, run_dir, scorer, holder.sign_of_life) if distributed.is_main() else None
+        with recorder or contextlib.nullcontext():
+            train(state, slices.split("train"), lambda state: agree(state, recorder))
     if state.cur_nimg < config.total_kimg * 1000:
-        print(
-            f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again to go on."
-        )
+        shown = f"{state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg"
+        print(f"Stopped and saved at {shown}; run the same command again to go on.")
     if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
     return (read_metrics(run_dir) or [{}])[-1]
 
 
+def agree(state: TrainingState, recorder: Recorder | None) -> bool:
+    """After each step, in every process: record what is due. True where the run stops here."""
+    tick = _is_tick(state)
+    if tick:
+        state.log.collect(state.signs)
+    if recorder:
+        recorder.after_step(tick)
+    if not tick and distributed.world() > 1 and state.step % AGREE_STEPS:
+        return False
+    save, stop = distributed.broadcast_from_main(recorder and recorder.wishes())
+    if save or stop or _is_over(state):
+        state.log.collect(state.signs)
+        if recorder:
+            recorder.save(stopped=stop and not tick)
+    return stop
+
+
+def _is_over(state: TrainingState) -> bool:
+    return state.cur_nimg >= state.config.total_kimg * 1000
+
+
+def _is_tick(state: TrainingState) -> bool:
+    """Whether the last step reached or passed the end of a tick, or of the run."""
+    tick = state.config.tick_kimg * 1000
+    return _is_over(state) or math.floor(state.cur_nimg / tick) > math.floor((state.cur_nimg - state.last_batch) / tick)
+
+
 @contextlib.contextmanager
-def enough_memory(config: Config) -> Iterator[None]:
+def _enough_memory(config: Config) -> Iterator[None]:
     """Turn what torch raises when memory ends into a ValueError that says what to make smaller."""
     try:
         yield
@@ -92,8 +123,8 @@ def enough_memory(config: Config) -> Iterator[None]:
 
 
 def with_classes(config: Config, data: SliceDataset) -> Config:
-    """The config with the number of classes that the networks shall know; says which labels were seen and whether they are used."""
-    seen = shown(", ".join(data.classes)) or "none"
+    """The config with the number of classes for the networks; says which labels were seen and whether they are used."""
+    seen = printable(", ".join(data.classes)) or "none"
     if config.conditional == "none":
         print(f"Labels in the data: {seen}; not used (--conditional class uses them).")
         return replace(config, c_dim=0)
@@ -111,13 +142,15 @@ def with_classes(config: Config, data: SliceDataset) -> Config:
 
 
 @contextlib.contextmanager
-def writing(run_dir: Path) -> Iterator[Held]:
-    """Be the one writer of a run folder, and tell in a sentence where it cannot be written."""
+def _writing(run_dir: Path) -> Iterator[Holder]:
+    """Be the one writer of a run folder; ValueError where it cannot be written."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with hold(run_dir) as held:
-            _sweep(run_dir)
-            yield held
+        with hold_run_dir(run_dir) as holder:
+            for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+                for path in folder.glob(".*.tmp"):  # what a killed writer was about to write
+                    path.unlink(missing_ok=True)
+            yield holder
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -126,29 +159,31 @@ def writing(run_dir: Path) -> Iterator[Held]:
         ) from error
 
 
-def _sweep(run_dir: Path) -> None:
-    """Remove what a killed writer was about to write: nobody reads it, and there is no other writer."""
-    for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
-
-def settle(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
+def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
     """Write config.json and environment.txt, or check that the folder was made by the same experiment.
 
-    ``source``: where the slices were taken from, as the arguments of `train_run`, so that others find the same slices again.
+    ``source``: the arguments of `train_run` that led to the slices, so that others find the same slices again.
     """
-    about = {name: str(value) for name, value in source.items() if value is not None}
-    about = {"path": None, **about, "title": data.title, "layout": data.layout, "key": data.key}
-    _refuse_misshapen(run_dir)
+    found = {name: os.path.abspath(source[name]) for name in ("path", "subjects_csv") if source.get(name) is not None}
+    about = {"path": None, **source, **found, "title": data.title, "layout": data.layout, "key": data.key}
+    for name, there in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
+        path = run_dir / name  # say at the start what would otherwise stop the run at its first tick
+        if path.exists() and not there(path):
+            kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "something else"
+            raise ValueError(f"{path} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
     known = read_settings(run_dir)
-    strange = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
-    if strange:
+    other = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
+    if other:
         raise ValueError(
-            f"{run_dir} is not a run folder (no readable config.json beside {strange[0]}); choose an empty or new --run-dir."
+            f"{run_dir} is not a run folder (no readable config.json beside {other[0]}); choose an empty or new --run-dir."
         )
-    if known is not None:
-        _refuse_other(run_dir, known, config, about)
+    changed = differences(known["config"], config) if known else []
+    if known and known["data"].get("key") != about["key"]:
+        changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
+    if changed:
+        raise ValueError(
+            f"{run_dir} was made with another config: {', '.join(changed)}; take a new --run-dir or the old settings."
+        )
     write_json(run_dir / "config.json", {"config": asdict(config), "data": about, "classes": list(data.classes)})
     with replacing(run_dir / "environment.txt") as temporary:
         temporary.write_text(environment())
@@ -165,40 +200,17 @@ def read_settings(run_dir: str | Path) -> dict | None:
     return known
 
 
-def _refuse_misshapen(run_dir: Path) -> None:
-    """Say at the start what would otherwise stop the run at its first tick."""
-    for name, there in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
-        path = run_dir / name
-        if path.exists() and not there(path):
-            kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "something else"
-            raise ValueError(f"{path} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
-
-
-def _refuse_other(run_dir: Path, known: dict, config: Config, about: dict) -> None:
-    changed = differences(known["config"], config)
-    if known["data"].get("key") != about["key"]:
-        changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
-    if changed:
-        raise ValueError(
-            f"{run_dir} was made with another config: {', '.join(changed)}; take a new --run-dir or the old settings."
-        )
-
-
 def environment() -> str:
     """Versions, machine and command, one per line."""
+    versions = {"stylegan": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        versions[name] = "not installed"  # training needs neither maps nor notebooks
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = torch.get_num_threads()
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s'[: threads != 1]}{card}"
-    versions = [f"{name} {_version(name)}" for name in PACKAGES]
-    own = [f"stylegan {__version__}", f"python {platform.python_version()}"]
-    return "\n".join([*own, *versions, machine, f"command: {' '.join(sys.argv)}"]) + "\n"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # training needs neither maps nor notebooks
-        return "not installed"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use{card}"
+    lines = [*(f"{name} {version}" for name, version in versions.items()), machine, f"command: {' '.join(sys.argv)}"]
+    return "\n".join(lines) + "\n"
 
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
@@ -208,35 +220,26 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
         raise FileNotFoundError(
             f"{path.parent} holds no metrics.jsonl; train there first (python -m stylegan train --run-dir {path.parent})."
         )
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of metrics.jsonl that are whole and in order; says how many others there are, but for one cut short at the end."""
-    lines, reached, damaged = [], 0, 0
+    found, damaged = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        cur_nimg = _reached(line)
-        if cur_nimg > reached:
-            lines.append(line)
-            reached = cur_nimg
+        entry = _entry(line)
+        if entry and entry["cur_nimg"] > (found[-1]["cur_nimg"] if found else 0):
+            found.append(entry)
         else:
-            damaged += line.endswith("\n")
+            damaged += line.endswith("\n")  # one cut short at the end is what a kill leaves
     if damaged:
         print(f"{path}: {damaged} damaged line{'s'[: damaged != 1]} dropped.")
-    return lines
+    return found
 
 
-def _reached(line: str) -> int:
-    """The cur_nimg of a line of metrics.jsonl, 0 for a line that is none."""
+def _entry(line: str) -> dict | None:
+    """What a line of metrics.jsonl says, None for one that is none."""
     try:
         found = json.loads(line) if line.endswith("\n") else None
     except (ValueError, RecursionError):
-        return 0
-    cur_nimg = found.get("cur_nimg") if isinstance(found, dict) else None
-    return cur_nimg if isinstance(cur_nimg, int) and isinstance(found.get("kimg"), float) else 0
-
-
-# --- Going on --------------------------------------------------------------------------------------------------------------------
+        return None
+    right = isinstance(found, dict) and isinstance(found.get("cur_nimg"), int) and isinstance(found.get("kimg"), float)
+    return found if right else None
 
 
 def resume(state: TrainingState, run_dir: Path) -> None:
@@ -251,12 +254,12 @@ def resume(state: TrainingState, run_dir: Path) -> None:
         raise ValueError(
             f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again."
         )
-    for path in unreadable:
-        path.rename(path.with_suffix(".unreadable"))
     if files:
         print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
-    if distributed.is_first():
-        _cut_metrics(run_dir, state.cur_nimg)
+    if distributed.is_main():
+        for path in unreadable:
+            path.rename(path.with_suffix(".unreadable"))
+        _cut_metrics(run_dir / "metrics.jsonl", state.cur_nimg)
 
 
 def _loads(state: TrainingState, path: Path) -> bool:
@@ -270,11 +273,10 @@ def _loads(state: TrainingState, path: Path) -> bool:
         return False
 
 
-def _cut_metrics(run_dir: Path, cur_nimg: int) -> None:
+def _cut_metrics(path: Path, cur_nimg: int) -> None:
     """Drop the lines of ticks that the checkpoint has not reached, which will be run and written again, and that of a stop."""
-    path = run_dir / "metrics.jsonl"
     if path.is_file() or path.is_symlink():
-        lines = _whole_lines(path) if path.is_file() else []
-        lines = [line for line in lines if _reached(line) <= cur_nimg and not json.loads(line).get("stopped")]
+        lines = read_metrics(path.parent) if path.is_file() else []
+        kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= cur_nimg and not line.get("stopped")]
         with replacing(path) as temporary:  # a new file, also where a link led elsewhere
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_text("".join(kept), encoding="utf-8")

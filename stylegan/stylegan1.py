@@ -22,9 +22,9 @@ from stylegan.modules import (
     NoiseInjection,
     leaky_relu,
 )
-from stylegan.precision import in_full_precision
-from stylegan.resampling import blur
-from stylegan.stylegan2 import DiscriminatorEpilogue  # ProGAN's, which both papers kept
+from stylegan.resampling import blur, in_full_precision
+from stylegan.stylegan2 import epilogue as epilogue  # ProGAN's, which both papers kept
+from stylegan.stylegan2 import from_rgb as from_rgb
 
 
 class AdaIN(nn.Module):
@@ -168,13 +168,5 @@ def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
     return SynthesisBlock(i, o, config.w_dim, resolution, config.img_channels, config.noise_lr_multiplier, rgb)
 
 
-def from_rgb(config: Config, resolution: int) -> EqualConv2d:
-    return EqualConv2d(config.d_channels, config.channels(resolution), 1)
-
-
 def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
     return DiscriminatorBlock(config.channels(resolution), config.channels(resolution // 2))
-
-
-def epilogue(config: Config, out: int) -> DiscriminatorEpilogue:
-    return DiscriminatorEpilogue(config.channels(4), config.mbstd_group_size, out)

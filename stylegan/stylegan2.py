@@ -20,10 +20,9 @@ from stylegan.modules import (
     EqualLinear,
     MinibatchStdDev,
     NoiseInjection,
-    pointwise,
+    conv1x1,
 )
-from stylegan.precision import bounded, elementwise
-from stylegan.resampling import blur, upsample
+from stylegan.resampling import blur, clamp_fp16, float_on_cpu, upsample
 
 
 class ModulatedConv2d(nn.Module):
@@ -56,7 +55,7 @@ class ModulatedConv2d(nn.Module):
             x = blur(x, padding=1, gain=4)  # [N, out, 2H, 2W]
         else:
             x = F.conv2d(x, weight, padding=self.kernel // 2)
-        x = elementwise(x)
+        x = float_on_cpu(x)
         return x, self.demodulation(style, weight).to(x.dtype)
 
     def demodulation(self, style: Tensor, weight: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ class ModulatedPixels(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w).unsqueeze(1)  # [N, 1, in]
-        return pointwise(x, self.weight[:, :, 0, 0] * self.scale * style)
+        return conv1x1(x, self.weight[:, :, 0, 0] * self.scale * style)
 
 
 class SynthesisLayer(nn.Module):
@@ -99,11 +98,11 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | str | None) -> Tensor:
         """``noise``: [N, 1, H, W], None for the fixed map, or 'none' for no noise."""
         x, demodulation = self.conv(x, w)
-        # The ReLU's gain rides on the small factors.
+        # Fold the activation gain into bias and demodulation: cheaper than scaling the maps.
         x = torch.addcmul((self.bias[:, None, None] * GAIN).to(x.dtype), x, demodulation * GAIN)
         if not isinstance(noise, str):
             x = x + (self.noise(noise) * GAIN).to(x.dtype)
-        return bounded(F.leaky_relu(x, self.slope, inplace=True))
+        return clamp_fp16(F.leaky_relu(x, self.slope, inplace=True))
 
 
 class ToRGB(nn.Module):

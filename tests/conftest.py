@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))  # the fixtures' builders are plain modules beside the tests
+# the fixtures' builders are plain modules beside the tests; tools and benchmarks are scripts beside the package
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def slices():
 
 
 def _tiny(resolution):
-    from stylegan.data import atlas
+    from stylegan.data import simulate as atlas
     from stylegan.dataset import SliceDataset, split_by_subject
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
@@ -65,20 +66,56 @@ def class_folders(tmp_path_factory):
     return root
 
 
+def notebook_of(*sources):
+    """A notebook with one cell for each source: Markdown where it begins with '#', else code."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    return new_notebook(cells=[(new_markdown_cell if text.startswith("#") else new_code_cell)(text) for text in sources])
+
+
 @dataclass(frozen=True)
 class Report:
-    pages: Path  # the folder of index.html, of a page for each notebook and of the executed copies
+    pages: Path  # the folder of index.html and the executed copies
     run: Path
     slices: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    run: Path
+    slices: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, worker_id):
+    """A run of the preset `smoke`, a few steps long, on simulated slices in two class folders; to be copied, not changed."""
+    from stylegan.config import make_config
+    from stylegan.run import train_run
+    from stylegan.scores.evaluate import validation_scorer
+
+    place = _shared(tmp_path_factory, worker_id, "trained")
+    with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STYLEGAN_DATA", str(place / "cache"))
+        if not (place / "done").exists():
+            _write_slices(place / "slices")
+            train_run(make_config("smoke", total_kimg=0.1), place / "slices", place / "run", scorer=validation_scorer)
+            (place / "done").touch()
+    return Trained(place / "run", place / "slices")
+
+
+def _shared(tmp_path_factory, worker_id, name):
+    """A folder that all processes of pytest share."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / name
+    place.mkdir(exist_ok=True)
+    return place
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, worker_id):
     """The report at the preset `smoke` of a few simulated slices in class folders, made once for all processes of pytest."""
     pytest.importorskip("nbclient")
-    base = tmp_path_factory.getbasetemp()
-    place = (base if worker_id == "master" else base.parent) / "report"
-    place.mkdir(exist_ok=True)
+    place = _shared(tmp_path_factory, worker_id, "report")
     with FileLock(place / "lock"):
         if not (place / "done").exists():
             _make_report(place)
@@ -87,22 +124,23 @@ def made(tmp_path_factory, worker_id):
 
 
 def _make_report(place):
-    from stylegan.reporting import report
+    from stylegan.reporting.html import report
 
     _write_slices(place / "slices")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).parents[1])
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
-        report.report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
+        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
 
 
-def _write_slices(folder):
-    from stylegan.data import atlas
+def _write_slices(folder, classes=None, subject=""):
+    """Simulated slices in two class folders; ``subject`` stands before the people's numbers."""
+    from stylegan.data import simulate as atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
-    for image, label, subject, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
-        path = folder / found.classes[label] / f"{subject}_slice_{level}.png"
+    for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
+        path = folder / (classes or found.classes)[label] / f"{subject}{who}_slice_{level}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 

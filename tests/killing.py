@@ -28,7 +28,7 @@ from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
-from stylegan.scores import metrics
+from stylegan.predict import generate, to_uint8
 
 CONFIG = make_config(
     "smoke", total_kimg=float(os.environ.get("KIMG", 0.16)), tick_kimg=0.016, kid_ticks=2, kid_samples=32, checkpoint_minutes=0.002,
@@ -38,13 +38,20 @@ TRACE = Path("trace")
 TIMES = ("seconds", "sec_per_kimg", "peak_memory_mb")  # what may differ between two runs
 
 
-def cheap_features(images, **_):
-    """Sixteen means of each picture, in place of what a network sees: [N, ..., 16, 16] -> [N, 16]."""
-    return np.asarray(images, dtype=float).reshape(len(images), 4, 4, 4, 4).mean((2, 4)).reshape(len(images), 16)
+def cheap_scorer(val_slices, config, device):
+    """Distances of mean pictures, in place of what a network sees."""
+    real = np.asarray(val_slices.images, dtype=float).mean(axis=0)
+
+    def score(G_ema, full):
+        fakes = to_uint8(generate(G_ema, range(16))).astype(float)
+        found = {"kid": np.abs(fakes.mean(axis=0) - real).mean(), "precision": 0.5, "recall": 0.5, "coverage": 0.5}
+        return {"spread": fakes.std(axis=0).mean(), **(found if full else {})}
+
+    return score
 
 
 def train(slices: Path, run: Path) -> None:
-    runs.train_run(CONFIG, slices, run)
+    runs.train_run(CONFIG, slices, run, scorer=cheap_scorer)
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -318,7 +325,7 @@ def only_read(slices: Path, place: Path, report: Path) -> None:
     told = []
     for config in (CONFIG, replace(CONFIG, total_kimg=1.0)):
         try:
-            runs.train_run(config, slices, run)
+            runs.train_run(config, slices, run, scorer=cheap_scorer)
         except ValueError as error:
             told.append(str(error))
     opened = notebook.open_run(run)
@@ -330,18 +337,18 @@ def ticks(slices: Path, place: Path, number: int, seed: int) -> dict:
     """So many ticks in one process: memory and open files every hundredth of the way, and what lies in the folder at the end."""
     config = replace(CONFIG, total_kimg=number * 0.008, tick_kimg=0.008, kid_ticks=10)
     seen = []
-    say = recorder.Recorder._say
+    write_line = recorder.Recorder._write_line
 
     def measure(self, *arguments) -> None:
-        say(self, *arguments)
+        write_line(self, *arguments)
         tick = self.state.cur_nimg // 8
         if tick % max(number // 100, 1) == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             seen.append((tick, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))))
 
-    recorder.Recorder._say = measure
+    recorder.Recorder._write_line = measure
     with redirect_stdout(io.StringIO()):
-        runs.train_run(config, slices, place / "long")
+        runs.train_run(config, slices, place / "long", scorer=cheap_scorer)
     half = [row for row in seen if row[0] > number / 4]  # what is loaded and cached at the start is no leak
     x, y = np.array([row[0] for row in half], float), np.array([row[1] for row in half])
     slope, rest = np.polyfit(x, y, 1)
@@ -355,30 +362,12 @@ def ticks(slices: Path, place: Path, number: int, seed: int) -> dict:
     }  # fmt: skip
 
 
-def pack(slices: Path, place: Path, number: int, seed: int) -> dict:
-    """Kill while slices are packed for the first time, before any file operation in the cache; then load them."""
-    whole, draw, killed = load_slices(slices, 32), random.Random(seed), 0
-    cache = place / "cache"
-    for _ in range(number):
-        count = draw.randint(1, 12)
-        pid = fork(lambda count=count: (before_file_operation(cache, count), load_slices(slices, 32, cache_dir=place)))
-        killed += ended(pid) == -signal.SIGKILL
-    loaded = load_slices(slices, 32, cache_dir=place)
-    same = loaded.key == whole.key and np.array_equal(loaded.images, whole.images) and list(loaded.paths) == list(whole.paths)
-    left = [path for path in cache.iterdir() if path.name.startswith(".")]
-    for path in left:
-        os.utime(path, (0, 0))
-    load_slices(slices, 32, cache_dir=place)
-    return {"killed": killed, "same": same, "left": len(left), "after": sum(path.exists() for path in left)}
-
-
-TASKS = {"kill": kill, "stop": stop, "full": full, "read_only": read_only, "ticks": ticks, "pack": pack}
+TASKS = {"kill": kill, "stop": stop, "full": full, "read_only": read_only, "ticks": ticks}
 
 
 def main(slices: str, place: str, *tasks: str) -> None:
     global TRACE
     torch.set_num_threads(1)  # a child of a process with more threads would wait for those it does not have
-    recorder.features = metrics.features = cheap_features
     load_slices(Path(slices), CONFIG.img_resolution)
     for name, number in (task.split("=") for task in tasks):
         TRACE = Path(place) / name / "trace"

@@ -7,7 +7,7 @@ import torch
 from nilearn import datasets
 from PIL import Image
 
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 
 
 @pytest.fixture(scope="module")

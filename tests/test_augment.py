@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stylegan.augment import adapt, augment, cutout, grey, move
-from stylegan.rng import Draws
+from stylegan.config import Config
+from stylegan.rng import BatchRNG
 
 
 def identity(n):
@@ -14,7 +15,7 @@ def identity(n):
 
 
 def draws(seed):
-    return Draws(torch.device("cpu"), torch.Generator().manual_seed(seed))
+    return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(seed))
 
 
 def slices(n=4, size=16):
@@ -76,7 +77,11 @@ def test_gradients_of_gradients_pass():
 
 
 def test_adaptive_step_is_the_share_of_the_schedule():
-    assert adapt(0.2, 0.9, images=64, target=0.6, kimg=100, p_max=0.8) == pytest.approx(0.2 + 64 / 100_000)
-    assert adapt(0.2, 0.1, images=64, target=0.6, kimg=100, p_max=0.8) == pytest.approx(0.2 - 64 / 100_000)
-    assert adapt(0.0, 0.1, 64, 0.6, 100, 0.8) == 0.0
-    assert adapt(0.8, 0.9, 64, 0.6, 100, 0.8) == 0.8
+    config = Config(ada_target=0.6, ada_kimg=100.0, augment_p_max=0.8)
+    for p, sign_mean, after in (
+        (0.2, 0.9, 0.2 + 64 / 100_000),
+        (0.2, 0.1, 0.2 - 64 / 100_000),
+        (0.0, 0.1, 0.0),
+        (0.8, 0.9, 0.8),
+    ):
+        assert adapt(p, sign_mean, 64, config) == pytest.approx(after)

@@ -11,7 +11,6 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 QUIET = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-PAGES = ("index.html", "02_train.html", "05_umap_embedding.html")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
@@ -28,10 +27,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser, made):
-    """visit(name, viewport, dark) -> the page, opened with the network cut off; ``page.asked`` lists what it asked for."""
+    """visit(viewport, dark) -> the page, opened with the network cut off; ``page.asked`` lists what it asked for."""
     contexts = []
 
-    def opened(name, viewport=DESKTOP, dark=False):
+    def opened(viewport=DESKTOP, dark=False):
         context = browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light", offline=True)
         context.set_default_timeout(300_000)  # a busy machine is no fault of the page
         contexts.append(context)
@@ -39,7 +38,7 @@ def visit(browser, made):
         page.asked, page.said = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda message: page.said.append(message.text))
-        page.goto((made.pages / name).as_uri())
+        page.goto((made.pages / "index.html").as_uri())
         return page
 
     yield opened
@@ -47,13 +46,8 @@ def visit(browser, made):
         context.close()
 
 
-def unfold(page):
-    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_asks_the_network_for_nothing_and_has_nothing_to_complain(visit, name):
-    page = visit(name)
+def test_it_asks_the_network_for_nothing_and_has_nothing_to_complain(visit):
+    page = visit()
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_load_state("networkidle")
     assert page.asked and all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
@@ -62,20 +56,17 @@ def test_a_page_asks_the_network_for_nothing_and_has_nothing_to_complain(visit, 
 
 
 @pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (DESKTOP, True), (PHONE, False)])
-@pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_serious(visit, name, viewport, dark):
-    page = visit(name, viewport, dark)
-    if name != "index.html":  # the pages show the same code, and its colours take long to look at
-        unfold(page)
+def test_axe_finds_nothing_serious(visit, viewport, dark):
+    page = visit(viewport, dark)
+    page.evaluate("document.querySelector('#notebook-02').querySelectorAll('details').forEach(fold => fold.open = true)")
     found = axe.Axe().run(page).response["violations"]
     told = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
     assert told == []
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_on_a_phone_nothing_is_wider_than_the_screen(visit, name):
-    page = visit(name, PHONE)
-    unfold(page)
+def test_on_a_phone_nothing_is_wider_than_the_screen(visit):
+    page = visit(PHONE)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     cut = """[...document.querySelectorAll('main *')].filter(e => {
         const right = e.getBoundingClientRect().right;
@@ -85,28 +76,22 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(visit, name):
 
 
 def test_dark_mode_is_dark_and_paper_is_white(visit):
-    page = visit("index.html", dark=True)
+    page = visit(dark=True)
     background = "getComputedStyle(document.body).backgroundColor"
     assert sum(map(int, page.evaluate(background)[4:-1].split(","))) < 150
     page.emulate_media(media="print")
     assert page.evaluate(background) == "rgb(255, 255, 255)"
 
 
-def test_the_first_key_leads_past_the_contents(visit):
-    page = visit("index.html")
+def test_keys_lead_past_the_contents_and_unfold_the_code(visit):
+    page = visit()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
     page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('main') !== null")
-
-
-def test_keys_reach_and_unfold_the_code(visit):
-    page = visit("02_train.html")
-    page.evaluate("document.querySelector('#main').focus()")
     for _ in range(30):
         page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('main') !== null")
         if page.evaluate("document.activeElement.matches('details.source > summary')"):
             break
     fold = "document.activeElement.parentElement"
@@ -115,8 +100,6 @@ def test_keys_reach_and_unfold_the_code(visit):
     assert page.evaluate(f"{fold}.open") and page.evaluate(f"{fold}.querySelector('pre').getBoundingClientRect().height") > 10
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_prints(visit, name, tmp_path):
-    pdf = visit(name).pdf(format="A4", print_background=False)
-    sheets = pdf.count(b"/Type /Page\n")
-    assert pdf.startswith(b"%PDF-") and (12 if name == "index.html" else 2) <= sheets < 90
+def test_it_prints(visit):
+    pdf = visit().pdf(format="A4", print_background=False)
+    assert pdf.startswith(b"%PDF-") and 12 <= pdf.count(b"/Type /Page\n") < 90

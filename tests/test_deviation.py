@@ -7,9 +7,8 @@ from stylegan.augment import dither
 from stylegan.config import make_config
 from stylegan.modules import with_deviation
 from stylegan.networks import build_networks
-from stylegan.rng import Draws
-from stylegan.state import new_state
-from stylegan.train import logits_of_both, set_rates
+from stylegan.rng import BatchRNG
+from stylegan.train import logits_of_both, new_state, set_rates
 
 
 def test_deviation_is_that_of_each_pixel_over_its_group():
@@ -49,14 +48,14 @@ def test_a_growing_discriminator_takes_the_deviation_at_every_stage():
 
 def test_dither_clamps_and_adds_up_to_one_grey_level():
     img = torch.linspace(-2, 2, 4000).reshape(1, 1, 40, 100)
-    moved = dither(img, Draws(img.device, torch.Generator().manual_seed(0))) - img.clamp(-1, 1)
+    moved = dither(img, BatchRNG(img.device, torch.Generator().manual_seed(0))) - img.clamp(-1, 1)
     assert moved.abs().max() <= 2 / 255 + 1e-6 and moved.abs().max() > 1.9 / 255 and abs(moved.mean()) < 0.1 / 255
 
 
 def test_the_gradient_passes_the_clamp_only_on_its_way_back_in():
     x = torch.tensor([-1.5, -1.5, 0.0, 1.5, 1.5]).reshape(1, 1, 1, 5).requires_grad_(True)
     push = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]).reshape(1, 1, 1, 5)  # descent moves against it
-    (dither(x, Draws(x.device)) * push).sum().backward()
+    (dither(x, BatchRNG(x.device)) * push).sum().backward()
     assert x.grad.flatten().tolist() == [0.0, -1.0, 1.0, 1.0, 0.0]
 
 

@@ -1,4 +1,4 @@
-"""Several processes, or pieces of a batch, train as one process with the whole batch does."""
+"""Several processes train as one process with the whole batch does."""
 
 import json
 import os
@@ -17,9 +17,8 @@ from stylegan.__main__ import build_parser
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
-from stylegan.rng import Draws, Part
-from stylegan.state import new_state, share
-from stylegan.train import training_step
+from stylegan.rng import BatchRNG, Shard
+from stylegan.train import new_state, path_length_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",
@@ -33,8 +32,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="fi
 
 
 @pytest.mark.parametrize(("total", "count", "group"), [(16, 2, 4), (16, 4, 4), (32, 4, 4), (24, 3, 4), (8, 4, 4)])
-def test_parts_are_the_batch_and_cut_no_group(total, count, group):
-    rows = torch.cat([torch.arange(total)[Part(i, count, group).rows(total)] for i in range(count)])
+def test_shards_are_the_batch_and_cut_no_group(total, count, group):
+    rows = torch.cat([torch.arange(total)[Shard(i, count, group).rows(total)] for i in range(count)])
     assert sorted(rows.tolist()) == list(range(total))
 
 
@@ -42,43 +41,45 @@ def test_groups_of_the_minibatch_deviation_stay_together():
     x = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     whole = MinibatchStdDev(4)(x)
     for index in range(2):
-        part = Part(index, 2, 4)
-        torch.testing.assert_close(MinibatchStdDev(4)(part.of(x)), part.of(whole))
+        shard = Shard(index, 2, 4)
+        torch.testing.assert_close(MinibatchStdDev(4)(shard.take(x)), shard.take(whole))
 
 
-def test_a_part_draws_its_rows_of_the_whole_batch():
-    def draws(part):
-        return Draws(torch.device("cpu"), torch.Generator().manual_seed(5), part)
+def test_a_shard_draws_its_rows_of_the_whole_batch():
+    def draws(shard):
+        return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(5), shard)
 
-    whole = draws(Part())
+    whole = draws(Shard())
     numbers = whole.normal(16, 3), whole.uniform(16), whole.integers(0, 9, 16)
     for index in range(4):
-        part = Part(index, 4, 4)
+        shard = Shard(index, 4, 4)
         mine = draws(part)
         for drawn, all_rows in zip((mine.normal(4, 3), mine.uniform(4), mine.integers(0, 9, 4)), numbers, strict=True):
-            assert torch.equal(drawn, part.of(all_rows))
+            assert torch.equal(drawn, shard.take(all_rows))
 
 
-@pytest.mark.parametrize("fields", [{}, {"one_fake_batch": True}, {"conditional": "class", "c_dim": 2}])
-def test_accumulated_pieces_train_as_the_whole_batch(slices, fields):
-    states = []
-    for pieces in (1, 2):
-        config = make_config(
-            "smoke", batch_size=16, accumulate=pieces, pl_weight=2.0, augment="fixed", augment_p=0.4, device="cpu", **fields
-        )
-        state = new_state(config)
-        for _ in range(3):
-            training_step(state, slices)
-        states.append(state)
-    for name, value in states[0].means().items():
-        assert states[1].means()[name] == pytest.approx(value, rel=1e-4), name
-    torch.testing.assert_close(states[0].G.mapping.w_avg, states[1].G.mapping.w_avg, rtol=1e-3, atol=1e-5)
-    assert states[0].signs.tolist() == states[1].signs.tolist()
+@pytest.mark.parametrize(("batch", "world"), [(16, 3), (24, 4)])
+def test_a_batch_that_the_processes_cannot_share_is_refused(batch, world, monkeypatch):
+    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
+    with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
+        Shard.own(batch, 4)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="multiple of 12"):
-        share(make_config("smoke", batch_size=16, accumulate=3))
+@pytest.mark.parametrize(("batch", "world"), [(24, 2), (40, 2), (48, 4), (16, 4)])
+def test_path_lengths_are_taken_of_any_batch_that_the_processes_can_share(batch, world, monkeypatch):
+    """Rows of a smaller batch need not be whole groups of the minibatch deviation: G knows none."""
+    seen = []
+    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
+    monkeypatch.setattr(
+        "stylegan.train.path_lengths", lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])
+    )
+    monkeypatch.setattr("stylegan.train.distributed.gather_keep_grad", lambda lengths: lengths)
+    monkeypatch.setattr("stylegan.train.distributed.average_", lambda gradients: None)
+    for index in range(world):
+        monkeypatch.setattr("stylegan.distributed.rank", lambda index=index: index)
+        path_length_step(new_state(make_config("smoke", batch_size=batch, pl_weight=2.0, device="cpu")), None)
+    ws = torch.cat(seen)
+    assert len(ws) == batch // 2 and len(torch.unique(ws[:, 0], dim=0)) == len(ws)  # each row once
 
 
 def stylegan(processes, *arguments):
@@ -116,9 +117,9 @@ def test_two_and_four_processes_train_as_one(class_folders, tmp_path):
 
 LEAVES = """
 import glob
-from stylegan.distributed import average_, together
+from stylegan.distributed import average_, process_group
 import torch
-with together():
+with process_group():
     import torch._dynamo  # as the first step of an optimiser does
     average_([torch.ones(3)])
 print(sorted(open(path).read().strip() for path in glob.glob("/proc/self/task/*/comm")))

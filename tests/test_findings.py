@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from stylegan.directions import Direction
 
 from stylegan import diagram, notebook
 from stylegan.config import make_config
-from stylegan.directions import Direction
 from stylegan.networks import build_networks
 from stylegan.run import train_run
 from stylegan.scores import findings

@@ -12,8 +12,8 @@ import torch
 
 from stylegan.config import Config
 from stylegan.losses import logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
-from stylegan.networks import build_networks
-from stylegan.progressive import Stage, set_stage
+from stylegan.networks import build_networks, set_stage
+from stylegan.progressive import Stage
 from stylegan.resampling import blur, upsample
 from stylegan.stylegan2 import ModulatedConv2d, ModulatedPixels
 

@@ -9,8 +9,7 @@ from stylegan.dataset import SliceDataset
 from stylegan.graphs import WARM_UP
 from stylegan.networks import build_networks
 from stylegan.predict import generate
-from stylegan.state import new_state
-from stylegan.train import training_step
+from stylegan.train import new_state, training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -49,16 +48,16 @@ def test_recorded_steps_train_as_steps_launched_one_by_one(blobs, one_fake_batch
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)  # kernels may add in another order
     for name, value in states[1].means().items():
-        assert states[0].means()[name] == pytest.approx(value, rel=0.1), name
+        assert states[0].log.means()[name] == pytest.approx(value, rel=0.1), name
 
 
 def test_recorded_steps_draw_new_numbers_each_time(blobs):
     state = after(smoke(augment="none"), blobs, 3 * WARM_UP)
     losses = []
     for _ in range(4):
-        state.forget()
+        state.log.clear()
         training_step(state, blobs)
-        losses.append(state.means()["loss_D"])
+        losses.append(state.log.means()["loss_D"])
     assert len(set(losses)) == 4
 
 
@@ -114,4 +113,4 @@ def test_recorded_steps_of_each_system_train_as_launched_ones(blobs, preset, pre
     assert recorded.cur_nimg == launched.cur_nimg and len(recorded.replay.recorded) >= 2
     assert recorded.D.now == launched.D.now == (16, 1)
     for name, value in launched.means().items():
-        assert recorded.means()[name] == pytest.approx(value, rel=0.2, abs=0.1), name
+        assert recorded.log.means()[name] == pytest.approx(value, rel=0.2, abs=0.1), name

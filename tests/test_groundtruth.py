@@ -9,14 +9,14 @@ import torch
 from phantoms import phantoms
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
+from stylegan.truth.evidence import Evidence
 
 from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 from stylegan.networks import Generator
 from stylegan.truth import conclusions, groundtruth, growth, readers, transfer
-from stylegan.truth.evidence import Evidence
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
+import argparse
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan.__main__ import build_parser, main
-from stylegan.bench import _Convolutions, bench
-from stylegan.config import PRESETS, Config, make_config
+from stylegan.__main__ import COMMANDS, GONE, build_parser, main
+from stylegan.config import NOTES, PRESETS, Config, make_config
 from stylegan.data import packing
+from stylegan.networks import build_networks, count_parameters
+from stylegan.summary import describe_loss, part_rows
 
 
 @pytest.fixture(autouse=True)
@@ -57,54 +60,82 @@ def test_data_prints_the_promised_keys_and_writes_the_table(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    "arguments",
     [
-        (["data", "no-such-folder"], "no folder no-such-folder"),
-        (["train", "--run-dir", "x", "--r1-gamma", "-1"], "r1_gamma is -1.0"),
-        (["train", "--run-dir", "x", "--batch-size", "10"], "not a multiple of mbstd_group_size"),
-        (["sample", "no-such-run", "--out", "x"], "no file no-such-run"),
-        (["evaluate", "no-such-run"], "no file no-such-run"),
+        ["data", "no-such-folder"],
+        ["train", "--run-dir", "x", "--r1-gamma", "-1"],
+        ["train", "--run-dir", "x", "--img-resolution", "100"],
+        ["train", "--run-dir", "x", "--batch-size", "10"],
+        ["sample", "no-such-run", "--out", "x"],
+        ["sample", "network-snapshot.pkl", "--out", "x"],
+        ["sample", "550000.pt", "--out", "x"],
+        ["evaluate", "no-such-run"],
+        ["report", "--data", "no-such-folder", "--out", "x"],
     ],
+    ids=" ".join,
 )
-def test_a_mistake_gets_one_sentence_and_exit_status_2(arguments, words, capsys, tmp_path, monkeypatch):
+def test_a_mistake_gets_one_sentence_and_exit_status_2(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "network-snapshot.pkl").write_bytes(pickle.dumps({"G_ema": None}))
+    torch.save({"g_ema": torch.zeros(3)}, tmp_path / "550000.pt")
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("stylegan: ") and words in said and said.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert said.startswith("stylegan: ") and said.count("\n") == 1 and "Traceback" not in said
+    assert not (tmp_path / "x").exists()
 
 
-def test_every_field_of_the_config_is_an_option():
-    known = build_parser().parse_args(["train", "--run-dir", "x"])
-    assert {f.name for f in dataclasses.fields(Config)} - {"c_dim"} <= set(vars(known))
+@pytest.mark.parametrize("name", GONE)
+def test_a_command_of_before_says_where_it_went(name, capsys):
+    assert main([name, "--whatever"]) == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_option_has_help_and_every_field_is_an_option():
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    assert set(commands) == set(COMMANDS)
+    assert [(name, a.dest) for name, command in commands.items() for a in command._actions if not a.help] == []
+    of_data = {"data", "train", "evaluate", "embed", "groundtruth", "project", "report"}
+    for name in of_data:
+        assert {"subjects", "levels", "contrast"} <= {a.dest for a in commands[name]._actions}, name
+    assert {f.name for f in dataclasses.fields(Config)} - {"c_dim"} <= {a.dest for a in commands["train"]._actions}
     args = build_parser().parse_args(["train", "--run-dir", "x", "--conditional", "class", "--no-mirror", "--lr", "0.001"])
     assert (args.conditional, args.mirror, args.lr) == ("class", False, 0.001)
 
 
-def test_presets_are_listed(capsys):
-    assert main(["presets", "--json"]) == 0
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(PRESETS)
-
-
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "stylegan", "--help"], capture_output=True, text=True, check=True)
-    for command in ("data", "fetch", "train", "sample", "project", "evaluate", "presets", "summary", "ship", "report", "bench"):
-        assert f" {command} " in done.stdout
+    assert all(f"    {command}" in done.stdout for command in COMMANDS)
 
 
-def test_bench_measures_every_phase(slices):
-    found = bench(make_config("smoke", pl_weight=1.0, device="cpu"), slices, rounds=1)
-    assert set(found["phases"]) == {"data", "d", "g", "r1", "path_length", "ema"}
-    assert found["img_s"] > 0 and found["sample_img_s"] > 0
-    assert found["limit_img_s"] > 0 and found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"])
+# --- Presets ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_limit_counts_dense_convolutions_forward_and_backward():
-    x = torch.randn(2, 4, 8, 8, requires_grad=True)
-    with _Convolutions() as seen:
-        for _ in range(3):
-            torch.nn.functional.conv2d(x, torch.ones(4, 4, 3, 3)).sum().backward()
-            torch.nn.functional.conv2d(x, torch.ones(4, 1, 3, 3), groups=4)  # depthwise: a filter, not counted
-    assert sorted((function.name(), count) for (function, _), count in seen.calls.items()) == [
-        ("aten::convolution", 3), ("aten::convolution_backward", 3)
-    ]  # fmt: skip
+def test_presets_are_listed_with_source_sizes_loss_options_and_a_note(capsys):
+    assert main(["presets", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    keys = ["name", "source", "resolution", "parameters_g", "parameters_d", "loss", "options", "note"]
+    assert [list(row) for row in rows] == [keys] * len(PRESETS) and {row["name"] for row in rows} == set(PRESETS) == set(NOTES)
+    assert all(row["note"] and "\n" not in row["note"] and row["source"] for row in rows)
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(row["name"] in printed and row["note"] in printed for row in rows)
+
+
+def test_losses_are_described_with_weights_and_intervals():
+    assert describe_loss(make_config("stylegan1")) == "logistic + R1 10"
+    assert describe_loss(make_config("seed000-stylegan2")) == "wgan + GP 10 + drift 0.001 + path length 2 / 16"
+    assert describe_loss(make_config("dcgan")) == "logistic"
+
+
+@pytest.mark.parametrize("preset", ["smoke", "seed003-progressive", "seed004-course", "dcgan"])
+def test_every_weight_stands_in_the_table_of_parts_once(preset):
+    config = make_config(preset, img_resolution=32, channel_base=256, channel_max=16)
+    config = dataclasses.replace(config, c_dim=3) if config.conditional == "class" else config
+    rows = part_rows(config)
+    assert sum(row["parameters"] for row in rows) == sum(map(count_parameters, build_networks(config)))
+    assert len({row["part"] for row in rows}) == len(rows)
+
+
+def test_multiplications_are_those_of_the_shapes():
+    rows = {row["part"]: row for row in part_rows(make_config("smoke"))}
+    assert rows["D.from_rgb"]["multiplications"] == 16 * 16 * 8 and rows["D.from_rgb"]["output"] == "8 × 16 × 16"
+    assert rows["G.mapping"]["multiplications"] == 2 * 16 * 16

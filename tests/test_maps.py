@@ -6,6 +6,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import torch
+from stylegan.truth.map_charts import Panel
 
 from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
@@ -13,7 +14,6 @@ from stylegan.config import make_config
 from stylegan.networks import Generator
 from stylegan.truth import map_charts, map_sheets, map_study, maps
 from stylegan.truth.embedding import deal_people, deal_within, knn_overlap, neighbour_agreement, same_levels
-from stylegan.truth.map_charts import Panel
 
 
 def heads(people: int = 20, levels: int = 6, seed: int = 0, step: float = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,16 +1,12 @@
 """Generator and discriminator as wholes: shapes and sizes of every preset, styles, noise, truncation, classes, gradients."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.losses import path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
-from stylegan.rng import Draws
+from stylegan.rng import BatchRNG
 from stylegan.summary import full_grown
 
 # preset -> (trainable numbers in G, in D, pixels), with two classes where it wants classes; a new preset needs a row
@@ -167,7 +163,7 @@ def test_noise_modes():
 def test_given_noise_reproduces_a_picture():
     G = noisy(Generator(tiny()))
     ws = G.mapping(torch.randn(2, 8))
-    draw = [G.synthesis.draw_noise(2, Draws(torch.device("cpu"), torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
+    draw = [G.synthesis.draw_noise(2, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert [tuple(noise.shape) for noise in draw[0]] == [(2, 1, s, s) for s in (4, 8, 8, 16, 16)]
     first, same, other = (G.synthesis(ws, noise=noise) for noise in draw)
     assert torch.equal(first, same)
@@ -287,21 +283,3 @@ def test_automatic_precision_does_not_take_emulation_for_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert pick_precision("auto", torch.device("cuda")) == "fp16"
     assert pick_precision("auto", torch.device("mps")) == "fp32"
-
-
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux grants huge pages")
-def test_the_heap_is_marked_for_huge_pages_and_not_written():
-    """Two GiB where the heap grows carry the mark `hg`, and take no memory before they are used."""
-    code = r"""if True:
-        import pathlib, re
-        from stylegan.networks import prepare_machine
-        prepare_machine()
-        prepare_machine()
-        areas = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", pathlib.Path("/proc/self/smaps").read_text())
-        heap = [area for area in areas if "[heap]" in area and " hg" in area.split("VmFlags:")[1]]
-        for name in ("Size", "Rss"):
-            print(sum(int(re.search(rf"^{name}: +([0-9]+) kB", area, re.M)[1]) for area in heap) // 1024)
-    """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    size, used = map(int, found.split())
-    assert 2000 < size < 2200 and used < 100

@@ -10,7 +10,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
-from stylegan.reporting.report import NAMES  # noqa: E402
+from stylegan.reporting.html import NAMES  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,6 +1,5 @@
-"""The report: all notebooks run from end to end at the preset `smoke`, and what the pages hold."""
+"""The report: all notebooks run from end to end at the preset `smoke`, and what the page holds."""
 
-import csv
 import itertools
 import re
 import subprocess
@@ -14,117 +13,107 @@ pytest.importorskip("nbclient")
 bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
 
+import conftest  # noqa: E402
+from conftest import notebook_of  # noqa: E402
+
 from stylegan.checkpoint import load_generator  # noqa: E402
-from stylegan.reporting import report  # noqa: E402
-from stylegan.reporting.execute import NotebookError, set_parameters  # noqa: E402
+from stylegan.reporting import html  # noqa: E402
+from stylegan.reporting.execute import NotebookError, execute, set_parameters  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
 
-def v4():
-    return nbformat.v4
+# --- The whole way ----------------------------------------------------------------------------------------------------------
 
 
-def notebook_of(*sources):
-    cells = [v4().new_code_cell(text) if not text.startswith("#") else v4().new_markdown_cell(text) for text in sources]
-    return v4().new_notebook(cells=cells)
+@pytest.fixture(scope="module")
+def soup(made):
+    return bs4.BeautifulSoup((made.pages / "index.html").read_text(encoding="utf-8"), "html.parser")
 
 
-# --- The whole road -------------------------------------------------------------------------------------------------------
-
-
-def pages(out):
-    return {
-        path.name: bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(out.glob("*.html"))
-    }
-
-
-def test_every_notebook_ran_and_has_its_page(made):
-    out, run = made.pages, made.run
-    assert set(pages(out)) == {"index.html", *(f"{name}.html" for name in report.NAMES)}
-    for name in report.NAMES:
-        notebook = nbformat.read(out / f"{name}.ipynb", as_version=4)
+def test_every_notebook_ran_and_is_on_the_one_page(made, soup):
+    assert {path.name for path in made.pages.iterdir()} == {"index.html", *(f"{name}.ipynb" for name in html.NAMES)}
+    for name in html.NAMES:
+        notebook = nbformat.read(made.pages / f"{name}.ipynb", as_version=4)
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
         assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs), name
-        assert "execution" not in str([cell.metadata for cell in cells])
-    assert (run / "evaluation.json").is_file()
-    with open(run / "embedding.csv", newline="", encoding="utf-8") as file:
-        kinds = [row["kind"] for row in csv.DictReader(file) if (row["method"], row["mode"]) == ("pca", "joint")]
-    assert kinds.count("real") == kinds.count("generated") == len(kinds) / 2 > 15
-
-
-def test_opening_a_page_asks_the_network_for_nothing(made):
-    for name, soup in pages(made.pages).items():
-        loaded = [tag.get(key, "") for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
-        loaded += [tag["href"] for tag in soup("link")]
-        assert all(target.startswith("data:") for target in loaded), name
-        assert not soup("script") and not soup("iframe")
-        assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
-
-
-def test_every_picture_is_described(made):
-    for soup in pages(made.pages).values():
-        texts = [image.get("alt", "").strip() for image in soup("img")]
-        assert texts and all(len(text) > 15 and not text.startswith("No description") for text in texts)
-
-
-def test_ids_are_unique_links_lead_somewhere_and_headings_go_down_step_by_step(made):
-    found = pages(made.pages)
-    for name, soup in found.items():
-        ids = [tag["id"] for tag in soup(id=True)]
-        assert len(set(ids)) == len(ids)
-        for link in soup("a", href=True):
-            target = link["href"]
-            if not target.startswith("http"):
-                assert target.lstrip("#") in ids if target.startswith("#") else target in found, (name, target)
-        levels = [int(tag.name[1]) for tag in soup(re.compile("^h[1-6]$"))]
-        assert levels[0] == 1 and levels.count(1) == 1
-        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), name
-
-
-def test_formulas_are_mathml_and_code_is_folded(made):
-    soup = pages(made.pages)["index.html"]
-    assert len(soup("math")) > 10 and not re.search(r"\$\$|\\frac", soup.main.get_text())
-    assert all(block.find_parent("details") for block in soup(class_="highlight"))
-    assert len(soup(class_="highlight")) > 40
-
-
-def test_the_index_holds_all_notebooks_and_stays_small(made):
-    soup = pages(made.pages)["index.html"]
-    assert len(soup("section")) == len(report.NAMES) + 1 and len(soup.nav("a")) > 20
+        assert "execution" not in str([cell.metadata for cell in cells]) and "widgets" not in notebook.metadata
+        assert soup.find(id=f"notebook-{name[:2]}")
+    assert (made.run / "evaluation.json").is_file() and (made.run / "embedding.csv").is_file()
+    assert len(soup("section")) == len(html.NAMES) + 1 and len(soup.nav("a")) > 20
     assert (made.pages / "index.html").stat().st_size < 15e6
+    assert not re.search(r"widget-view|jupyter-widgets|interactive\(|Traceback", str(soup.main))
 
 
-def test_the_index_ends_with_what_it_takes_to_get_its_numbers_again(made):
-    soup, (_, info) = pages(made.pages)["index.html"], load_generator(made.run)
-    last = soup("section")[-1]
-    told = {row.th.text: row.td.text for row in last("tr")}
-    assert list(told) == ["Data", "Model", "Seeds", "Run time", "Device", "Versions"] and not last.find_next("section")
-    assert info["model_hash"] in told["Model"] and info["data"]["key"][:16] in told["Data"]
+def test_opening_it_asks_the_network_for_nothing(soup):
+    loaded = [tag.get(key, "") for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
+    loaded += [tag["href"] for tag in soup("link")]
+    assert all(target.startswith("data:") for target in loaded)
+    assert not soup("script") and not soup("iframe")
+    assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
+
+
+def test_pictures_are_described_and_code_is_folded(soup):
+    texts = [image.get("alt", "").strip() for image in soup("img")]
+    assert len(texts) > 20 and all(len(text) > 15 and not text.startswith("No description") for text in texts)
+    assert len(soup("math")) > 10 and not re.search(r"\$\$|\\frac", soup.main.get_text())
+    assert len(soup(class_="highlight")) > 40 and all(block.find_parent("details") for block in soup(class_="highlight"))
+
+
+def test_ids_are_unique_links_lead_somewhere_and_headings_go_down_step_by_step(soup):
+    ids = [tag["id"] for tag in soup(id=True)]
+    assert len(set(ids)) == len(ids)
+    targets = [link["href"] for link in soup("a", href=True) if not link["href"].startswith("https://")]
+    assert [target for target in targets if target.lstrip("#") not in ids] == []
+    levels = [int(tag.name[1]) for tag in soup(re.compile("^h[1-6]$"))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_it_ends_with_what_it_takes_to_get_its_numbers_again(made, soup):
+    _, info = load_generator(made.run)
+    found = {row.th.text: row.td.text for row in soup("section")[-1]("tr")}
+    assert list(found) == ["Data", "Model", "Seeds", "Run time", "Device", "Versions"]
+    assert info["model_hash"] in found["Model"] and info["data"]["key"][:16] in found["Data"]
     assert (
-        all(name in told["Run time"] for name in report.NAMES)
-        and f"torch {torch.__version__.split('+')[0]}" in told["Versions"]
+        all(name in found["Run time"] for name in html.NAMES)
+        and f"torch {torch.__version__.split('+')[0]}" in found["Versions"]
     )
-    assert any(link["href"] == f"#{last.h2['id']}" for link in soup.nav("a"))
 
 
-def test_plain_nbconvert_makes_pages_too(made, tmp_path):
+def test_no_path_of_this_machine_is_on_it(made):
+    text = (made.pages / "index.html").read_text(encoding="utf-8")
+    told = text.count(str(made.run)) + text.count(str(made.slices))  # in the cells of parameters, where they were given
+    assert told == 2 * len(html.NAMES) - 1 and str(ROOT) not in text
+
+
+@pytest.mark.long
+def test_plain_nbconvert_makes_pages_of_the_copies_too(made, tmp_path):
     notebooks = [str(path) for path in sorted(made.pages.glob("*.ipynb"))]
     subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path, *notebooks], check=True)
-    for name in report.NAMES:
-        soup = bs4.BeautifulSoup((tmp_path / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
-        assert soup.h1 and soup(class_="highlight") and soup("table")
+    assert len(list(tmp_path.glob("*.html"))) == len(html.NAMES)
 
 
-def test_no_path_of_this_machine_is_on_a_page(made):
-    run, data = made.run, made.slices
-    text = (made.pages / "index.html").read_text(encoding="utf-8")
-    told = text.count(str(run)) + text.count(str(data))  # in the cells of parameters, where they were given
-    assert told == 2 * len(report.NAMES) - 1 and str(ROOT) not in text
+# Names that a folder can have, without slashes.
+CLASSES = ("<script>alert(1)<b>", "<img src=x onerror=alert(2)>")
+SUBJECT = "$x_{$ <svg onload=alert(3)> [a](javascript:alert(4)) {0} %s `x`"
 
 
-# --- Parts ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.long
+def test_names_with_html_are_text_on_the_page(tmp_path, monkeypatch):
+    conftest._write_slices(tmp_path / "<iframe src=x>", classes=CLASSES, subject=SUBJECT + " ")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / "cache"))
+    out = html.report(tmp_path / "<iframe src=x>", tmp_path / "run <b>", "smoke", tmp_path / "out", total_kimg=0.1, num=40)
+    soup = bs4.BeautifulSoup(out.read_text(encoding="utf-8"), "html.parser")
+    assert not soup(["script", "iframe", "object", "embed", "svg", "form", "base"])
+    assert not [tag for tag in soup(True) for name in tag.attrs if name.startswith("on")]
+    assert all(re.match(r"data:(image/|,$)|#|https://", tag.get(name, "#")) for tag in soup(True) for name in ("src", "href"))
+    assert all(name in soup.get_text() for name in CLASSES)
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -133,34 +122,31 @@ def clone(tmp_path, monkeypatch):
     folder = tmp_path / "clone" / "notebooks"
     folder.mkdir(parents=True)
     (folder.parent / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
-    for name in report.NAMES:
+    for name in html.NAMES:
         nbformat.write(notebook_of(f"# {name}", "1 + 1"), folder / f"{name}.ipynb")
     monkeypatch.chdir(folder.parent)
     return folder
 
 
-def test_a_notebook_that_stops_is_named_and_the_pages_before_it_are_kept(clone):
-    nbformat.write(notebook_of("# Second", "a = 1", "raise ValueError('no such slice')", "b = 2"), clone / "02_train.ipynb")
-    with pytest.raises(ValueError, match=r"02_train.ipynb, code cell 2, stopped with ValueError: no such slice$"):
-        report.report(preset="smoke")
-    out = clone.parent / "report"
-    assert {path.name for path in out.glob("*.html")} == {"01_data_preview.html", "02_train.html", "index.html"}
-    assert (
-        f"1 of {len(report.NAMES)}" in (out / "index.html").read_text()
-        and "no such slice" in (out / "02_train.html").read_text()
-    )
-
-
-def test_a_kernel_that_dies_is_said_to_have_died(clone):
-    nbformat.write(notebook_of("# First", "import os", "os.kill(os.getpid(), 9)"), clone / "01_data_preview.ipynb")
-    with pytest.raises(NotebookError, match=r"01_data_preview.ipynb, code cell 2: its kernel died"):
-        report.report(preset="smoke")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("raise ValueError('no such slice')", r"02_train.ipynb, code cell 2, stopped with ValueError: no such slice$"),
+        ("import os; os.kill(os.getpid(), 9)", r"02_train.ipynb, code cell 2: its kernel died"),
+    ],
+)
+def test_a_notebook_that_stops_is_named_and_shown_up_to_there(clone, line, says):
+    nbformat.write(notebook_of("# Second", "a = 1", line, "b = 2"), clone / "02_train.ipynb")
+    with pytest.raises(NotebookError, match=says):
+        html.report(preset="smoke")
+    text = (clone.parent / "report" / "index.html").read_text()
+    assert f"1 of {len(html.NAMES)}" in text and "Second" in text and ("no such slice" in text) == ("slice" in line)
 
 
 def test_outside_a_clone_it_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="inside a clone of the repository"):
-        report.report()
+        html.report()
 
 
 def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkeypatch, tmp_path):
@@ -169,13 +155,11 @@ def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkey
     (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
-    from stylegan.reporting.execute import execute
-
-    notebook = notebook_of("import os, sys; print(sys.executable, os.environ.get('MPLBACKEND'), os.getcwd())")
     monkeypatch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
+    notebook = notebook_of("import os, sys; print(sys.executable, os.environ.get('MPLBACKEND'), os.getcwd())")
     execute(notebook, clone / "x.ipynb")
     printed = notebook.cells[0].outputs[0].text
-    assert str(Path(printed.split()[0]).parent) == str(Path(report.os.sys.executable).parent)
+    assert str(Path(printed.split()[0]).parent) == str(Path(sys.executable).parent)
     assert "another_program" not in printed and printed.split()[-1] == str(clone)
 
 
@@ -187,7 +171,6 @@ def test_parameters_are_replaced_by_name_and_keep_their_comments():
     assert notebook.cells[0].source == "x = 1"
 
 
-def test_paths_in_the_checkout_are_told_from_the_notebooks(clone):
-    assert report._seen_from(clone, clone.parent / "runs" / "quick") == "../runs/quick"
-    assert report._seen_from(clone, None) is None
-    assert Path(report._seen_from(clone, "/")).is_absolute()
+def test_paths_in_the_checkout_are_seen_from_the_notebooks(clone):
+    assert html.seen_from(clone, clone.parent / "runs" / "quick") == "../runs/quick"
+    assert Path(html.seen_from(clone, Path("/"))).is_absolute()

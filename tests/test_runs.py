@@ -1,4 +1,4 @@
-"""Run folders: exact resume, refusal of what does not belong together, and what is recorded."""
+"""Run folders: exact resume for every preset, refusal of what does not belong together, and what is recorded."""
 
 import json
 import os
@@ -15,10 +15,13 @@ from PIL import Image
 
 from stylegan import recorder
 from stylegan import run as runs
-from stylegan.cache import append_line
-from stylegan.checkpoint import checkpoints, load_generator, load_tensors
-from stylegan.config import make_config
+from stylegan.augment import dither
+from stylegan.checkpoint import checkpoints, load_discriminator, load_generator, load_tensors
+from stylegan.config import PRESETS, make_config
+from stylegan.files import append_line
 from stylegan.losses import LOSSES
+from stylegan.rng import BatchRNG
+from stylegan.train import new_state, training_step
 
 
 @pytest.fixture(autouse=True)
@@ -27,66 +30,133 @@ def tiny_population(slices, monkeypatch):
 
 
 def config(**fields):
-    settings = {
-        "total_kimg": 0.064,
-        "tick_kimg": 0.016,
-        "device": "cpu",
-        "pl_weight": 1.0,
-        "d_reg_interval": 2,
-        "g_reg_interval": 2,
-        "ada_kimg": 1.0,
-    }
+    settings = {"total_kimg": 0.064, "tick_kimg": 0.016, "device": "cpu", "pl_weight": 1.0, "d_reg_interval": 2,
+                "g_reg_interval": 2, "ada_kimg": 1.0}  # fmt: skip
     return make_config("smoke", **{**settings, **fields})
+
+
+def tiny(preset, **fields):
+    """A preset at 16 px and 8 steps of 4 slices, with all that it does in them."""
+    given, dcgan = make_config(preset), preset == "dcgan"
+    small = {"img_resolution": 16, "channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "batch_size": 4, "device": "cpu",
+             "mapping_layers": 0 if dcgan else 2, "total_kimg": 0.032, "tick_kimg": 0.008, "kid_ticks": 2, "max_minutes": 0.0,
+             "d_reg_interval": min(given.d_reg_interval, 2), "g_reg_interval": 2, "ada_interval": 2, "ada_kimg": 0.1,
+             "attention": "8" if given.attention != "none" else "none"}  # fmt: skip
+    growth = {"grow_from": 4, "grow_kimg": 0.004, "fade_kimg": 0.008, "grow_batch_max": 8} if given.grow_from else {}
+    return make_config(preset, **{**small, **growth, **fields})
+
+
+def scorer(values=None):
+    """Scores in place of real ones: the mean of a weight, or the given values in turn."""
+    given = iter(values or [])
+
+    def make(val_slices, config, device):
+        assert set(val_slices.splits) == {"val"}
+
+        def score(G_ema, full):
+            full_scores = {
+                "kid": next(given, G_ema.mapping.w_avg.abs().sum().item()),
+                "precision": 0.5,
+                "recall": 0.25,
+                "coverage": 0.1,
+            }
+            return {"spread": 2.0, "style_participation": [1.0, 0.5], **(full_scores if full else {})}
+
+        return score
+
+    return make
+
+
+def train(config, folder, **kwargs):
+    return runs.train_run(config, None, folder, **kwargs)
 
 
 def stop_at(monkeypatch, cur_nimg):
     """Let a run end there as if it were out of time."""
-    monkeypatch.setattr(recorder.Recorder, "_out_of_time", lambda self, now: self.state.cur_nimg == cur_nimg)
+    wishes = recorder.Recorder.wishes
+    monkeypatch.setattr(recorder.Recorder, "wishes", lambda self: (wishes(self)[0], self.state.cur_nimg >= cur_nimg))
+
+
+def end_of(folder):
+    tensors, header = load_tensors(checkpoints(folder)[-1])
+    return {k: v for k, v in tensors.items() if not k.startswith("sums.")}, {
+        k: header[k] for k in ("augment_p", "cur_nimg", "step")
+    }
 
 
 def without_times(line):
     return {k: v for k, v in line.items() if k not in ("seconds", "sec_per_kimg", "peak_memory_mb")}
 
 
+# --- Exact resume ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_end(preset, tmp_path, monkeypatch):
+    train(tiny(preset), tmp_path / "whole", scorer=scorer())
+    other = {
+        "tick_kimg": 0.012,
+        "kid_ticks": 1,
+        "snapshot_ticks": 2,
+        "max_minutes": 9.0,
+        "keep_checkpoints": 3,
+        "checkpoint_minutes": 0.0,
+    }
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12)
+        train(tiny(preset, **other), tmp_path / "broken")
+    train(tiny(preset, **other), tmp_path / "broken", scorer=scorer())
+    whole, broken = end_of(tmp_path / "whole"), end_of(tmp_path / "broken")
+    assert whole[1] == broken[1] and whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
+    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k])] == []
+
+
 @pytest.mark.parametrize(
     ("stop", "fields"), [(32, {}), (40, {}), (40, {"precision": "fp16", "one_fake_batch": True})]
 )  # at a tick, and between two
-def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, capsys, stop, fields):
-    runs.train_run(config(**fields), None, tmp_path / "whole")
+def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
+    train(config(**fields), tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, stop)
-        last = runs.train_run(config(**fields), None, tmp_path / "broken")
-    assert last["cur_nimg"] == stop  # what it has reached is told, and between two ticks taken back
-    assert last.get("stopped", False) == (stop == 40)
+        last = train(config(**fields), tmp_path / "broken")
+    assert last["cur_nimg"] == stop and last.get("stopped", False) == (stop == 40)  # a line between two ticks is taken back
     assert "run the same command again" in capsys.readouterr().out
-    runs.train_run(config(**fields), None, tmp_path / "broken")
+    train(config(**fields), tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
-
     whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))
-    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 100
     assert all(torch.equal(whole[0][k], broken[0][k]) for k in whole[0])
     assert {k: v for k, v in whole[1].items() if k != "seconds"} == {k: v for k, v in broken[1].items() if k != "seconds"}
     lines = [[without_times(line) for line in runs.read_metrics(tmp_path / name)] for name in ("whole", "broken")]
     assert lines[0] == lines[1] and [line["cur_nimg"] for line in lines[0]] == [16, 32, 48, 64]
 
 
-def test_a_run_that_is_out_of_time_before_its_first_tick_says_what_it_reached(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 8)
-        last = runs.train_run(config(), None, tmp_path)
-    assert last["cur_nimg"] == 8 and last["kid_val"] is None and last["seconds"] > 0 and last["stopped"]
-
-
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
-    last = runs.train_run(config(), None, tmp_path)
-    again = runs.train_run(config(), None, tmp_path)
-    assert last == again and len(runs.read_metrics(tmp_path)) == 4
-    longer = runs.train_run(config(total_kimg=0.08), None, tmp_path)
+    last = train(config(), tmp_path)
+    assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
+    longer = train(config(total_kimg=0.08), tmp_path)
     assert longer["cur_nimg"] == 80 and [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64, 80]
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """A field it did not know has its default; one that is gone is ignored where it had its own, and named where it had not."""
+    train(config(), tmp_path)
+    known = json.loads((tmp_path / "config.json").read_text())
+    del known["config"]["one_fake_batch"]
+    for pieces in (2, 1):
+        (tmp_path / "config.json").write_text(json.dumps({**known, "config": {**known["config"], "accumulate": pieces}}))
+        if pieces == 2:
+            with pytest.raises(ValueError, match=r"accumulate \(2 there, unknown here\)"):
+                train(config(total_kimg=0.08), tmp_path)
+    with pytest.raises(ValueError, match=r"one_fake_batch \(False there, True asked\)"):
+        train(config(one_fake_batch=True), tmp_path)
+    assert train(config(total_kimg=0.08), tmp_path)["cur_nimg"] == 80
+
+
+# --- The folder -----------------------------------------------------------------------------------------------------------------
+
+
 def test_run_folder_holds_what_it_promises(tmp_path, slices):
-    runs.train_run(config(keep_checkpoints=1), None, tmp_path)
+    line = train(config(keep_checkpoints=1, seed=7), tmp_path)
     names = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
     files = {"config.json", "metrics.jsonl", "generator.safetensors", "generator_last.safetensors", "environment.txt"}
     assert names == files | {"checkpoints", "samples"}
@@ -97,121 +167,152 @@ def test_run_folder_holds_what_it_promises(tmp_path, slices):
     assert info["train_subjects"] == sorted(set(slices.split("train").subjects))
     assert not set(info["train_subjects"]) & set(slices.subjects[slices.splits != "train"])
     assert "torch" in (tmp_path / "environment.txt").read_text()
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["config"]["seed"] == 7 and kept["data"]["layout"] == "simulated"
+    wanted = {"kimg", "loss_D", "loss_G", "r1", "path_length", "logits_real", "logits_fake", "logits_heldout", "augment_p", "grad_norm_D",
+              "grad_norm_G", "sec_per_kimg", "peak_memory_mb", "kid_val", "precision_val", "recall_val", "coverage_val", "best_kid"}  # fmt: skip
+    assert wanted <= set(line) and all(isinstance(line[k], float) for k in ("logits_real", "logits_fake", "logits_heldout"))
 
 
-def test_metrics_tell_real_fake_and_held_out_apart(tmp_path):
-    line = runs.train_run(config(), None, tmp_path)
-    wanted = {"kimg", "loss_D", "loss_G", "r1", "path_length", "logits_real", "logits_fake", "logits_heldout", "augment_p",
-              "grad_norm_D", "grad_norm_G", "sec_per_kimg", "peak_memory_mb", "kid_val", "precision_val", "recall_val", "best_kid"}  # fmt: skip
-    assert wanted <= set(line)
-    assert all(isinstance(line[k], float) for k in ("logits_real", "logits_fake", "logits_heldout"))
+def test_how_the_slices_were_chosen_is_recorded_so_that_they_are_found_again(tmp_path, monkeypatch, slices):
+    asked = {}
+    monkeypatch.setattr(runs, "load_slices", lambda data, resolution, **kwargs: asked.update(kwargs) or slices)
+    monkeypatch.chdir(tmp_path)
+    runs.train_run(config(total_kimg=0.016), "folder", "run", subjects_csv="people.csv", levels=(0, 31), contrast="t1")
+    assert asked == {"subjects_csv": "people.csv", "levels": "0-31", "contrast": "t1"}
+    found = runs.read_settings("run")["data"]
+    assert found["path"] == str(tmp_path / "folder") and found["subjects_csv"] == str(tmp_path / "people.csv")
+    assert (found["levels"], found["contrast"]) == ("0-31", "t1")
+    asked.clear()
+    runs.train_run(config(total_kimg=0.016), None, "plain")
+    assert asked == {} and runs.read_settings("plain")["data"]["path"] is None
 
 
-def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path, monkeypatch):
-    scores = iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr(recorder, "features", lambda images, **kwargs: images)
-    found = {"precision": 0.5, "recall": 0.25}
-    monkeypatch.setattr(recorder, "scores_while_training", lambda real, people, fake, **_: {"kid": next(scores), **found})
-    last = runs.train_run(config(kid_ticks=1), None, tmp_path)
-    assert last["kid_val"] == pytest.approx(4.0) and last["best_kid"] == pytest.approx(1.0)
-    assert last["precision_val"] == 0.5 and last["recall_val"] == 0.25
+def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path):
+    last = train(config(kid_ticks=1), tmp_path, scorer=scorer([3.0, 1.0, 2.0, 4.0]))
+    assert (last["kid_val"], last["best_kid"], last["precision_val"], last["coverage_val"]) == (4.0, 1.0, 0.5, 0.1)
     assert load_generator(tmp_path)[1]["cur_nimg"] == 32
     assert load_generator(tmp_path / "generator_last.safetensors")[1]["cur_nimg"] == 64
 
 
-def test_a_run_of_a_version_without_a_field_goes_on_with_its_default(tmp_path):
-    runs.train_run(config(), None, tmp_path)
-    known = json.loads((tmp_path / "config.json").read_text())
-    del known["config"]["one_fake_batch"]
-    (tmp_path / "config.json").write_text(json.dumps(known))
-    with pytest.raises(ValueError, match=r"one_fake_batch \(False there, True asked\)"):
-        runs.train_run(config(one_fake_batch=True), None, tmp_path)
-    assert runs.train_run(config(total_kimg=0.08), None, tmp_path)["cur_nimg"] == 80
+def test_variety_is_recorded_at_every_tick_and_scores_at_some(tmp_path):
+    train(config(kid_ticks=3), tmp_path, scorer=scorer())
+    lines = runs.read_metrics(tmp_path)
+    assert [line["kid_val"] is None for line in lines] == [True, True, False, False]  # and at the end
+    assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
 
 
 def test_another_config_or_other_slices_are_refused_with_the_difference(tmp_path, slices, monkeypatch):
-    runs.train_run(config(), None, tmp_path)
+    train(config(), tmp_path)
     with pytest.raises(ValueError, match=r"r1_gamma \(0\.01 there, 5\.0 asked\)"):
-        runs.train_run(config(r1_gamma=5.0), None, tmp_path)
+        train(config(r1_gamma=5.0), tmp_path)
     monkeypatch.setattr(runs, "load_slices", lambda *args, **kwargs: replace(slices, key="other", title="others"))
     with pytest.raises(ValueError, match="others asked"):
-        runs.train_run(config(), None, tmp_path)
+        train(config(), tmp_path)
 
 
 def test_a_folder_with_other_things_is_not_taken(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not a run folder"):
-        runs.train_run(config(), None, tmp_path)
+        train(config(), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
-    code = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / ".lock"], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="Another process is training"):
-            runs.train_run(config(), None, tmp_path)
-        other.kill()
-    assert runs.train_run(config(), None, tmp_path)["cur_nimg"] == 64  # a dead process holds nothing
-
-
-def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch, capsys):
-    runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
-    newest = checkpoints(tmp_path)[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
-    out = capsys.readouterr().out
-    assert "Going back to the checkpoint before it" in out and "at 0.056 kimg" in out
-    assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64]
-
-
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    assert threading.current_thread() is threading.main_thread()
-    tick = recorder.Recorder._tick
-    monkeypatch.setattr(recorder.Recorder, "_tick", lambda self: (tick(self), os.kill(os.getpid(), signal.SIGTERM)))
-    with pytest.raises(KeyboardInterrupt):
-        runs.train_run(config(), None, tmp_path)
-    assert "Stopped and saved at 0.016 of 0.064 kimg" in capsys.readouterr().out
-    assert [p.name for p in checkpoints(tmp_path)] == ["000000016.safetensors"]
-
-
-def test_a_wish_to_stop_that_comes_twice_at_once_is_one_and_a_later_one_cannot_wait(tmp_path, monkeypatch):
-    tick = recorder.Recorder._tick
-
-    def ask_twice(self):
-        tick(self)
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(recorder.Recorder, "_tick", ask_twice)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train_run(config(), None, tmp_path / "once")
-    assert [p.name for p in checkpoints(tmp_path / "once")] == ["000000016.safetensors"]
-    monkeypatch.setattr(recorder, "PATIENCE", -1.0)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train_run(config(), None, tmp_path / "twice")
-    assert not checkpoints(tmp_path / "twice")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 32)
-        runs.train_run(config(), None, tmp_path)
-    good = checkpoints(tmp_path)[-1].read_bytes()
-    broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
-    monkeypatch.setitem(LOSSES, "logistic", broken)
-    with pytest.raises(FloatingPointError, match=r"loss_D.* not finite.*last good checkpoint"):
-        runs.train_run(config(), None, tmp_path)
-    assert checkpoints(tmp_path)[-1].read_bytes() == good
+    with pytest.raises(FileNotFoundError, match="train there first"):
+        runs.read_metrics(tmp_path)
 
 
 def test_conditional_runs_need_labels(slices, capsys):
     conditional = runs.with_classes(config(conditional="class"), slices)
     assert conditional.c_dim == 2 and "told the class" in capsys.readouterr().out
     assert runs.with_classes(config(), slices).c_dim == 0
-    assert "not used" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a label for every slice"):
         runs.with_classes(config(conditional="class"), replace(slices, labels=slices.labels - 1))
+
+
+# --- What is watched ------------------------------------------------------------------------------------------------------------
+
+
+def recorder_of(config, slices, folder):
+    folder.mkdir(exist_ok=True)
+    state = new_state(config)
+    for _ in range(2):
+        training_step(state, slices.split("train"))
+    return recorder.Recorder(state, slices, folder, None, lambda: None)
+
+
+@pytest.mark.parametrize("preset", ["seed003-progressive", "dcgan"])
+def test_watching_the_discriminator_changes_nothing_in_it(preset, slices, tmp_path):
+    """Neither spectral norms nor running means move; and it goes on training as before."""
+    watcher = recorder_of(replace(tiny(preset), c_dim=2 if preset != "dcgan" else 0), slices, tmp_path)
+    D = watcher.state.D
+    before = {name: value.clone() for name, value in D.state_dict().items()}
+    watcher._logits()
+    assert D.training and all(module.training for module in D.modules())
+    assert all(torch.equal(value, before[name]) for name, value in D.state_dict().items())
+
+
+def test_the_discriminator_is_watched_on_pictures_as_it_sees_them(slices, tmp_path):
+    watchers = [recorder_of(config(dither=on), slices, tmp_path / str(on)) for on in (True, False)]
+    img = 1.5 * torch.randn(4, 1, 16, 16)
+    dithered = dither(img, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(0)))
+    for watcher, seen in zip(watchers, (dithered, img), strict=True):
+        expected = watcher.state.D(seen).mean().item()
+        assert watcher._mean_logit(img, None) == pytest.approx(expected, abs=1e-6)
+        assert watcher._mean_logit(img, None) == watcher._mean_logit(img, None)
+
+
+def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, monkeypatch, slices):
+    stop_at(monkeypatch, 16)
+    train(tiny("stylegan1"), tmp_path)
+    D, known, _ = load_discriminator(tmp_path)
+    state = new_state(known)
+    runs.resume(state, tmp_path)
+    assert D.now == state.D.now and D.now.resolution > known.grow_from and not D.training
+    img = slices.tensor()[:4]
+    torch.testing.assert_close(D(img), state.D.eval()(img))
+
+
+# --- Ends -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+    code = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / ".lock"], stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="Another process is training"):
+            train(config(), tmp_path)
+        other.kill()
+    assert train(config(), tmp_path)["cur_nimg"] == 64  # a dead process holds nothing
+
+
+def ask(monkeypatch, *numbers):
+    """Send these signals at the first tick."""
+    tick = recorder.Recorder._tick
+    monkeypatch.setattr(recorder.Recorder, "_tick", lambda self: (tick(self), *(os.kill(os.getpid(), n) for n in numbers)))
+
+
+def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
+    assert threading.current_thread() is threading.main_thread()
+    ask(monkeypatch, signal.SIGINT, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), tmp_path / "once")
+    assert "Stopped and saved at 0.016 of 0.064 kimg" in capsys.readouterr().out
+    assert [p.name for p in checkpoints(tmp_path / "once")] == ["000000016.safetensors"]
+    monkeypatch.setattr(recorder, "PATIENCE", -1.0)  # who asks again after a while cannot wait
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), tmp_path / "twice")
+    assert not checkpoints(tmp_path / "twice")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 32)
+        train(config(), tmp_path)
+    good = checkpoints(tmp_path)[-1].read_bytes()
+    broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
+    monkeypatch.setitem(LOSSES, "logistic", broken)
+    with pytest.raises(FloatingPointError, match=r"loss_D.* not finite.*last good checkpoint"):
+        train(config(), tmp_path)
+    assert checkpoints(tmp_path)[-1].read_bytes() == good
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is there on Linux only")
@@ -232,25 +333,12 @@ def test_a_tick_that_finds_no_room_leaves_what_was_saved(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left"):
         patch.setattr(recorder, "append_line", full)
-        runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
-    runs.train_run(config(checkpoint_minutes=0.0), None, tmp_path)
+        train(config(checkpoint_minutes=0.0), tmp_path)
+    train(config(checkpoint_minutes=0.0), tmp_path)
     assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64]
 
 
-def test_metrics_of_an_empty_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train there first"):
-        runs.read_metrics(tmp_path)
-
-
-def test_config_json_is_what_was_asked(tmp_path):
-    runs.train_run(config(seed=7), None, tmp_path)
-    kept = json.loads((tmp_path / "config.json").read_text())
-    assert kept["config"]["seed"] == 7 and kept["data"]["layout"] == "simulated"
-
-
-def test_training_needs_none_of_the_packages_it_only_reports(monkeypatch):
-    def absent(name):
-        raise runs.importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(runs.importlib.metadata, "version", absent)
-    assert "umap-learn not installed" in runs.environment()
+def test_training_needs_neither_figures_nor_scores():
+    """It loads fast, and runs where matplotlib and scikit-learn are not there."""
+    code = "import stylegan.run, sys; print([name for name in ('matplotlib', 'sklearn', 'umap', 'nilearn') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan.cache import read_json, replacing, write_json
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, slices_of
+from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters
 from stylegan.notebook import markdown_table
 from stylegan.predict import generate

@@ -7,6 +7,7 @@ common scale, black where the square leaves the picture, and one Lanczos resize.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ FOREGROUND = 16 / 255  # of white: above JPEG ringing, below the faintest cortex
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decoder is started: PostScript would run a program
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
 LFS_HEADER = b"version https://git-lfs"
+MARGIN = 0.06  # by which the axial template must win over the other planes
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion to grey
 
 
 class LeftOut(ValueError):  # noqa: N818 - not an error of the program
@@ -38,9 +41,10 @@ def read_picture(path: Path) -> np.ndarray:
             if max(image.size) > LARGEST_SIDE:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
-                raise LeftOut(
-                    "several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file."
-                )
+                raise LeftOut("several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file.")
+            deep = _sixteen_bits(image, path)
+            if deep is not None:
+                return deep
             image.load()
             return _to_grey(image)
     except LeftOut:
@@ -65,26 +69,88 @@ def why_unreadable(path: Path, error: Exception) -> str:
     return "not an image" if isinstance(error, UnidentifiedImageError) else "unreadable"
 
 
+def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
+    """Colour or transparency of 16 bits as grey float32 [H, W]; None for all else, which Pillow reads in full.
+
+    Pillow keeps only the high byte. The same bytes unpacked in the other order give the low ones; grey with transparency has four
+    bytes a pixel and is unpacked as if they were four channels.
+    """
+    raw = image.tile[0][3] if image.tile else None
+    raw = raw[0] if isinstance(raw, tuple) else raw
+    if not isinstance(raw, str) or image.mode not in ("RGB", "RGBA", "LA") or not raw.endswith((";16B", ";16L", ";16N")):
+        return None
+    if image.mode == "LA":
+        parts = _unpacked(path, "RGBA", "RGBA")
+        grey, alpha = parts[..., 0] * 256 + parts[..., 1], parts[..., 2] * 256 + parts[..., 3]
+    else:
+        order = {"B": ("B", "L"), "L": ("L", "B"), "N": ("N", "B")}[raw[-1]]
+        high, low = (_unpacked(path, image.mode, f"{image.mode};16{byte}") for byte in order)
+        colours = high * 256 + low
+        grey = colours[..., :3] @ LUMA
+        alpha = colours[..., 3] if image.mode == "RGBA" else 65535
+    return np.rint(grey * (alpha / np.float32(65535))).astype(np.float32)
+
+
+def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
+    """float32 [H, W, C] of a file decoded as another mode and order of bytes than it claims."""
+    with Image.open(path, formats=FORMATS) as image:
+        image._mode = mode
+        tiles = [list(tile) for tile in image.tile]
+        for tile in tiles:
+            tile[3] = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
+        image.tile = [type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)]
+        image.load()
+        return np.asarray(image, np.float32)
+
+
 def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        return np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+        picture = np.asarray(image, dtype=np.float32)
+        known = np.isfinite(picture)
+        return picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.asarray(image.convert("L"))
 
 
-def to_bytes(picture: np.ndarray, white: float) -> np.ndarray:
-    """uint8 [H, W]; a picture of more than 8 bits is scaled so that ``white`` becomes 255, never cut off at the low byte."""
+# ----------------------------------------------------------------------------------------------------------------- grey scale
+
+
+def background_within(values: np.ndarray) -> float | None:
+    """The most frequent value where it fills a fifth and parts of the head lie below it, as after z-scoring; else None."""
+    found, count = np.unique(values.ravel()[:: 1 + values.size // 65536], return_counts=True)
+    if found.size == 0 or count.max() < 0.2 * count.sum():
+        return None
+    background = found[count.argmax()]
+    below = np.count_nonzero(values < background)
+    return float(background) if below > 0.02 * np.count_nonzero(values != background) else None
+
+
+def on_black(values: np.ndarray) -> np.ndarray:
+    """Values of one scan with the background at their lower end: it is the most frequent value, not always the lowest one."""
+    background = background_within(values)
+    if background is None:
+        return values
+    head = values != background
+    return np.where(head, values, np.percentile(values[head], 0.5)).astype(values.dtype)
+
+
+def to_bytes(picture: np.ndarray, black: float, white: float) -> np.ndarray:
+    """uint8 [H, W]; of a picture of more than 8 bits ``black`` becomes 0 and ``white`` 255, never cut off at the low byte."""
     if picture.dtype == np.uint8:
         return picture
-    return np.rint(np.clip(picture * (255.0 / max(white, 1e-12)), 0, 255)).astype(np.uint8)
+    return np.rint(np.clip((on_black(picture) - black) * (255.0 / max(white - black, 1e-12)), 0, 255)).astype(np.uint8)
 
 
-def common_white(peaks: list[float]) -> float:
-    """One white for all deep pictures of a set; the full 16 bits where the set plainly uses them."""
-    white = float(np.quantile(peaks, 0.99)) if peaks else 255.0
-    return 65535.0 if white > 16383 else white
+def common_scale(measures: Sequence[Measure]) -> tuple[float, float]:
+    """(black, white) of all deep pictures of a set; the full 16 bits where the set plainly uses them."""
+    deep = [item for item in measures if item.peak is not None]
+    if not deep:
+        return 0.0, 255.0
+    black = float(np.quantile([item.floor for item in deep], 0.01))
+    white = float(np.quantile([item.peak for item in deep], 0.99))
+    return black, 65535.0 if black == 0 and white > 16383 else white
 
 
 @dataclass(frozen=True)
@@ -93,22 +159,25 @@ class Measure:
 
     shape: tuple[int, int]  # height, width
     box: tuple[int, int, int, int]  # foreground: top, bottom, left, right; the ends exclusive
-    peak: float  # brightest value, 0 for 8-bit pictures
+    floor: float  # what is black: 0, or the darkest value where some are below 0
+    peak: float | None  # brightest value, None for 8-bit pictures
     digest: str  # equal for identical pixels, whatever the file format
 
 
 def measure(picture: np.ndarray) -> Measure:
-    """Box, peak and digest of a grey picture [H, W]. Raises ``LeftOut`` for a blank picture or a label map."""
+    """Box, scale and digest of a grey picture [H, W]. Raises ``LeftOut`` for a blank picture or a label map."""
     deep = picture.dtype != np.uint8
-    peak = float(picture.max(initial=0))
-    foreground = picture > FOREGROUND * (peak if deep else 255)
+    values = on_black(picture) if deep else picture
+    floor = float(values.min()) if deep and (values is not picture or values.min(initial=0) < 0) else 0.0
+    peak = float(values.max(initial=0))
+    foreground = values > floor + FOREGROUND * ((peak if deep else 255) - floor)
     rows, columns = (_span(foreground.sum(axis)) for axis in (1, 0))
-    if rows is None or columns is None or peak == picture.min():
+    if rows is None or columns is None or peak == values.min():
         raise LeftOut("blank picture")
     if _is_label_map(picture):
         raise LeftOut("label map")
     digest = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16, key=repr(picture.shape).encode()).hexdigest()
-    return Measure(picture.shape, (*rows, *columns), peak if deep else 0.0, digest)
+    return Measure(picture.shape, (*rows, *columns), floor, peak if deep else None, digest)
 
 
 def _span(counts: np.ndarray) -> tuple[int, int] | None:
@@ -174,15 +243,35 @@ def frame(picture: np.ndarray, square: Square, resolution: int, turns: int = 0) 
     return np.rot90(np.asarray(cut), turns)
 
 
-def find_turns(mean: np.ndarray, template: np.ndarray) -> tuple[int, bool]:
-    """Quarter turns that bring the set's mean picture [r, r] closest to a template with the front up, and whether it is sure.
+def find_turns(mean: np.ndarray, templates: dict[str, np.ndarray]) -> tuple[int, bool]:
+    """Quarter turns that bring the set's mean picture [r, r] closest to the axial templates [n, r, r], and whether it surely is axial.
 
-    Both are compared by correlation; a set without a clear winner is left as it is (0, False).
+    Likeness is the correlation, once as the pictures are and once stretched to fill the frame: heads differ in shape. The axial plane
+    must win over the others, turned and mirrored, by a margin that no coronal or sagittal set of the template reaches, whatever its
+    contrast and with or without a skull; and one turn must win. Else the set is left as it is: (0, False).
     """
-    assert mean.shape == template.shape and mean.ndim == 2
     if mean.std() == 0:
         return 0, False
-    scores = [float(np.corrcoef(np.rot90(mean, turns).ravel(), template.ravel())[0, 1]) for turns in range(4)]
-    best, second = sorted(scores, reverse=True)[:2]
-    sure = best > 0.5 and best - second > 0.01
+
+    def likeness(planes: str, picture: np.ndarray) -> float:
+        mine = (picture, _stretched(picture))
+        return max(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(mine, (plane, _stretched(plane)), strict=True)])
+                   for plane in templates[planes])  # fmt: skip
+
+    turned = [np.rot90(mean, turns) for turns in range(4)]
+    scores = [likeness("axial", picture) for picture in turned]
+    views = [view for picture in turned for view in (picture, picture[:, ::-1])]
+    others = max(likeness(plane, view) for plane in ("coronal", "sagittal") for view in views)
+    first, second = sorted(scores, reverse=True)[:2]
+    sure = first > 0.5 and first - second > 0.01 and first - others > MARGIN
     return (int(np.argmax(scores)), True) if sure else (0, False)
+
+
+def _stretched(picture: np.ndarray) -> np.ndarray:
+    """The foreground of a mean picture [r, r] stretched to fill it."""
+    inside = picture > 0.15 * picture.max()
+    rows, columns = (np.flatnonzero(inside.sum(axis) >= 2) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return picture
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(picture.shape[::-1], Image.Resampling.BILINEAR, box=box))

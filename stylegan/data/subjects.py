@@ -1,4 +1,4 @@
-"""Who is who: the subjects of the four-class upload, and splits that keep every person on one side."""
+"""Who is who: the person in a path, the subjects of the four-class upload, and splits that keep every person on one side."""
 
 from __future__ import annotations
 
@@ -18,10 +18,101 @@ FOUR_CLASSES = {"NonDemented": 100, "VeryMildDemented": 70, "MildDemented": 28, 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"val": 0.15, "test": 0.15}
 
+# ------------------------------------------------------------------------------------------------------- the person in a path
+# The ids that public collections give to people, and how they are written here: the most particular ones first.
+IDS = tuple(
+    (re.compile(pattern, re.I), written)
+    for pattern, written in (
+        (r"OAS([12])[-_ ]?([A-Z]*\d{3,4})(?!\d)", "OAS{}_{}"),  # OASIS-1, OASIS-2
+        (r"OAS([34]\d{4})(?!\d)", "OAS{}"),  # OASIS-3, OASIS-4
+        (r"(?<!\d)(\d{3})(?:[-_ ]S[-_ ]|S)(\d{4,5})(?!\d)", "{}_S_{}"),  # ADNI, also as sub-ADNI002S0295
+        (r"TCGA[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])", "TCGA_{}_{}"),
+        (r"(IXI\d{3})(?!\d)", "{}"),
+        (r"(?<![A-Z0-9])([A-Z]{3,6}-[A-Z]{2,4}-\d{4,5})(?!\d)", "{}"),  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
+        (r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])", "{}"),  # BraTS2021_00007, Brats18_CBICA_AAM_1
+        (r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)", "{}"),
+        (r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)", "sub-{}"),  # BIDS; without a digit (sub-sampled) it may be any word
+        (r"(?<![A-Z])(subj?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])",
+         "{}_{}"),
+    )
+)  # fmt: skip
+# What tells scans of one person apart: taken out of a name before it is compared with others.
+_EDGE, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
+CONTRASTS = {
+    "T1CE": r"t1c|t1ce|t1gd\w*|t1post\w*|t1contrast|t1km|gadolinium", "T1": r"t1[a-z]*|3?dt1[a-z]*|t13d|unit1|mpr\d*|m[ep]*2?rage\d*|rage|i?r?f?spgr|bravo",
+    "FLAIR": r"flair[a-z0-9]*|t2f|t2flair\w*", "T2*": r"t2star\w?|t2s", "T2": r"t2[a-z]*|inplanet2", "PD": r"pdw|pdt2", "DWI": r"dwi|dti|adc|b1000",
+    "BOLD": r"bold|sbref|fmri|epi", "SWI": r"swi|minip", "ASL": r"asl|cbf|m0scan", "MRA": r"mra|tof|angio", "PET": r"pet|fdg|av45|pib",
+    "field map": r"fmap|magnitude\d?|phasediff|fieldmap",
+}  # fmt: skip
+LAST_ONLY = {"PD": "pd", "CT": "ct", "DWI": "fa|md|trace", "BOLD": "rest|func"}  # contrasts only as a name's last word: PD is a disease too
+STAGES = (  # versions of one scan, the one to be used first
+    "t88_masked", r"aligned_norm", r"(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88", "sbj_111|restore|preproc|nu|n4|n3",
+)  # fmt: skip
+VERSION = r"t88|masked|gfc|sbj|111|aligned|norm|orig|raw|rawavg|skull|strip(?:ped)?|brain|brainmask|bet|restore|preproc|acpc|dc|nu|n[34]|scaled|" \
+    r"gradwarp|b1|correction|anon|affine|mni|warped|reg|registered|resampled|bias|corrected|processed|3t|1\.5t|7t|nii|std|reorient"  # fmt: skip
+VISIT = "|".join((
+    r"(?:ses|acq|desc|space|rec|run|task|dir|res|den|echo|part|inv|ce|mod)-[A-Za-z0-9.+]+",
+    r"(?:session|sess|ses|visit|vis|run|scan|series|mpr|mprage|anat|rest|tp|timepoint|time|wave|year|yr|month|mon|week|wk|day|fu|follow[-_ ]?up|"
+    r"repeat|rep|acq|mr|exam|study|v|m|y)[-_ ]?\d+(?:\.\d+)?",
+    r"(?:19|20)\d\d[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d(?:[-_T ]\d\d[-_:]?\d\d[-_:]?\d\d(?:\.\d+)?)?",
+    r"I\d{4,}|S\d{5,}|d\d{4}|br|\d{12,}|baseline|base|bl|sc|screening|follow[-_ ]?up|pre|post|retest|test|repeat|mr|ses|session|axial|ax|sag|sagittal|cor|"
+    r"coronal|tra|2d|3d|gre|anat|struct(?:ural)?",
+))  # fmt: skip
+_CONTRAST = "|".join(CONTRASTS.values())
+NOISE = re.compile(rf"{_EDGE}(?:{VISIT}|(?:{_CONTRAST})(?P<n>[-_ ]\d\d?)?|{VERSION}){_END}", re.I)
+# Words that number files, not people.
+GENERIC = re.compile(
+    r"(?:im|img|image|slice|sl|scan|pic|picture|photo|brain|head|mri?|vol|volume|file|data|frame|axial|nii|nifti|anat|struct\w*|series|sample|"
+    r"output|item|unnamed|copy|z|id|train|val|valid|validation|tr|te|va|dcm|export|fake|seed|plane|layer|level)?", re.I)  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """The name with forward slashes: archives made on Windows leave backslashes inside file names."""
+    return name.replace("\\", "/")
+
+
+def stem(name: str) -> str:
+    """The last part of a name without its endings (``.nii.gz``, ``.nii.png``, ``.hdr``)."""
+    return re.sub(r"(\.nii)?\.[a-z]{1,5}\d?(\.gz)?$", "", plain(name).rpartition("/")[2], flags=re.I)
+
+
+def find_id(path: str) -> tuple[str, str, int]:
+    """(person, scan, where the id ends) of the first collection's id in a path; ('', '', 0) where there is none.
+
+    The scan is the person with the visit, as OASIS writes it: ``OAS2_0001_MR2``, ``OAS30001_MR_d0129``; else the person.
+    """
+    for pattern, written in IDS:
+        found = list(pattern.finditer(path))
+        if not found:
+            continue
+        who, end = written.format(*found[0].groups()), found[-1].end()
+        if not who[:3].upper() == "OAS":
+            return who.replace("_s_", "_S_"), who, end
+        who = who.upper()
+        visit = re.search(r"[-_]MR[-_ ]?(\d+)" if who[4] == "_" else r"(?<![A-Za-z0-9])(d\d{4})(?!\d)", path, re.I)
+        mark = ("_MR" if who[4] == "_" else "_MR_") + visit[1].lower() if visit else ""
+        return who, who + mark, end
+    return "", "", 0
+
+
+def core(name: str) -> str:
+    """A file's or folder's name without visits, repeats, dates, contrasts and versions: equal for all scans of one person."""
+    while NOISE.search(name):
+        name = re.sub(r"[-_ .]*~[-_ .~]*", "_", NOISE.sub("~", name)).strip("_-. ")
+    return name.strip("_-. ")
+
+
+def is_generic(name: str) -> bool:
+    """Whether a core numbers files rather than people (``img_12``, ``scan (3)``, a hash), or is nothing at all."""
+    if re.fullmatch(r"[0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12}|[0-9a-f]{16,}", name, re.I):
+        return True
+    words = re.findall(r"[^\W\d_]+", name)
+    return not re.sub(r"[\W_]+", "", name) or (bool(words) and all(GENERIC.fullmatch(word) for word in words))
+
 
 def person(subject: str) -> str:
     """The person behind a subject id: OASIS scans OAS1_0061_MR1 and OAS1_0061_MR2 show the same one."""
-    return re.sub(r"_MR\d+$", "", subject, flags=re.I)
+    return re.sub(r"_MR(?:\d+|_d\d+)$", "", subject, flags=re.I)
 
 
 def people_of(slices: SliceDataset) -> np.ndarray:

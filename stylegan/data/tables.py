@@ -1,193 +1,187 @@
-"""Tables with one row per subject or image: find, read, join by id, and doubt what cannot be right."""
+"""Tables with one row per person, visit or image: find, read, join by whichever id fits, and doubt what cannot be right."""
 
 from __future__ import annotations
 
-import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from stylegan.data.subjects import person
+from stylegan.data.subjects import find_id, person, stem
 
-TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "participants.tsv", "labels.csv")
-IMAGE_IDS = ("image id", "imageid", "image data id", "image uid", "image")
-SUBJECT_IDS = ("subject", "subject id", "subjectid", "id", "participant id", "mri id", "patient id", "patient", "ptid", "rid",
-               "person")  # fmt: skip
-BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "-", ".", "?"})
+TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
+               "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
+ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "image", "filename", "file", "mri id", "mr id", "session id", "subject", "subject id",
+              "subjectid", "id", "participant id", "patient id", "patient", "ptid", "person", "rid")  # fmt: skip
+PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
+CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class")
+BLANK = ("", "na", "n/a", "nan", "none", "null", "-", ".", "?")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table by id."""
+    """A table as it was read: text in every cell, '' where unknown."""
 
     path: Path
-    rows: dict[str, int]  # normalised id -> row
-    columns: dict[str, np.ndarray]  # float (NaN unknown) or str ('' unknown) per row
-    people: tuple[str, ...]  # the person of each row ('' unknown) where the ids are those of images; else empty
-    warnings: tuple[str, ...]
+    rows: pd.DataFrame
+    warnings: tuple[str, ...] = ()
 
-    def find(self, ids: Sequence[str]) -> dict[str, int]:
-        """The row of each different id, -1 where there is none.
-
-        OAS1_0001_MR1 and OAS1_0001 are the same id unless the table tells them apart; a picture's path is found by its bare name where
-        no two pictures share one.
-        """
-        by_person = {person(key): row for key, row in reversed(self.rows.items())}
-        unique = sorted(set(ids))
-        bare = {value: re.sub(r"\.\w{3,4}$", "", value.rpartition("/")[2]) for value in unique}
-        distinct = len(set(bare.values())) == len(unique)
-        found = {}
-        for value in unique:
-            keys = [_normal(value), *([_normal(bare[value])] if distinct else [])]
-            rows = (self.rows.get(key, by_person.get(person(key), -1)) for key in keys)
-            found[value] = next((row for row in rows if row >= 0), -1)
-        return found
+    def names(self, wanted: Sequence[str]) -> list[str]:
+        """The table's columns of these names, without regard to case, spaces and underscores, in the order wanted."""
+        have = {re.sub(r"[\s_]+", " ", name.strip().lower()): name for name in reversed(self.rows.columns)}
+        return [have[name] for name in wanted if name in have]
 
 
-def find_table(root: Path) -> Path | None:
-    """The table that belongs to a folder of slices: in it, or beside it."""
-    for folder in (root, root.resolve().parent):
+def find_table(*folders: Path) -> Path | None:
+    """The table that belongs to a folder of slices: the first of the usual names, in the folders in turn."""
+    for folder in folders:
+        there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
         for name in TABLE_NAMES:
-            if (folder / name).is_file():
-                return folder / name
+            if name in there:
+                return there[name]
     return None
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a csv (comma, semicolon or tab) with a column of ids.
-
-    Columns are numbers where at least four fifths of their cells are; the remaining cells, and decimals that lost their point
-    (nWBV "823"), become NaN and are warned about. Raises FileNotFoundError, or ValueError where no column holds ids.
-    """
-    path = Path(path)
-    header, lines = _read_lines(path)
-    names = {re.sub(r"[\s_]+", " ", name.strip().lower()): i for i, name in reversed(list(enumerate(header)))}
-    image = next((names[name] for name in IMAGE_IDS if name in names), None)
-    subject = next((names[name] for name in SUBJECT_IDS if name in names), None)
-    key = image if image is not None else subject
-    if key is None:
-        raise ValueError(f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {', '.join(header)}).")
-    kept, rows, warnings = _index_rows(path, [line[key].strip() for line in lines])
-    lines = [lines[i] for i in kept]
-    columns = {}
-    for i, name in enumerate(header):
-        if i not in (key, subject) and name.strip():
-            columns[name.strip()] = _column(path, name.strip(), [line[i].strip() for line in lines], warnings)
-    people = ()
-    if image is not None and subject is not None:
-        people = tuple("" if line[subject].strip().lower() in BLANK else line[subject].strip() for line in lines)
-    return Table(path, rows, columns, people, tuple(warnings))
-
-
-def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1). Raises FileNotFoundError, or ValueError where it is no such table."""
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=delimiter)
-    try:
-        lines = [line for line in reader if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no table of comma-separated values ({error} in line {reader.line_num}).") from None
-    if not lines:
+    if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
+        raise ValueError(f"{path} is an Excel file; save it as .csv in Excel or LibreOffice and give that.")
+    text = _decoded(data).replace("\0", "")
+    told = re.match(r'\s*"?sep=(.)"?\s*\n', text, re.I)  # Excel's own first line
+    text = text[told.end() :] if told else text
+    first = text.lstrip("\r\n").partition("\n")[0]
+    if not first.strip():
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
-    width = len(lines[0])
-    return lines[0], [(line + [""] * width)[:width] for line in lines[1:]]
+    width = len(first.split(told[1] if told else max(",;\t", key=first.count)))
+    try:
+        rows = pd.read_csv(io.StringIO(text), sep=told[1] if told else max(",;\t", key=first.count), dtype=str, keep_default_na=False,
+                           engine="python", on_bad_lines=lambda cells: cells[:width], skipinitialspace=True, index_col=False)  # fmt: skip
+    except Exception as error:  # whatever a file that is no table makes the reader stumble over
+        raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
+    rows = rows.fillna("").astype(str).apply(lambda column: column.str.strip())
+    table = Table(path, rows.mask(rows.map(lambda cell: cell.lower() in BLANK), ""))
+    if not table.names(ID_COLUMNS):
+        raise ValueError(f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {', '.join(map(str, rows.columns))}).")
+    return table
 
 
-def _index_rows(path: Path, ids: list[str]) -> tuple[list[int], dict[str, int], list[str]]:
-    """Rows to keep, their index by id, and what was wrong with the others."""
-    kept: list[int] = []
-    rows: dict[str, int] = {}
-    missing, twice = 0, []
-    for i, value in enumerate(ids):
-        if value.lower() in BLANK:
-            missing += 1
-        elif _normal(value) in rows:
-            twice.append(value)
-        else:
-            rows[_normal(value)] = len(kept)
-            kept.append(i)
-    warnings = []
-    if missing:
-        warnings.append(f"{path.name}: {missing} rows without an id were skipped.")
-    if twice:
-        warnings.append(f"{path.name}: {len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])}).")
-    return kept, rows, warnings
+def _decoded(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    for encoding in ("utf-8-sig", "latin-1"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return ""
 
 
-def _normal(value: str) -> str:
-    """Ids compare without case, and ADNI's image ids with or without their I."""
-    value = value.strip().lower()
+@dataclass(frozen=True)
+class Joined:
+    """A table beside the slices: one entry per slice."""
+
+    columns: dict[str, np.ndarray]  # float (NaN unknown) or str ('' unknown)
+    people: np.ndarray | None  # str, the person of each slice ('' unknown) where the table was joined by something else
+    classes: np.ndarray | None  # str, what a column such as Group says
+    warnings: tuple[str, ...]
+
+
+def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
+    """The table's rows for the slices by the id column that fits most of them; None where none fits anyone.
+
+    ``keys``: per kind of id (scan, image, person, file) the id of each slice, the narrowest kind first. Of columns that fit alike the
+    one with the fewest repeats counts, so that a table by visit gives each visit its own row.
+    """
+    best: tuple | None = None
+    for name in table.names(ID_COLUMNS):
+        ids = [normal(value) for value in table.rows[name]]
+        at = _match(ids, keys)
+        score = (int((at >= 0).sum()), len(set(ids) - {""}))
+        if score[0] and (best is None or score > best[0]):
+            best = (score, name, ids, at)
+    if best is None:
+        return None
+    _, key, ids, at = best
+    warnings = _doubts(table, ids, keys, at)
+    people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
+    classes = next((name for name in table.names(CLASS_COLUMNS) if name != key), None)
+    columns = {name: _column(table, name, at, warnings) for name in table.rows.columns if name not in (key, people) and name.strip()}
+    taken = {name: _take(table.rows[name].to_numpy(str), at, "") for name in (people, classes) if name}
+    by_person = people is None or all(person(normal(a)) == person(b) for a, b in zip(table.rows[people], ids, strict=True))
+    return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
+
+
+def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:
+    """The row of each slice, -1 without one: by equal ids, else by the person, but never by another visit of the person."""
+    rows = {value: i for i, value in reversed(list(enumerate(ids))) if value}
+    people = {_bare(value): i for value, i in rows.items() if value}
+    without_visit = {_bare(value): i for value, i in rows.items() if person(value) == value}
+    at = np.full(len(keys[0]), -1)
+    for kind in keys:
+        for i in np.flatnonzero(at < 0):
+            at[i] = rows.get(normal(kind[i]), -1) if kind[i] else -1
+    for kind in keys:
+        for i in np.flatnonzero(at < 0):
+            visited = person(keys[0][i]) != keys[0][i]
+            at[i] = (without_visit if visited else people).get(_bare(normal(kind[i])), -1) if kind[i] else -1
+    return at
+
+
+def normal(value: str) -> str:
+    """Ids compare without case and endings, and ADNI's image ids with or without their I."""
+    value = stem(value.strip()).lower() if re.search(r"\.[A-Za-z]{3,4}(\.gz)?$", value.strip()) else value.strip().lower()
     return value[1:] if re.fullmatch(r"i\d+", value) else value
 
 
-def _number(cell: str) -> float:
-    cell = cell.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", cell) else cell
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+def _bare(value: str) -> str:
+    """The person in an id, without `sub-` and leading zeros: participant_id 50772 is sub-0050772."""
+    who = person(find_id(value)[0] or value).lower().removeprefix("sub-")
+    return who.lstrip("0") or who if who.isdigit() else who
 
 
-def _column(path: Path, name: str, cells: list[str], warnings: list[str]) -> np.ndarray:
-    filled = [cell for cell in cells if cell.lower() not in BLANK]
-    numbers = np.array([_number(cell) if cell.lower() not in BLANK else math.nan for cell in cells], dtype=float)
-    numbers[~np.isfinite(numbers)] = math.nan
-    valid = int(np.isfinite(numbers).sum())
-    if not filled or valid < 0.8 * len(filled):
-        return np.array(["" if cell.lower() in BLANK else cell for cell in cells], dtype=str)
-    damaged = [cell for cell in filled if not math.isfinite(_number(cell))]
-    lost_point = _lost_point(cells, numbers)
-    damaged += [cells[i] for i in lost_point]
-    numbers[lost_point] = math.nan
+def _doubts(table: Table, ids: Sequence[str], keys: Sequence[Sequence[str]], at: np.ndarray) -> list[str]:
+    name = table.path.name
+    missing, twice = ids.count(""), sorted({value for value in ids if value and ids.count(value) > 1}) if len(set(ids)) < len(ids) else []
+    unmatched = sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
+    said = []
+    if missing:
+        said.append(f"{name}: {missing} rows without an id were skipped.")
+    if twice:
+        said.append(f"{name}: {len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])}).")
+    if unmatched:
+        said.append(f"{name} has no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
+    return said
+
+
+def _take(values: np.ndarray, at: np.ndarray, unknown: object) -> np.ndarray:
+    return np.concatenate([values, np.array([unknown], dtype=values.dtype)])[at]  # row -1 is the unknown one
+
+
+def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.ndarray:
+    """Numbers where at least four fifths of the cells are, else text. Damaged numbers become NaN, and that is said.
+
+    Damaged are cells that are no finite number, and decimals that lost their point (nWBV "823" among 0.743 and 0.708).
+    """
+    cells = table.rows[name]
+    filled = cells != ""
+    numbers = pd.to_numeric(cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce").to_numpy(float, copy=True)
+    numbers[~np.isfinite(numbers)] = np.nan
+    known = ~np.isnan(numbers)
+    if not filled.any() or known.sum() < 0.8 * filled.sum():
+        return _take(cells.to_numpy(str), at, "")
+    decimal = cells.str.contains(r"[.,]\d").to_numpy(bool)
+    if decimal.sum() >= max(1, 0.5 * known.sum()):
+        typical = max(float(np.median(np.abs(numbers[decimal & known]))), 1e-9)
+        numbers[known & ~decimal & (np.abs(numbers) > 50 * typical)] = np.nan
+    damaged = list(cells[filled & np.isnan(numbers)])
     if damaged:
-        warnings.append(
-            f"{path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({', '.join(damaged[:5])})."
-        )
-    return numbers
-
-
-def _lost_point(cells: list[str], numbers: np.ndarray) -> np.ndarray:
-    """Rows of whole numbers far above a column of decimals: 823 among 0.743 and 0.708."""
-    decimal = np.array([bool(re.search(r"[.,]\d", cell)) for cell in cells], dtype=bool)
-    known = np.isfinite(numbers)
-    if decimal.sum() < max(1, 0.5 * known.sum()):
-        return np.array([], dtype=int)
-    typical = float(np.median(np.abs(numbers[decimal & known])))
-    return np.flatnonzero(known & ~decimal & (np.abs(numbers) > 50 * max(typical, 1e-9)))
-
-
-def join(ids: Sequence[str], table: Table) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The table's columns for each id, one value per id, and a warning where ids are not in the table."""
-    found = table.find(ids)
-    at = np.array([found[value] for value in ids], dtype=int)
-    columns = {}
-    for name, values in table.columns.items():
-        unknown = np.array([math.nan]) if values.dtype.kind == "f" else np.array([""])
-        columns[name] = np.concatenate([values, unknown])[at]  # row -1 is the unknown one
-    missing = [value for value, row in found.items() if row < 0]
-    warnings = []
-    if missing:
-        warnings.append(f"{table.path.name} has no row for {len(missing)} of {len(found)} ids ({', '.join(missing[:3])}).")
-    return columns, warnings
-
-
-def restore_people(images: Sequence[str], table: Table) -> tuple[list[str], bool, list[str]]:
-    """The person behind each image id, whether all are known now, and a warning where some are not."""
-    whose = {image: table.people[row] if row >= 0 else "" for image, row in table.find(images).items()}
-    missing = [image for image, name in whose.items() if not name]
-    warnings = []
-    if missing:
-        warnings.append(f"{table.path.name} names no person for {len(missing)} image ids ({', '.join(missing[:3])}).")
-    return [whose[image] or image for image in images], not missing, warnings
+        warnings.append(f"{table.path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({', '.join(damaged[:5])}).")
+    return _take(numbers, at, np.nan)

@@ -1,4 +1,4 @@
-"""Raw volumes (NIfTI, Analyze 7.5) to axial slices: front of the head up, pixels square, one grey scale per subject.
+"""Raw volumes (NIfTI, Analyze 7.5, FreeSurfer's .mgz) to axial slices: front of the head up, pixels square, one grey scale per scan.
 
 What Analyze 7.5 leaves open, and what is assumed here. Its header has no affine, only the byte `orient` of the Mayo convention;
 nibabel ignores that byte and takes the voxels to run towards left, front and top (LAS). The atlas-registered T88 volumes of
@@ -9,9 +9,7 @@ at the left or at the right cannot be seen in a picture and the files do not say
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,51 +19,38 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from scipy import ndimage
 
-ENDINGS = (".nii.gz", ".nii", ".hdr")
-LABEL_WORDS = frozenset("fseg seg aseg dseg aparc parc label labels labelmap mask probseg tissue lesion pveseg atlas".split())
+from stylegan.data.pictures import on_black
+
+ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh")
 MAYO_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}  # direction of growing voxel index, by header byte
 T88_SHAPE = (176, 208, 176)
 MAX_VOXELS = 2**28  # 645 a side: a damaged header must not ask for all the memory there is
 # Where the 32 levels around the lateral ventricles lie, in lengths of the brain from back to front: their middle below its top,
 # and from first to last. Taken on the ICBM152 template; counted from the top because necks and cut cerebella blur the bottom.
-CENTRE_BELOW_TOP, LEVEL_SPAN = 0.363, 0.183
+CENTRE_BELOW_TOP, LEVEL_SPAN, LEVELS = 0.363, 0.183, 32
+NO_MARKS = ("", "", "", "")
+Marks = tuple[str, str, str, str]  # at the top, bottom, left, right of a slice; '' where unknown
 
 
-class VolumeFile(NamedTuple):
-    """A volume and whose it is."""
+class Scan(NamedTuple):
+    """The slices of one file."""
 
-    path: Path
-    subject: str
+    pictures: np.ndarray  # uint8 [L, H, W]; of a file with a single plane float32 [1, H, W] in its own units
+    levels: np.ndarray | None  # int [L]; None for a single plane
+    marks: Marks
 
 
-def find_volumes(root: str | Path) -> list[VolumeFile]:
-    """The T1 volumes under a folder, in order of their paths.
+def read_scan(path: str | Path, levels: tuple[int, int] | None = None, said: list[str] | None = None) -> Scan:
+    """The slices of a volume: those of the planes ``levels``, both ends included, else `LEVELS` around the ventricles, counted from 0.
 
-    OASIS-1: the best processed volume of each scan (brain-masked T88 before anything else), subject `OAS1_NNNN_MR1`.
-    BIDS: `*_T1w`, subject `sub-XX`. Otherwise every volume that is no label map; the subject is the file's name without its
-    ending, or the folder where names repeat. Raises FileNotFoundError where there is no such folder.
+    A file of one plane is one slice. Errors and ``said`` as for `read_volume`.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {root}; give the folder that holds the volumes.")
-    paths = sorted(path for path in root.rglob("*") if is_volume(path) and not is_label_volume(path))
-    paths = _best_of_each_oasis_scan([path for path in paths if _is_t1(path)])
-    stems = Counter(_stem(path) for path in paths)
-    return [VolumeFile(path, _subject(path, root, unique=stems[_stem(path)] == 1)) for path in paths]
-
-
-def is_volume(path: str | Path) -> bool:
-    """Whether the name is that of a volume; of an Analyze pair the .hdr counts, and only with its .img beside it."""
-    path = Path(path)
-    name = path.name.lower()
-    if name.startswith(".") or not name.endswith(ENDINGS):
-        return False
-    return not name.endswith(".hdr") or any(path.with_suffix(ending).exists() for ending in (".img", ".IMG", ".img.gz"))
-
-
-def is_label_volume(path: str | Path) -> bool:
-    """Whether the name says segmentation, mask or label map (`_fseg`, `_aseg`, `_mask`...; `_masked_` is a picture)."""
-    return not LABEL_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", _stem(Path(path)).lower()))
+    image = _open(path)
+    if sorted(image.shape[:3])[0] == 1 or len(image.shape) == 2:
+        picture, marks = _single_plane(image, path)
+        return Scan(picture[None], None, marks)
+    pictures = to_uint8(axial_slices(_read(image, path, said), levels))
+    return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), sides(image))
 
 
 def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
@@ -76,22 +61,38 @@ def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
     ValueError with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
     nothing finite, colour, a header that cannot be true.
     """
+    return _read(_open(path), path, said)
+
+
+def _read(image: nib.spatialimages.SpatialImage, path: str | Path, said: list[str] | None) -> np.ndarray:
     tell = warnings.warn if said is None else said.append
-    image = _open(path)
-    data = _squeezed(image, path)
+    if len(image.shape) < 3 or min(image.shape[:3]) < 8:
+        raise ValueError(f"{path} has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
+    data = on_black(_finite(_voxels(image, path), path, tell))
     orientation = _orientation(image, path)
     spacing = np.array([zoom if np.isfinite(zoom) and zoom > 0 else 1.0 for zoom in image.header.get_zooms()[:3]])
-    data = apply_orientation(_finite(data, path, tell), orientation)
     spacing = spacing[np.argsort(orientation[:, 0])]
-    return np.ascontiguousarray(_cubic(data, spacing, path, tell), np.float32)
+    return np.ascontiguousarray(_cubic(apply_orientation(data, orientation), spacing, path, tell), np.float32)
 
 
-def volume_sides(path: str | Path) -> tuple[str, str, str, str]:
-    """Marks at the top, bottom, left, right of its slices: neurological where the header knows left from right, else blank."""
-    return ("A", "P", "L", "R") if _knows_left(_open(path)) else ("A", "P", "", "")
+def _single_plane(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[np.ndarray, Marks]:
+    """(float32 [H, W], marks) of a file that holds one plane; the front is up where the header says that it is axial."""
+    data = _finite(_voxels(image, path), path, lambda _: None)
+    if data.ndim == 3 and knows_directions(image):
+        turned = apply_orientation(data, _orientation(image, path))
+        if turned.shape[2] == 1:
+            return np.ascontiguousarray(turned[:, ::-1, 0].T), sides(image)
+    return np.ascontiguousarray(data.reshape([n for n in data.shape if n > 1] or [1, 1]).T), NO_MARKS
 
 
-def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None, count: int = 32) -> np.ndarray:
+def sides(image: nib.spatialimages.SpatialImage) -> Marks:
+    """Marks of an image's slices: neurological where its header knows the directions; of plain Analyze front and back alone."""
+    if not knows_directions(image):
+        return NO_MARKS
+    return ("A", "P", "", "") if _is_plain_analyze(image) else ("A", "P", "L", "R")
+
+
+def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None, count: int = LEVELS) -> np.ndarray:
     """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top.
 
     `levels=(a, b)` takes levels a to b, both of them. By default `count` levels around the lateral ventricles: adjacent in a
@@ -110,52 +111,12 @@ def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None, coun
 
 
 def to_uint8(slices: np.ndarray) -> np.ndarray:
-    """One subject's slices on one grey scale, uint8: black at the background, white at the foreground's percentile 99.5.
+    """One scan's slices on one grey scale, uint8: black at the background, white at the foreground's percentile 99.5.
 
-    The percentile keeps a few hot voxels from darkening everything; one scale per subject keeps its levels comparable.
+    The percentile keeps a few hot voxels from darkening everything; one scale per scan keeps its levels comparable.
     """
     low, high = np.percentile(slices, 0.5), np.percentile(slices[_foreground(slices)], 99.5)
     return np.clip((slices - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
-# -------- whose
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"(\.nii)?(\.gz)?$|\.hdr$", "", path.name, flags=re.IGNORECASE)
-
-
-def _is_t1(path: Path) -> bool:
-    """BIDS names say what they hold in their last word; other names are taken as they come."""
-    return not path.name.startswith("sub-") or _stem(path).endswith("_T1w")
-
-
-def _oasis_scan(path: Path) -> str | None:
-    found = re.search(r"OAS[12]_\d{4}_MR\d", str(path))
-    return found.group() if found else None
-
-
-def _best_of_each_oasis_scan(paths: list[Path]) -> list[Path]:
-    """OASIS-1 holds each head up to eight times: raw repeats, their mean, in atlas space, masked. Keep the last stage."""
-    stages = ("t88_masked_gfc", "t88_gfc", "sbj_111")
-
-    def rank(path: Path) -> int:
-        return next((i for i, stage in enumerate(stages) if stage in path.name), len(stages))
-
-    best: dict[str, Path] = {}
-    for path in paths:
-        scan = _oasis_scan(path) or str(path)
-        if scan not in best or rank(path) < rank(best[scan]):
-            best[scan] = path
-    return sorted(best.values())
-
-
-def _subject(path: Path, root: Path, unique: bool) -> str:
-    relative = path.relative_to(root)
-    bids = next((part for part in relative.parts[:-1] if part.startswith("sub-")), path.name.split("_")[0])
-    if bids.startswith("sub-"):
-        return bids
-    return _oasis_scan(path) or (_stem(path) if unique else relative.parent.as_posix())
 
 
 # -------- reading
@@ -176,11 +137,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _squeezed(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:
-    """The voxels as float32 [X, Y, Z]; a fourth axis of length 1 is dropped."""
+def _voxels(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:
+    """The values as float32 [X, Y] or [X, Y, Z]; a fourth axis of length 1 is dropped."""
     shape = image.shape
-    if len(shape) < 3 or min(shape[:3]) < 8:
-        raise ValueError(f"{path} has shape {shape}; a head needs three dimensions of at least 8 voxels.")
     if np.prod(shape[3:]) > 1:
         raise ValueError(f"{path} has {np.prod(shape[3:])} frames; give a T1 volume, which has one.")
     if np.prod(shape, dtype=float) > MAX_VOXELS:
@@ -200,10 +159,9 @@ def _is_plain_analyze(image: nib.spatialimages.SpatialImage) -> bool:
     return analyze and np.allclose(image.affine, header.get_best_affine())
 
 
-def _knows_left(image: nib.spatialimages.SpatialImage) -> bool:
-    if isinstance(image, nib.Nifti1Pair):
-        return bool(image.header["sform_code"] or image.header["qform_code"])
-    return not _is_plain_analyze(image)
+def knows_directions(image: nib.spatialimages.SpatialImage) -> bool:
+    """Whether the header says which way the voxels run: NIfTI without codes (sform = qform = 0) does not."""
+    return not isinstance(image, nib.Nifti1Pair) or bool(image.header["sform_code"] or image.header["qform_code"])
 
 
 def _orientation(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:

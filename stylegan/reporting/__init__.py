@@ -1,1 +1,1 @@
-"""From notebooks to a report, and from a run to a generator for others."""
+"""From executed notebooks to one page."""

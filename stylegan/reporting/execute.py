@@ -13,15 +13,13 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from stylegan.reporting.widgets import STILL
-
 
 class NotebookError(ValueError):
     """A notebook stopped; the message names notebook and cell."""
 
 
 def set_parameters(notebook: NotebookNode, values: dict) -> None:
-    """Replace values in the cell tagged ``parameters``, line by line; a name that stands in no line there is left out."""
+    """Replace values in the cell tagged ``parameters``, line by line; a name without such a line is left out."""
 
     def replaced(line: str) -> str:
         parts = re.match(r"(\w+) = .*?(  #.*)?$", line)
@@ -35,13 +33,13 @@ def set_parameters(notebook: NotebookNode, values: dict) -> None:
 def execute(notebook: NotebookNode, path: Path) -> None:
     """Run all cells in place, in a kernel of this very Python and in the notebook's own folder.
 
-    What cells print appears here as well, for training takes minutes. Raises NotebookError where a cell stops and
-    KeyboardInterrupt, after the kernel was told to stop and save, when the user wants to stop.
+    What cells tagged ``progress`` print appears here as well. Raises NotebookError where a cell stops and KeyboardInterrupt,
+    after the kernel has stopped and saved, when the user wants to stop.
     """
     specs = KernelSpecManager(kernel_dirs=[])  # only the kernel of sys.executable, whatever else is installed as python3
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, shutdown_wait_time=20)
     settings = {"timeout": None, "coalesce_streams": True, "record_timing": False, "store_widget_state": False}
-    started = [0]  # places of the cells that were sent to the kernel: one that dies at once may not answer at all
+    started = [0]  # places of the cells sent to the kernel: one that dies at once may not answer at all
     client = _Client(
         notebook,
         km=manager,
@@ -61,7 +59,7 @@ def execute(notebook: NotebookNode, path: Path) -> None:
     except DeadKernelError:
         if manager.shutting_down:  # a signal came, and nbclient stopped the kernel
             raise KeyboardInterrupt from None
-        cause = "its kernel died, mostly for want of memory; close other programs or take a smaller preset."
+        cause = "its kernel died, most likely for lack of memory; close other programs or take a smaller preset."
         raise NotebookError(f"{path.name}, code cell {_number(notebook, started[-1])}: {cause}") from None
     notebook.metadata.pop("widgets", None)  # without their state GitHub refuses to show the notebook
 
@@ -84,12 +82,12 @@ class _Client(NotebookClient):
 def _environment() -> dict[str, str]:
     """This process's environment, without a plotting backend that belongs to another program, with the package to import.
 
-    It tells the notebooks that they are run for a page, on which no slider can move.
+    ``STYLEGAN_STILL`` says that the notebook runs for a page, where no slider can move.
     """
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     places = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH")]
     quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), STILL: "1", **quiet}
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), "STYLEGAN_STILL": "1", **quiet}
 
 
 def _number(notebook: NotebookNode, place: int) -> int:

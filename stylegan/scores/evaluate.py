@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from stylegan import distributed
-from stylegan.cache import write_json
-from stylegan.checkpoint import checkpoints, load_state, load_tensors, tensor_hash
+from stylegan.checkpoint import load_discriminator
 from stylegan.config import Config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
-from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device
+from stylegan.files import write_json
+from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, styles
 from stylegan.scores import memorisation
 from stylegan.scores.evidence import Drawn, Evidence, Part, open_evidence
@@ -234,20 +234,6 @@ def _attack_by_logits(evidence: Evidence, member: np.ndarray, whose: np.ndarray)
         return None
     found = [memorisation.logits(D, config, side) for side in (evidence.train, evidence.held)]
     return memorisation.membership(np.concatenate(found), member, whose)
-
-
-def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
-    """(D in eval mode, grown to its stage, its config, hash) of the newest checkpoint of a run. FileNotFoundError where there is none."""
-    files = checkpoints(Path(run))
-    if not files:
-        raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
-    tensors, header = load_tensors(files[-1])
-    tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
-    config = Config.from_dict(header["config"])
-    D = build_networks(config)[1]
-    load_state(D, tensors, files[-1])
-    grow_to(config, header["cur_nimg"], D)
-    return D.eval().requires_grad_(False).to(device), config, tensor_hash(tensors)
 
 
 def spectra_of(evidence: Evidence) -> dict[str, list[float]]:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from stylegan import distributed
-from stylegan.cache import cache_folder
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import people_of, person
 from stylegan.dataset import SPLITS, SliceDataset, slices_of
+from stylegan.files import cache_folder
 from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate

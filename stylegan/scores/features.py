@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stylegan.cache import replacing
+from stylegan.files import replacing
 from stylegan.predict import to_uint8
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]

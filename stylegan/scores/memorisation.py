@@ -17,7 +17,7 @@ from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset, one_hot
 from stylegan.latent import project
 from stylegan.networks import Discriminator, Generator
-from stylegan.rng import Draws
+from stylegan.rng import BatchRNG
 from stylegan.scores.intervals import Interval, leave_out, p_value
 
 UNKNOWN = dict.fromkeys(("ratio", "low", "high", "p_value"))  # where no copies can be looked for
@@ -115,7 +115,7 @@ def logits(D: Discriminator, config: Config, slices: SliceDataset, *, seed: int 
     In shuffled order and whole groups, since D's minibatch statistics see ``mbstd_group_size`` slices at a time.
     """
     device, order = next(D.parameters()).device, np.random.default_rng(seed).permutation(len(slices))
-    draws, found = Draws(device, torch.Generator(device).manual_seed(seed)), np.empty(len(slices), np.float32)
+    draws, found = BatchRNG(device, torch.Generator(device).manual_seed(seed)), np.empty(len(slices), np.float32)
     group = config.mbstd_group_size
     for rows in np.array_split(order, max(len(slices) // max(32, group), 1)):
         rows = np.resize(rows, -(-len(rows) // group) * group)  # repeated rows get one value twice

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from stylegan import charts, plots
-from stylegan.cache import write_json
-from stylegan.data import atlas
+from stylegan.data import simulate as atlas
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
+from stylegan.files import write_json
 from stylegan.latent import Gauge, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence

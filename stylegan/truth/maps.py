@@ -15,10 +15,10 @@ import numpy as np
 import pandas
 
 from stylegan import charts, plots
-from stylegan.cache import replacing, write_json
 from stylegan.charts import Panel
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
+from stylegan.files import replacing, write_json
 from stylegan.predict import NOTICE
 from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import Chance

@@ -1,11 +1,20 @@
-"""Speed of full training steps on this machine, phase by phase, beside the pace of its convolutions alone."""
+"""Speed of full training steps on this machine, phase by phase, compared with the pace of its convolutions alone.
+
+    python benchmarks/speed.py --preset oasis64 [--data DIR] [--json] [--channel-base 16384 ...]
+
+Any field of the config can be given in place of the preset's. A growing preset is measured at its first resolution.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,14 +22,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan import train
-from stylegan.config import Config
-from stylegan.dataset import SliceDataset, draw_batch
-from stylegan.networks import prepare_machine
+from stylegan.config import FIELDS, PRESETS, Config, make_config
+from stylegan.dataset import SliceDataset, load_slices
+from stylegan.files import prepare_machine
 from stylegan.predict import generate
 from stylegan.recorder import peak_memory_mb
-from stylegan.state import TrainingState, new_state
+from stylegan.train import TrainingState, new_state
 
 aten = torch.ops.aten
+PHASES = {"d_step": "d", "g_step": "g", "d_penalty_step": "r1", "path_length_step": "path_length"}
 
 
 def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
@@ -34,7 +44,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     prepare_machine()
     state = new_state(config)
     whole_cycle(state, data, 4)  # warms up, and records where steps are replayed
-    img_s = config.batch_size / float(np.median([whole_cycle(state, data) for _ in range(rounds)]))
+    img_s = state.batch_size / float(np.median([whole_cycle(state, data) for _ in range(rounds)]))
     peak = peak_memory_mb(state.device)
     found = [cycle(state, data) for _ in range(rounds)]
     phases = {name: float(np.median([one[name] for one in found])) for name in found[0]}
@@ -47,7 +57,8 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": state.precision,
-        "batch_size": config.batch_size,
+        "resolution": state.now.resolution,
+        "batch_size": state.batch_size,
         "img_s": img_s,
         "limit_img_s": limit,
         "of_limit": img_s / limit,
@@ -55,7 +66,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "peak_memory_mb": peak,
         "cuda_graphs": state.replay.enabled,
         "phases": phases,  # one by one as written, without recordings
-        "optimizer": optimizer,  # its part in d and g together
+        "optimizer": optimizer,  # its share of d and g
     }
 
 
@@ -69,27 +80,25 @@ def whole_cycle(state: TrainingState, data: SliceDataset, cycles: int = 1) -> fl
 
 
 def cycle(state: TrainingState, data: SliceDataset) -> dict[str, float]:
-    """Seconds per step of each phase over as many steps as the longest lazy interval, in the order of `train.training_step`."""
-    config = state.config
-    state.p.fill_(state.augment_p)
+    """Seconds per step of each phase of `train.training_step`, over as many steps as the longest lazy interval."""
     seconds: dict[str, float] = defaultdict(float)
 
-    def timed(name: str, function: Callable, *args):
+    def timed(name: str, function: Callable, *args: object) -> object:
         begin = _now(state)
         result = function(*args)
         seconds[name] += _now(state) - begin
         return result
 
-    steps = max(config.d_reg_interval, config.g_reg_interval)
-    for step in range(steps):
-        real, c = timed("data", draw_batch, data, config, step * config.batch_size, state.device)
-        timed("d", train.d_step, state, real, c)
-        timed("g", train.g_step, state, c, real)
-        if train.penalty_is_due(config, step):
-            timed("r1", train.d_penalty_step, state, real, c)
-        if config.pl_weight and step % config.g_reg_interval == 0:
-            timed("path_length", train.path_length_step, state, c)
-        timed("ema", train.update_ema, state, config.batch_size)
+    draw_batch, update_ema = train.draw_batch, train.update_ema
+    stand_ins = {
+        "draw_batch": lambda *args: timed("data", draw_batch, *args),
+        "run": lambda state, step, *inputs: timed(PHASES[step.__name__], step, state, *inputs),
+        "update_ema": lambda *args: timed("ema", update_ema, *args),
+    }
+    steps = max(state.config.d_reg_interval, state.config.g_reg_interval)
+    with mock.patch.multiple(train, **stand_ins):
+        for _ in range(steps):
+            train.training_step(state, data)
     return {name: total / steps for name, total in seconds.items()}
 
 
@@ -135,7 +144,7 @@ def convolution_limit(state: TrainingState, data: SliceDataset, rounds: int = 5)
     for (function, args), count in seen.calls.items():
         tensors = [_filled(value, state.device) for value in args]
         total += count / steps * _median(state, lambda f=function, t=tensors: f(*t), rounds)
-    return state.config.batch_size / total
+    return state.batch_size / total
 
 
 def _median(state: TrainingState, function: Callable[[], object], rounds: int) -> float:
@@ -152,3 +161,34 @@ def _now(state: TrainingState) -> float:
     if state.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="quick", choices=PRESETS)
+    parser.add_argument("--data", type=Path, help="slices to train on (default: the simulated ones)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    for name, field in FIELDS.items():
+        if name not in ("preset", "c_dim"):
+            kind = type(field.default)
+            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__}
+            parser.add_argument(f"--{name.replace('_', '-')}", default=None, **how, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    config = make_config(
+        args.preset, **{k: v for k, v in vars(args).items() if k in FIELDS and k != "preset" and v is not None}
+    )
+    found = bench(config, load_slices(args.data, config.img_resolution), args.rounds)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    phases = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in found["phases"].items())
+    limit = f"{found['of_limit']:.0%} of {found['limit_img_s']:.1f} img/s of its convolutions alone"
+    print(f"{found['preset']} on {found['device']} ({found['threads']} threads, {found['precision']}, torch {found['torch']})")
+    print(f"training {found['img_s']:.1f} img/s at {found['resolution']} px, {limit}")
+    print(f"sampling {found['sample_img_s']:.1f} img/s, peak memory {found['peak_memory_mb']:.0f} MiB")
+    print(f"per step of {found['batch_size']}: {phases}  (of these the optimisers {1000 * found['optimizer']:.1f} ms)")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from stylegan.cache import checkout, replacing
+from stylegan.files import checkout, replacing
 
 COLAB = "https://colab.research.google.com"
 BADGE = "[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{repository}/blob/main/notebooks/{name})"

@@ -1,0 +1,297 @@
+"""From a folder to one packed array: list it once, read each file once, measure, find the common frame, save; map ever after.
+
+The second start is instant because nothing is opened but a short index: a folder whose names, sizes and times are as before
+gives the same pictures. The packed file itself is named by its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import urllib.parse
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from tqdm import tqdm
+
+from stylegan.data import pictures, volumes
+from stylegan.data.layouts import Catalogue, Item, recognise
+from stylegan.data.listing import list_files, nothing_found
+from stylegan.data.pictures import LeftOut, Measure
+from stylegan.files import open_images, read_json, store_images, write_json
+
+FORMAT = 3  # raise it whenever the same folder would be packed differently
+TEMPLATE_SIZE = 32
+SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
+QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar
+MAX_BYTES, MAX_FILES = 64 << 30, 2_000_000  # of an archive: more is a decompression bomb, the largest known set has under 5 GB
+UNTURNED = (
+    "Which plane the slices show, or where the front of the head is, could not be told for sure; they are shown as they lie in the "
+    "files, without marks."
+)
+
+Index = dict  # what is kept beside the packed pictures: lists of one entry per slice, and what was left out
+
+
+def pack_folder(
+    root: Path, resolution: int, levels: tuple[int, int] | None, contrast: str | None, cache: Path
+) -> tuple[np.ndarray, Index]:
+    """The folder's slices uint8 [N, R, R], memory-mapped, front of the head up where that is known, and their index.
+
+    The index holds per slice: files, subjects, scans, levels, labels, folders; and for the set: key, layout, title, sides, size,
+    hidden, left_out, warnings. Raises FileNotFoundError or ValueError where there is nothing to pack.
+    """
+    listing = list_files(root)
+    told = repr((FORMAT, str(root.resolve()), resolution, levels, contrast, *listing))
+    mark = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
+    return _packed_once(cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution, cache))
+
+
+def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
+    """The embedded default uint8 [N, R, R], simulated once per resolution, memory-mapped ever after, and its index.
+
+    The index holds per slice: subjects, levels, labels, columns; and for the set: key, classes, title, sides.
+    """
+    code = hashlib.sha256(Path(__file__).with_name("simulate.py").read_bytes()).hexdigest()  # another simulation, another cache
+    index_file = cache / f"simulated-{SIMULATED_SUBJECTS}x{SIMULATED_LEVELS}-{resolution}px-{code[:8]}.json"
+    return _packed_once(index_file, resolution, lambda: _simulate(resolution, cache))
+
+
+def _packed_once(index_file: Path, resolution: int, pack: Callable[[], Index]) -> tuple[np.ndarray, Index]:
+    """The pictures and index that are in the cache; where one is absent or damaged, ``pack`` makes both first."""
+
+    def opened(index: Index) -> np.ndarray | None:
+        return open_images(index_file.parent, index["key"], (len(index["subjects"]), resolution, resolution))
+
+    index = read_json(index_file)
+    images = index and opened(index)
+    if index is None or images is None:
+        index = pack()
+        write_json(index_file, index)
+        images = opened(index)
+        assert images is not None
+    return images, index
+
+
+def _simulate(resolution: int, cache: Path) -> Index:
+    from stylegan.data import simulate  # loads torch: only the first start pays
+
+    found = simulate.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
+
+    def fill(images: np.ndarray) -> None:
+        images[:] = found.images
+
+    return {
+        "key": store_images(cache, found.images.shape, fill), "title": found.title, "sides": list(found.sides),
+        "classes": list(found.classes), "labels": found.labels.tolist(), "subjects": found.subjects.tolist(),
+        "levels": found.levels.tolist(), "columns": {name: values.tolist() for name, values in found.columns.items()},
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------------- packing
+
+
+def _pack(catalogue: Catalogue, resolution: int, cache: Path) -> Index:
+    left_out = {reason: list(names) for reason, names in catalogue.left_out.items()}
+    warnings = list(catalogue.warnings)
+    items, images, measures, marks = _fit(_read_all(catalogue), left_out, warnings)
+    if not items:
+        raise ValueError(" ".join([nothing_found(catalogue.root, left_out), *warnings[:1]]))
+    lost = sorted({item.label for item in catalogue.items} - {item.label for item in items})
+    warnings += [f"No slice of class {label} can be used; the class is missing." for label in lost if label]
+    squares, scale = pictures.common_squares(measures), pictures.common_scale(measures)
+
+    def write(rows: Sequence[int], turns: int, packed: np.ndarray) -> None:
+        for at, row in enumerate(rows):
+            picture = pictures.to_bytes(images[row], *scale)
+            packed[at] = pictures.frame(picture, squares[picture.shape], packed.shape[-1], turns)
+
+    thumbnails = np.zeros((len(items[:: 1 + len(items) // 256]), TEMPLATE_SIZE, TEMPLATE_SIZE), np.uint8)
+    write(range(0, len(items), 1 + len(items) // 256), 0, thumbnails)
+    turns, sides = _front(thumbnails.mean(0), marks, warnings)
+    key = store_images(cache, (len(items), resolution, resolution), lambda packed: write(range(len(items)), turns, packed))
+    span = min(square[2] for square in squares.values())
+    if span < resolution:
+        warnings.append(f"The heads span only {span} pixels in the files; {resolution} px enlarges them.")
+    return {
+        "key": key, "layout": catalogue.layout, "title": catalogue.title, "hidden": catalogue.hidden,
+        "files": [item.file for item in items], "subjects": [item.subject for item in items],
+        "scans": [item.scan or item.subject for item in items], "levels": [item.level for item in items],
+        "labels": [item.label for item in items], "folders": [item.folder for item in items],
+        "left_out": left_out, "warnings": warnings, "sides": list(sides), "size": _sizes(measures),
+    }  # fmt: skip
+
+
+Found = list[tuple[Item, np.ndarray | LeftOut, volumes.Marks, list[str]]]  # slices with their pictures, or why they have none
+
+
+def _read_all(catalogue: Catalogue) -> Found:
+    """Every slice of every file, several files at a time, in the catalogue's order."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        quiet = True if len(catalogue.items) < QUIET_BELOW else None  # None: quiet unless a person is watching
+        read = pool.map(lambda item: _read(catalogue, item), catalogue.items)
+        return [one for found in tqdm(read, total=len(catalogue.items), desc="reading", unit="file", disable=quiet) for one in found]
+
+
+def _read(catalogue: Catalogue, item: Item) -> Found:
+    """The slices of one file."""
+    path, said = catalogue.root / item.file, []
+    try:
+        if not catalogue.volumes:
+            return [(item, pictures.read_picture(path), volumes.NO_MARKS, said)]
+        scan = volumes.read_scan(path, catalogue.levels, said)
+        if scan.levels is None:
+            return [(item, scan.pictures[0], scan.marks, said)]
+        return [
+            (replace(item, level=int(level)), picture, scan.marks, said)
+            for level, picture in zip(scan.levels, scan.pictures, strict=True)
+        ]
+    except LeftOut as reason:
+        return [(item, reason, volumes.NO_MARKS, said)]
+    except (ValueError, OSError) as error:
+        if pictures.why_unreadable(path, error) == "Git LFS pointer":
+            return [(item, LeftOut("Git LFS pointer"), volumes.NO_MARKS, said)]
+        sentence = str(error) if path.name in str(error) else f"{path}: {error}"
+        return [(item, LeftOut("unusable volume", sentence), volumes.NO_MARKS, said)]
+
+
+def _fit(
+    found: Found, left_out: dict[str, list[str]], warnings: list[str]
+) -> tuple[list[Item], list[np.ndarray], list[Measure], list[volumes.Marks]]:
+    """The slices that are fit to be used; the others are added to ``left_out``. Of equal pictures the first is kept."""
+    items, images, measures, marks = [], [], [], []
+    first: dict[str, Item] = {}
+    two_classes: list[tuple[Item, Item]] = []
+    for item, picture, sides, said in found:
+        warnings += [sentence for sentence in said if sentence not in warnings]
+        try:
+            if isinstance(picture, LeftOut):
+                raise picture
+            measured = pictures.measure(picture)
+            twin = first.setdefault(measured.digest, item)
+            if twin is not item:
+                two_classes += [(twin, item)] if item.label != twin.label else []
+                raise LeftOut("duplicate")
+        except LeftOut as reason:
+            names = left_out.setdefault(str(reason), [])
+            if item.file not in names[-1:]:  # a volume is left out once, not once per level
+                names.append(item.file)
+                warnings += [reason.sentence] if reason.sentence else []
+            continue
+        items.append(item)
+        images.append(picture)
+        measures.append(measured)
+        marks.append(sides)
+    if two_classes:
+        one, other = two_classes[0]
+        warnings.append(
+            f"{len(two_classes)} pictures lie in two classes at once, such as {one.file} and {other.file}: which label is right is "
+            "not known; the first one counts."
+        )
+    return items, images, measures, marks
+
+
+def _front(mean: np.ndarray, marks: list[volumes.Marks], warnings: list[str]) -> tuple[int, volumes.Marks]:
+    """Quarter turns that bring the front up, and the marks (top, bottom, left, right) that may then be shown.
+
+    Volumes whose headers know front and back are taken at their word; everything else is turned only where the mean of up to 256
+    slices, spread over the set, is surely an axial one.
+    """
+    from stylegan.data.simulate import template_pictures  # loads nilearn and torch: only the first start pays
+
+    sides = tuple(which[0] if len(set(which)) == 1 else "" for which in zip(*marks, strict=True))
+    turns, sure = pictures.find_turns(mean, template_pictures(TEMPLATE_SIZE))
+    if sides[0]:
+        if sure and turns:
+            warnings.append("The volumes' headers say otherwise than their pictures where the front is; the headers were followed.")
+        return 0, sides
+    if sure:
+        return turns, ("A", "P", "", "")
+    warnings.append(UNTURNED)
+    return 0, volumes.NO_MARKS
+
+
+def _sizes(measures: list[Measure]) -> str:
+    """'176 x 208', width first; the most frequent size and how many others."""
+    counts = Counter(item.shape for item in measures).most_common()
+    (height, width), _ = counts[0]
+    return f"{width} x {height}" + (f" and {len(counts) - 1} other sizes" if len(counts) > 1 else "")
+
+
+# ------------------------------------------------------------------------------------------------------------------ archives
+
+
+def fetch(url: str, sha256: str, out: str | Path) -> Path:
+    """Download a .zip, check it against its sha256 (64 hexadecimal digits) and unpack it to the new folder ``out``.
+
+    Raises ValueError for another sum or an archive that cannot be unpacked, FileNotFoundError where the download fails.
+    """
+    from torch.hub import download_url_to_file
+
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file") or len(sha256) != 64:
+        raise ValueError(f"{url} with sha256 {sha256!r} cannot be fetched; give an https:// address and the 64 digits of its sum.")
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = Path(scratch) / "archive.zip"
+        try:
+            download_url_to_file(url, str(archive), hash_prefix=sha256.lower(), progress=False)
+        except OSError as error:
+            raise FileNotFoundError(f"{url} could not be fetched: {getattr(error, 'reason', error)}.") from error
+        except RuntimeError as error:
+            raise ValueError(f"{url} is not the file it should be ({error}); nothing was kept.") from error
+        return _unpack(archive, Path(out))
+
+
+def unpack_once(archive: Path, cache: Path) -> Path:
+    """The folder a .zip was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time)."""
+    if not archive.is_file():
+        raise FileNotFoundError(f"There is no archive {archive}.")
+    status = archive.stat()
+    mark = hashlib.sha256(repr((str(archive.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:16]
+    out = cache / f"unpacked-{mark}" / (archive.stem.strip(".") or "archive")  # the name is a stranger's: ".." leads elsewhere
+    return out if out.is_dir() else _unpack(archive, out)
+
+
+def _unpack(archive: Path, out: Path) -> Path:
+    """Unpack a .zip to the new folder ``out``, which appears complete or not at all.
+
+    All names are checked before anything is written: an archive with an absolute name, '..', a link or a device is refused as a
+    whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says: zipfile checks that.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose a new folder, or remove it first.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=out.parent) as scratch:
+            members = [info for info in opened.infolist() if not info.is_dir()]
+            size = sum(info.file_size for info in members)
+            if size > MAX_BYTES or len(members) > MAX_FILES:
+                raise ValueError(f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused.")
+            for info, target in [(info, Path(scratch) / "all" / _inside(archive, info)) for info in members]:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(info) as source, open(target, "wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            (Path(scratch) / "all").mkdir(exist_ok=True)
+            if not out.exists():  # else another process was faster
+                os.replace(Path(scratch) / "all", out)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise ValueError(f"{archive.name} is no .zip that can be unpacked: {error}.") from error
+    return out
+
+
+def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
+    """Where a member goes below the folder. Raises ValueError for whatever would leave it, and for links."""
+    path = PurePosixPath(info.filename.replace("\\", "/"))
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    safe = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+    if not safe or kind not in (0, stat.S_IFREG):
+        raise ValueError(f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link); nothing was kept.")
+    return path

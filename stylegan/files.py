@@ -1,0 +1,276 @@
+"""Files and the machine: the cache folder, atomic writes, one writer per run folder, and memory that a step leaves to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: record only
+    fcntl = None
+
+STALE = 24 * 3600.0  # seconds after which a file that was being written is not written any more
+FEATURES_AT_MOST = 2 * 2**30  # bytes of cached features; beyond that the longest unused go
+BEAT = 20.0  # seconds between two signs of life of a writer
+SILENT = 600.0  # a writer on another machine that was silent for so long is dead
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # answers of file systems without locks
+
+
+def printable(text: str) -> str:
+    """The text with whatever a terminal might obey or cannot print (control characters, line breaks, stray bytes) spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+# --- The cache folder -----------------------------------------------------------------------------------------------------------
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """The folder for caches, created and writable.
+
+    ``cache_dir``, else the environment's ``STYLEGAN_DATA``, else ``data`` of the checkout around the working directory, each with
+    ``cache/`` below it; outside a checkout the user's folder for caches. Where that cannot be written, a folder of the system's
+    temporary directory takes its place: slower at the next start, never wrong.
+    """
+    base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
+    first = Path(base).expanduser() / "cache" if base else _user_cache()
+    for folder in (first, Path(tempfile.gettempdir()) / f"stylegan-cache-{_user()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            sweep(folder)
+            return folder
+        except OSError:
+            continue
+    raise ValueError(f"Neither {first} nor the temporary directory can be written; set STYLEGAN_DATA to a folder that can.")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes were writing here a day ago and more, and the features that nobody has used for longest."""
+    with contextlib.suppress(OSError):
+        for path in (*folder.glob(".*.tmp"), *folder.glob(".unpack-*")):
+            if time.time() - path.stat().st_mtime > STALE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        kept = [(max(s.st_atime, s.st_mtime), s.st_size, path) for path in folder.glob("features-*.npy") for s in [path.stat()]]
+        room = FEATURES_AT_MOST
+        for _, size, path in sorted(kept, reverse=True):
+            room -= size
+            if room < 0:
+                path.unlink()
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+
+
+def _user_cache() -> Path:
+    homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
+    return Path(homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stylegan"
+
+
+def checkout() -> Path:
+    """The nearest folder upwards whose pyproject.toml is this project's, else the working directory."""
+    return _checkout() or Path.cwd()
+
+
+def _checkout() -> Path | None:
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        with contextlib.suppress(OSError, ValueError):
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+            if project.get("project", {}).get("name") == "stylegan":
+                return folder
+    return None
+
+
+def store_images(folder: Path, shape: tuple[int, int, int], fill: Callable[[np.ndarray], None]) -> str:
+    """Let ``fill`` write uint8 [N, R, R] straight into a file; returns the sha256 of the content, which names the file."""
+    with replacing(folder / f"packing-{os.urandom(4).hex()}.npy") as temporary:
+        if hasattr(os, "posix_fallocate"):  # claim the space: writing to a map on a full disk would end the process, not raise
+            with open(temporary, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) + 4096)
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        fill(images)
+        images.flush()
+        key = hashlib.sha256(repr(shape).encode())
+        key.update(images)
+        del images  # Windows cannot rename a mapped file
+        os.replace(temporary, folder / f"{key.hexdigest()}.npy")
+    return key.hexdigest()
+
+
+def open_images(folder: Path, key: str, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """The memory-mapped uint8 [N, R, R] stored under that key, None where it is absent or damaged."""
+    try:
+        images = np.load(folder / f"{key}.npy", mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+# --- Writing so that no reader ever meets half a file ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """ValueError with the file and the trouble where the disk is full or cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to that becomes ``path`` in one step when the block succeeds and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _one_sentence(path):
+        try:
+            yield temporary
+            if temporary.exists():
+                os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file and see it to the disk. A kill may leave a part of it: readers take only what ends in a line break."""
+    with _one_sentence(path), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write the dictionary so that it can be read by eye; names of files that are no valid text survive as well."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogatepass")
+
+
+def read_json(path: Path) -> dict | None:
+    """The dictionary kept there, None where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# --- One writer per run folder ---------------------------------------------------------------------------------------------------
+
+
+class Holder:
+    """The one writer of a folder. ``sign_of_life`` is to be called now and then while it writes."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.record = folder, folder / ".writer.json"
+        self.token, self.beat = secrets.token_hex(8), 0.0
+
+    def write(self) -> None:
+        write_json(self.record, {"pid": os.getpid(), "host": platform.node(), "token": self.token})
+        self.beat = time.monotonic()
+
+    def sign_of_life(self) -> None:
+        """Renew the record. ValueError where another process took over, as after this machine slept: it must not be disturbed."""
+        if time.monotonic() - self.beat < BEAT:
+            return
+        found = read_json(self.record)
+        if found is not None and found.get("token") != self.token:
+            raise ValueError(f"{self.folder} was taken over by {_who(found)}; this process stops and writes nothing more.")
+        with contextlib.suppress(ValueError):  # a full disk is told where something that counts is written
+            self.write()
+
+
+@contextlib.contextmanager
+def hold_run_dir(folder: Path) -> Iterator[Holder]:
+    """Be the one writer of a folder. ValueError names the other one while it lives; OSError where the folder cannot be written.
+
+    A kernel lock is free as soon as its process dies, however it dies. The kernel knows only its own machine, and some file systems,
+    such as a mounted Drive, have no locks: so the writer keeps a record too, and renews it. One of another machine counts for ten
+    minutes.
+    """
+    lock, holder = _kernel_lock(folder), Holder(folder)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            silent, found = time.time() - holder.record.stat().st_mtime, read_json(holder.record) or {}
+            if silent < SILENT and (lock is None or found.get("host", platform.node()) != platform.node()):
+                raise ValueError(
+                    f"{_who(found)} was training in {folder} {max(silent, 0):.0f} s ago; stop it or take another --run-dir. If it "
+                    f"is gone, wait {SILENT / 60:.0f} minutes or remove {holder.record}."
+                )
+        holder.write()
+        try:
+            yield holder
+        finally:
+            if (read_json(holder.record) or {}).get("token") == holder.token:
+                holder.record.unlink(missing_ok=True)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _who(record: dict) -> str:
+    return f"Process {record.get('pid', '?')} on {printable(str(record.get('host', 'another machine')))}"
+
+
+def _kernel_lock(folder: Path) -> int | None:
+    """An open file that the kernel keeps locked for this process; None where this file system has no locks."""
+    path = folder / ".lock"
+    if path.is_symlink():  # ours never is one
+        path.unlink()
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+    except BlockingIOError as error:
+        os.close(file)
+        who = _who(read_json(folder / ".writer.json") or {})
+        raise ValueError(
+            f"Another process is training in {folder} ({who}); wait for it, stop it, or take another --run-dir."
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(file)
+            raise
+    os.close(file)
+    return None
+
+
+# --- Memory ------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let glibc keep what a training step frees for the next one: new pages cost a step on a CPU up to a fifth of its time."""
+    trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library: nothing to set
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(trim_threshold, 2**31 - 1)
+        glibc.mallopt(mmap_threshold, largest)
+
+
+def prepare_machine() -> None:
+    """Settings that make training faster and, on CPUs, change no result: once per process, before the first step."""
+    import torch  # not needed to read and write files, and slow to import
+
+    torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
+    keep_freed_memory()

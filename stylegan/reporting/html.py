@@ -1,0 +1,291 @@
+"""The course report: the notebooks run in order, and all of them as one HTML page that needs nothing else.
+
+nbconvert renders the cells; the templates decide what stands around them. No script, no request to the network, formulas as MathML.
+Notebooks are trusted to hold HTML, what they print is not: class and folder names come from users' files and are shown as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import os
+import re
+import time
+from collections.abc import Mapping
+from html import escape, unescape
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader, pass_context
+from latex2mathml.converter import convert as mathml
+from nbconvert.exporters.html import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from PIL import Image, ImageChops
+from pygments.formatters import HtmlFormatter
+
+from stylegan.checkpoint import load_generator
+from stylegan.files import checkout, read_json, replacing
+from stylegan.notebook import machine, run_folder
+from stylegan.reporting.execute import execute, set_parameters
+
+NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
+         "07_how_to_fool_yourself")  # fmt: skip
+TITLE = "StyleGAN2 for brain MRI slices"
+LEAD = (
+    "Training, pictures and scores of one run, told by these notebooks. Its numbers were computed by this run; those of the "
+    "shipped generator are marked."
+)
+TEMPLATES = Path(__file__).with_name("templates")
+WIDE = 700  # pixels: on a phone a wider picture gets a box to scroll in, because its words would be too small
+
+
+# --- The report -------------------------------------------------------------------------------------------------------------
+
+
+def report(
+    data: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    preset: str = "quick",
+    out: str | Path = "report",
+    **parameters: object,
+) -> Path:
+    """Run the notebooks, write the executed copies and ``index.html`` into ``out``, and return the path of the page.
+
+    ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as in `run_folder`; what is trained there already
+    is not trained again. ``parameters``: further values for the notebooks' parameters by name, such as ``max_minutes``; None
+    keeps the notebook's own. Raises FileNotFoundError where there are no notebooks, and a ValueError naming notebook and cell
+    where one stops; the page then shows everything up to that cell.
+    """
+    folder, out = find_notebooks(), Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    run = run_folder(run_dir, preset, data).resolve()
+    given = {"data": data and Path(data), "run_dir": run, "preset": preset, **parameters}
+    values = {
+        name: seen_from(folder, value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    notebooks, seconds = {}, {}
+    try:
+        for name in NAMES:
+            begin = time.perf_counter()
+            notebooks[name] = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+            set_parameters(notebooks[name], values)
+            execute(notebooks[name], folder / f"{name}.ipynb")
+            seconds[name] = time.perf_counter() - begin
+            print(f"{name:25}{seconds[name]:5.0f} s", flush=True)
+    finally:
+        for name, notebook in notebooks.items():
+            nbformat.write(notebook, out / f"{name}.ipynb")
+        with replacing(out / "index.html") as temporary:
+            temporary.write_text(page(notebooks, *_origin(seconds, run)), encoding="utf-8")
+    return out / "index.html"
+
+
+def find_notebooks() -> Path:
+    """The folder of the notebooks in the checkout around the working directory."""
+    folder = checkout() / "notebooks"
+    missing = [f"{name}.ipynb" for name in NAMES if not (folder / f"{name}.ipynb").is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}; the report is made from the notebooks, so run it inside a clone of the repository."
+        )
+    return folder
+
+
+def seen_from(folder: Path, path: Path) -> str:
+    """A path as the notebooks see it: relative inside the checkout, so that the page does not show the name of a home folder."""
+    path = path.expanduser().resolve()
+    inside = path.is_relative_to(folder.parent)
+    return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
+
+
+def _origin(seconds: dict[str, float], run: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Two tables from the run folder: the few facts at the top of the page, and at its end what it takes to get its numbers again."""
+    known, total = read_json(run / "config.json") or {}, _duration(sum(seconds.values()))
+    config, data = known.get("config"), known.get("data", {})
+    ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in {total}"
+    each = {"Run time": f"{total}: {', '.join(f'{name} {_duration(s)}' for name, s in seconds.items())}", **machine()}
+    if not config:
+        return {"Slices": "none trained on yet", "Notebooks": ran}, {"Run": "nothing was trained yet", **each}
+    top = {"Slices": data["title"], "Preset": f"{config['preset']}, seed {config['seed']}", "Notebooks": ran}
+    return top, {
+        "Data": f"{data['title']}, layout {data['layout']}, key {data['key'][:16]}",
+        "Model": _model(run),
+        "Seeds": f"{config['seed']} for training; those of the pictures stand in their captions",
+        **each,
+    }
+
+
+def _model(run: Path) -> str:
+    try:
+        _, info = load_generator(run)
+    except FileNotFoundError:
+        return "none yet"
+    return f"{info['model_hash']}, preset {info['config']['preset']}, the best of the run, at {info['cur_nimg'] / 1000:g} kimg"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+# --- The page ---------------------------------------------------------------------------------------------------------------
+
+
+class Heading(NamedTuple):
+    level: int
+    id: str
+    html: str
+
+
+def page(notebooks: Mapping[str, NotebookNode], top: Mapping[str, object], end: Mapping[str, object]) -> str:
+    """Executed notebooks, by file name without ending, as one HTML page between two tables of facts."""
+    exporter = _Exporter()
+    body, _ = exporter.from_notebook_node(joined(notebooks))
+    environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
+    return environment.get_template("page.html.j2").render(
+        title=TITLE, lead=LEAD, style=_style(), top=facts(top), body=body, end=facts(end),
+        contents=[heading for heading in exporter.headings if heading.level <= 3],
+    )  # fmt: skip
+
+
+def joined(notebooks: Mapping[str, NotebookNode]) -> NotebookNode:
+    """One notebook with the cells of all, the first and last of each marked: they begin and end a section of the page."""
+    cells = []
+    for name, notebook in notebooks.items():
+        own = copy.deepcopy(notebook.cells)
+        own[0].metadata["begins"], own[-1].metadata["ends"] = _section(name), True
+        cells += own
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def facts(rows: Mapping[str, object]) -> str:
+    """Pairs of a name and a value, neither of them HTML, as a table."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in rows.items()
+    )
+    return f'<table class="facts">{lines}</table>'
+
+
+def _section(name: str) -> str:
+    return f"notebook-{name.split('_')[0]}"
+
+
+def _style() -> str:
+    """The style sheet, with the colours of code in light and dark: two sets that can be read on our backgrounds."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
+    plain = ".highlight, .highlight pre { background: var(--code); }"  # the page's own background, also in the dark
+    css = (TEMPLATES / "report" / "report.css").read_text(encoding="utf-8")
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{css}\n{plain}"
+
+
+class _Exporter(HTMLExporter):
+    """nbconvert's exporter with our template, our Markdown and no style sheets of its own; collects the headings in order."""
+
+    def __init__(self):
+        super().__init__(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
+        self.headings: list[Heading] = []
+        self.section = ""
+        self.register_filter("summary", _summary)
+        self.register_filter("picture", _picture)
+        self.register_filter("printed", self._printed)
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        cell = context.get("cell", {})
+        self.section = cell.get("metadata", {}).get("begins", self.section)
+        return MarkdownWithMath(renderer=_Renderer(self, attachments=cell.get("attachments", {}))).render(source)
+
+    def _printed(self, source: str) -> str:
+        return MarkdownWithMath(renderer=_Renderer(self, escape=True)).render(source)
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML: unique heading ids, MathML, links between notebooks, boxes around what may be wider than a phone."""
+
+    def __init__(self, exporter: _Exporter, escape: bool = False, attachments: dict | None = None):
+        super().__init__(escape=escape, allow_harmful_protocols=False, attachments=attachments)
+        self.exporter = exporter
+
+    def heading(self, text: str, level: int, **attrs) -> str:
+        """One level down, below the title of the page."""
+        level, known = min(level + 1, 6), {heading.id for heading in self.exporter.headings}
+        words = re.sub(r"\W+", "-", unescape(re.sub(r"<[^>]+>", "", text)).lower()).strip("-")
+        name = f"{self.exporter.section}-{words}"
+        unique = next(i for n in range(1, len(known) + 2) if (i := name if n == 1 else f"{name}-{n}") not in known)
+        self.exporter.headings.append(Heading(level, unique, text))
+        return f'<h{level} id="{unique}">{text}</h{level}>\n'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link to another notebook leads to its section."""
+        notebook = re.fullmatch(r"(\d\d_\w+)\.ipynb", url)
+        return super().link(text, f"#{_section(notebook[1])}" if notebook else url, title)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture from elsewhere, such as a badge, becomes its words: the page loads nothing."""
+        return super().image(text, url, title) if url.startswith(("attachment:", "data:")) else text
+
+    def table(self, text: str) -> str:
+        """Bold first cells name rows; a column without a name has no heading; a box around a table of many columns."""
+        text = re.sub(r"<tr>\s*<td><strong>(.*?)</strong></td>", r'<tr><th scope="row">\1</th>', text)
+        text = re.sub(r"<th\b[^>]*></th>", "<td></td>", text)
+        head, end, body = text.partition("</thead>")
+        columns = head.count("</th>")
+        table = f"<table>{head + end if columns else ''}{body}</table>\n"
+        return _box("table", "Table", table) if columns > 2 else table
+
+    def inline_math(self, body: str) -> str:
+        return _formula(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        """Formulas side by side, each in a box of its own, so that they wrap on a narrow screen."""
+        parts = re.split(r"\\qquad(?![a-zA-Z])", body.strip())
+        return "".join(['<div class="formulas">', *(_box("formula", "Formula", _formula(p, "block")) for p in parts), "</div>"])
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return _box("formula", "Formula", _formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"))
+
+
+def _box(kind: str, label: str, html: str) -> str:
+    """A box that scrolls where its content is too wide, by keyboard as well."""
+    return f'<div class="box {kind}" role="group" aria-label="{label}" tabindex="0">{html}</div>\n'
+
+
+def _formula(tex: str, display: str) -> str:
+    """TeX as MathML; what is no formula stays as it was typed."""
+    safe = tex.replace("<", r"\lt ").replace(">", r"\gt ")  # latex2mathml would pass tags in \text through
+    try:
+        return mathml(safe, display=display)
+    except Exception:  # its many errors share no base class
+        return f"<code>{escape(tex)}</code>"
+
+
+def _summary(source: str) -> str:
+    """The line that a folded cell shows: its first one where that is a comment."""
+    first = source.strip().splitlines()[:1]
+    return f"Code: {first[0].lstrip('# ').replace('`', '')}" if first and first[0].startswith("#") else "Code"
+
+
+def _picture(output: NotebookNode) -> dict[str, object]:
+    """src, width, height, alt and whether it is wide. ValueError for a figure without a description."""
+    alt = output.metadata.get("image/png", {}).get("alt", "")
+    if not alt.strip():
+        raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
+    with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
+        width, height = image.size
+        small = io.BytesIO()
+        _same_pixels(image).save(small, "png", optimize=True)
+    src = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return {"src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
+
+
+def _same_pixels(image: Image.Image) -> Image.Image:
+    """The picture without an opaque alpha channel, and with one channel where all of it is grey."""
+    if image.mode not in ("RGB", "RGBA") or (image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)):
+        return image
+    red, green, blue = image.convert("RGB").split()
+    grey = all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
+    return red if grey else image.convert("RGB")

@@ -1,0 +1,225 @@
+"""What notebooks share, on run folders as users have them, on a Drive that outlives its session, and beside the shipped generator."""
+
+import json
+import pickle
+import shutil
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("IPython")
+
+from stylegan import notebook
+from stylegan.checkpoint import checkpoints, load_generator, load_tensors, save_generator
+from stylegan.config import make_config
+from stylegan.networks import Generator
+from stylegan.run import train_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run that was trained on `trained.slices`, to be spoilt."""
+    shutil.copytree(trained.run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+    }
+
+
+# --- Opening a run ----------------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(run, **entries):
+    (run / "config.json").write_text(json.dumps(json.loads((run / "config.json").read_text()) | entries))
+
+
+SPOILT = {
+    "the run is missing": (shutil.rmtree, "run notebook 02_train first"),
+    "the run is a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), "run notebook 02_train first"),
+    "the generator is cut": (lambda run: cut(run / "generator.safetensors"), "Copy the run folder again"),
+    "the generator is a pickle": (
+        lambda run: (run / "generator.safetensors").write_bytes(pickle.dumps(Trap(run / "executed"))), "Copy the run folder again",
+    ),
+    "its data is a word": (lambda run: change(run, data="mine"), "config.json is damaged"),
+    "there are no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "train there first"),
+    "no line of metrics is whole": (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoilt):
+    spoil, says = SPOILT[spoilt]
+    spoil(run)
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
+        notebook.open_run(run, "smoke", trained.slices)
+    assert "\n" not in str(error.value) and not (run / "executed").exists()
+
+
+def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp_path):
+    assert notebook.open_run(run, "smoke").slices.layout == "class-folders"
+    shutil.copytree(trained.slices, tmp_path / "moved")
+    assert notebook.open_run(run, "smoke", tmp_path / "moved").slices.key == notebook.open_run(run).slices.key
+    next((tmp_path / "moved").rglob("*.png")).unlink()
+    with pytest.raises(ValueError, match="leave data = None"):
+        notebook.open_run(run, "smoke", tmp_path / "moved")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"kimg": 0.9, "cur')  # a line that is being written is not read yet
+    assert len(notebook.open_run(run).history) == len(notebook.open_run(trained.run).history)
+
+
+def test_training_again_does_no_harm(trained, run, tmp_path):
+    """As notebook 02 does it: a finished run stays as it is, other slices are refused before anything is written."""
+    before, config = content(run), notebook.plan(run, "quick")  # what lies there decides
+    for _ in range(2):
+        history = notebook.train_or_load(config, None, run)
+        assert history[-1]["kimg"] >= config.total_kimg and content(run) == before
+    shutil.copytree(trained.slices, tmp_path / "others")
+    next((tmp_path / "others").rglob("*.png")).unlink()
+    for kimg in (config.total_kimg, 2 * config.total_kimg):
+        with pytest.raises(ValueError):
+            notebook.train_or_load(notebook.plan(run, "quick", total_kimg=kimg), tmp_path / "others", run)
+        assert content(run) == before
+
+
+def test_a_table_is_used_again_where_the_run_was_trained_with_it(trained, tmp_path):
+    people = sorted({path.name.split("_slice_")[0] for path in trained.slices.rglob("*.png")})
+    table = tmp_path / "people.csv"
+    table.write_text("subject,Age\n" + "".join(f"{who},{60 + i}\n" for i, who in enumerate(people)))
+    config = notebook.plan(tmp_path / "run", "smoke", trained.slices, total_kimg=0.02)
+    notebook.train_or_load(config, trained.slices, tmp_path / "run", {"subjects_csv": table})
+    for data in (None, trained.slices):
+        assert set(notebook.open_run(tmp_path / "run", "smoke", data).slices.columns) >= {"Age"}
+
+
+def test_a_preset_with_classes_is_planned_with_those_of_the_slices(trained, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "tell", shown.append)
+    config = notebook.plan(tmp_path / "none", "seed001-stylegan1-classes", trained.slices, img_resolution=16)
+    assert (config.conditional, config.c_dim) == ("class", 2) and not shown
+    shutil.copytree(next(path for path in trained.slices.iterdir() if path.is_dir()), tmp_path / "slices")
+    config = notebook.plan(tmp_path / "none", "seed001-stylegan1-classes", tmp_path / "slices", img_resolution=16)
+    assert (config.conditional, config.c_dim) == ("none", 0) and len(shown) == 1
+
+
+# --- A Drive that outlives its session ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch):
+    """MyDrive, mounted when it is asked for; the list says how often."""
+    root, mounted = tmp_path / "content/drive", []
+
+    def mount(where):
+        mounted.append(where)
+        (root / "MyDrive").mkdir(parents=True, exist_ok=True)
+
+    colab = types.ModuleType("google.colab")
+    colab.drive = types.SimpleNamespace(mount=mount)
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setattr(notebook, "MOUNT", root)
+    monkeypatch.setenv("STYLEGAN_DRIVE", "brains")
+    return types.SimpleNamespace(my=root / "MyDrive", mounted=mounted)
+
+
+def test_a_lost_session_is_taken_up_on_another_machine_by_the_same_cells(drive, trained, monkeypatch, tmp_path, capsys):
+    assert notebook.home() == drive.my / "brains" and len(drive.mounted) == 1
+    with zipfile.ZipFile(drive.my / "brains/slices.zip", "w") as archive:
+        for file in sorted(trained.slices.rglob("*.png")):
+            archive.write(file, file.relative_to(trained.slices))
+    settings = {"tick_kimg": 0.016, "device": "cpu"}
+    folder = notebook.run_folder(None, "smoke", None)
+    for machine, kimg in (("machine 1", 0.04), ("machine 2", 0.064), ("machine 3", 0.064)):
+        monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / machine))
+        config = notebook.plan(folder, "smoke", None, total_kimg=kimg, **settings)
+        history = notebook.train_or_load(config, None, folder)
+    out = capsys.readouterr().out
+    assert folder == drive.my / "brains/runs/smoke" and "Resuming" in out and "nothing to train" in out
+    assert history[-1]["cur_nimg"] == 64 and len(drive.mounted) == 1
+    assert notebook.open_run(None, "smoke").folder == folder  # notebooks 03 to 07 find it by the same parameter
+
+    train_run(make_config("smoke", total_kimg=0.064, **settings), trained.slices, tmp_path / "whole")
+    whole, resumed = (load_tensors(checkpoints(place)[-1])[0] for place in (tmp_path / "whole", folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_slices_at_home(drive, capsys):
+    assert notebook.home_slices() is None and "There are no slices in" in capsys.readouterr().out
+    (drive.my / "brains/slices").mkdir()
+    assert notebook.home_slices() == drive.my / "brains/slices" and notebook.home_slices("elsewhere") == Path("elsewhere")
+    (drive.my / "brains/more.zip").touch()
+    with pytest.raises(ValueError, match=r"holds slices, more\.zip; keep one of them there"):
+        notebook.home_slices()
+
+
+def test_elsewhere_the_home_is_any_folder_or_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("STYLEGAN_DRIVE", str(tmp_path))
+    assert notebook.home() == tmp_path and notebook.run_folder(None, "quick") == tmp_path / "runs/quick"
+    monkeypatch.delenv("STYLEGAN_DRIVE")
+    assert notebook.home() is None and notebook.home_slices() is None
+
+
+# --- The shipped generator ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """The folder of models of a checkout, with a stand-in for the shipped generator."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path, config = tmp_path / "models" / f"{notebook.SHIPPED}.safetensors", make_config("smoke")
+    info = {"config": config.to_dict(), "classes": [], "train_subjects": ["a"], "data": {}, "cur_nimg": 5000}
+    save_generator(path, Generator(config), info, half=True)
+    card = {
+        "model_hash": load_generator(path)[1]["model_hash"],
+        "kimg": 5000,
+        "hours": 3.25,
+        "train_subjects": 114,
+        "data": "OASIS-1",
+    }
+    path.with_name("metrics.json").write_text(json.dumps({notebook.SHIPPED: {**card, "scores": {"feature_space": "x"}}}))
+    return path.parent
+
+
+def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(models):
+    found = notebook.reference()
+    assert found.info["model_hash"] in found.about and "5,000 kimg of 114 subjects in 3.2 hours" in found.about
+    card = models / "metrics.json"
+    card.write_text(card.read_text().replace('"model_hash": "', '"model_hash": "0'))
+    with pytest.raises(ValueError, match="download both files again"):
+        notebook.reference()
+    (models / f"{notebook.SHIPPED}.safetensors").unlink()
+    assert notebook.reference() is None and notebook.SHIPPED in notebook.absence()
+
+
+@pytest.mark.parametrize("what", ["embedding", "groundtruth"])
+def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    numbers, folder = notebook.written(what)
+    assert numbers["model_hash"] == notebook.reference().info["model_hash"] and len(list(folder.glob("*.png"))) >= 4
+    monkeypatch.chdir(tmp_path)
+    assert notebook.written(what) is None
