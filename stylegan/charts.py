@@ -74,12 +74,12 @@ def curves(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Fi
         style_axes(ax, title + alone, "kimg", legend=len(lines) > 1)
         if title in LOGARITHMIC and min(_series(history, key)[1].min() for key in lines) > 0:
             _log_scale(ax)
+    last = max((len(row["style_participation"]) for row in layers), default=0) - 1  # a growing network has more and more layers
+    for layer in range(last + 1):
+        line = [(row["kimg"], row["style_participation"][layer]) for row in layers if layer < len(row["style_participation"])]
+        look = {"color": colormaps["viridis"](0.9 * layer / max(last, 1)), "label": {0: "coarsest", last: "finest"}.get(layer)}
+        axes[len(panels)].plot(*zip(*line, strict=True), linewidth=1.3, **look)
     if layers:
-        values = np.array([row["style_participation"] for row in layers], float)  # [ticks, layers]
-        for layer, line in enumerate(values.T):
-            colour = colormaps["viridis"](0.9 * layer / max(values.shape[1] - 1, 1))
-            label = {0: "coarsest", values.shape[1] - 1: "finest"}.get(layer)
-            axes[len(panels)].plot([row["kimg"] for row in layers], line, color=colour, linewidth=1.3, label=label)
         style_axes(axes[len(panels)], LAYERS, "kimg", legend=True)
     kimg, kid = _series(history, "kid_val")
     best = f" KID {kid.min():.0f} at best, at {kimg[kid.argmin()]:g} kimg." if len(kid) else ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgba
 
 from stylegan import charts
 
@@ -19,13 +18,8 @@ HISTORY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def figure():
-    return Figure()
-
-
-def test_losses_draw_one_panel_for_what_was_logged():
-    figure = charts.losses(HISTORY)
+def test_curves_draw_one_panel_for_what_was_logged():
+    figure = charts.curves(HISTORY)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
     assert list(panels) == [
         "Losses", "Mean logits of D", "R1 penalty", "Path length", "Gradient norms", "Probability of augmentation", "KID on validation subjects (×1000)",
@@ -34,48 +28,58 @@ def test_losses_draw_one_panel_for_what_was_logged():
     assert generator.get_xdata().tolist() == [4, 8, 12, 16, 20] and generator.get_ydata().tolist() == [5, 9, 13, 17, 21]
     assert panels["KID on validation subjects (×1000)"].lines[0].get_xdata().tolist() == [8, 16, 20]
     assert len({line.get_linestyle() for line in panels["Mean logits of D"].lines}) == 3
-    assert "20 kimg" in figure.alt_text
+    assert "20 kimg" in figure.alt_text and "KID 400 at best, at 16 kimg" in figure.alt_text
+
+
+def test_variety_is_drawn_over_that_of_people_and_layers_may_grow():
+    rows = [
+        {
+            "kimg": k,
+            "dimensions": 2.0 + k,
+            "dimensions_fixed_noise": 2.0,
+            "dimensions_real": 14.0,
+            "style_participation": layers,
+        }
+        for k, layers in ((1.0, [3.0, 2.0]), (2.0, [3.5, 2.5, 1.5, 1.0]))
+    ]
+    variety, layers = charts.curves(rows).axes
+    assert [line.get_label() for line in variety.lines] == ["generated", "noise fixed", "people"]
+    assert variety.lines[2].get_ydata().tolist() == [14, 14]
+    assert [len(line.get_xdata()) for line in layers.lines] == [2, 2, 1, 1]
 
 
 def test_short_or_empty_histories():
-    assert len(charts.losses([{"kimg": 1.0, "loss_G": 1.0}]).axes) == 1
-    for draw in (charts.losses, charts.scores):
-        with pytest.raises(ValueError, match="yet"):
-            draw([])
+    assert len(charts.curves([{"kimg": 1.0, "loss_G": 1.0}]).axes) == 1
+    with pytest.raises(ValueError, match="yet"):
+        charts.curves([])
 
 
-def test_scores_mark_the_best_tick(figure):
-    drawn = charts.scores(HISTORY, figure.add_subplot(), floor=22.0)
-    assert drawn is figure and drawn.axes[0].texts[0].get_text() == "best 400"
-    assert drawn.axes[0].lines[1].get_ydata() == [22.0, 22.0] and "best 400 at 16 kimg" in drawn.alt_text
-
-
-def test_categories_differ_in_colour_and_form_and_none_is_drawn_last():
-    coords = np.random.default_rng(0).normal(size=(300, 2))
-    values = np.repeat(["a", "b", "c"], 100)
-    figure = charts.scatter(coords, values, title="class", order=("c", "a", "b"))
+def test_each_colour_of_a_map_is_that_of_its_name_and_none_is_hidden():
+    coords, fake = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) >= 30
+    panel = charts.Panel("class", np.repeat(["a", "b", ""], 20), "they mix", ("b", "a"))
+    figure = charts.maps([coords], [fake], [panel])
     ax = figure.axes[0]
-    keys = ax.get_legend().legend_handles
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["c", "a", "b"]
-    assert len({key.get_marker() for key in keys}) == len({to_hex(key.get_color()) for key in keys}) == 3
-    drawn = np.concatenate([c.get_offsets() for c in ax.collections])
-    assert np.array_equal(np.sort(drawn, axis=0), np.sort(coords, axis=0))  # every point once
-    order = np.concatenate(
-        [[to_hex(c.get_facecolor()[0])] * len(c.get_offsets()) for c in ax.collections if len(c.get_offsets())]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["b", "a"] and "class: they mix" in figure.alt_text
+    drawn = {
+        tuple(p): tuple(s.get_facecolor()[min(i, len(s.get_facecolor()) - 1)])
+        for s in ax.collections
+        for i, p in enumerate(s.get_offsets())
+    }
+    assert (
+        len(drawn) == 60
+        and drawn[tuple(coords[0])] == to_rgba(charts.MAP_COLOURS[1])
+        and drawn[tuple(coords[50])] == to_rgba(charts.FAINT)
     )
-    assert len(set(order[-50:])) == 3
+    with pytest.raises(ValueError, match="9 names"):
+        charts.maps([np.zeros((9, 2))], [np.zeros(9, bool)], [charts.Panel("", np.array(list("abcdefghi")))])
 
 
-def test_numbers_get_a_colour_bar_and_may_be_missing(figure):
-    drawn = charts.scatter(np.eye(3)[:, :2], [1.0, np.nan, 3.0], "number", "age", figure.add_subplot())
-    assert drawn is figure and len(figure.axes) == 2 and "from 1 to 3" in figure.alt_text
-
-
-def test_scatter_refuses_what_cannot_be_told_apart():
-    with pytest.raises(ValueError, match="9 categories"):
-        charts.scatter(np.zeros((9, 2)), list("abcdefghi"))
-    with pytest.raises(ValueError, match="category or number"):
-        charts.scatter(np.zeros((1, 2)), [1], "colour")
+def test_numbers_on_a_map_have_a_bar_and_small_maps_no_legend():
+    coords, fake = np.eye(4)[:, :2], np.zeros(4, bool)
+    figure = charts.maps([coords], [fake], [charts.Panel("age", np.array([1.0, np.nan, 3.0, 2.0]))])
+    assert len(figure.axes) == 2
+    small = charts.maps([coords] * 4, [fake] * 4, [charts.Panel("", np.array(list("aabb")))] * 4, columns=2, size=0.6)
+    assert len(small.axes) == 4 and small.axes[0].get_legend() is None
 
 
 def test_thumbnails_stand_where_their_points_lie():
@@ -103,14 +107,15 @@ def test_scores_stand_beside_their_floor():
     figure = charts.score_bars(
         {"feature_space": "efficientnet-lite0", "n": 9, "seconds": 1, "splits": {"val": split, "test": split}}
     )
-    assert len(figure.axes) == 2 and figure.axes[0].containers[0].lines[0].get_xdata().tolist() == [700, 700]
+    assert len(figure.axes) == 2
+    assert [c.lines[0].get_xdata().tolist() for c in figure.axes[0].containers] == [[700], [700], [20], [20]]
     assert [text.get_text() for text in figure.axes[0].texts] == ["700", "700", "20", "20"]
     assert "val: KID 700 (floor 20), FD 190 (floor 30)" in figure.alt_text
 
 
-def test_nothing_stays_open_and_nothing_is_changed():
-    coords, images = np.random.default_rng(0).normal(size=(5, 2)), np.zeros((5, 8, 8), np.uint8)
-    before = coords.copy()
-    charts.scatter(coords, list("aabbc"))
-    charts.thumbnails(coords, images)
-    assert np.array_equal(coords, before) and not plt.get_fignums()
+def test_arms_of_a_transfer_stand_at_their_accuracy():
+    entry = {"value": 0.7, "low": 0.6, "high": 0.8}
+    found = {"arms": {"real": entry, "synthetic": {**entry, "value": 0.6}}, "chance": 0.5, "n": 30}
+    ax = charts.transfers(found).axes[0]
+    assert [c.lines[0].get_xdata().tolist() for c in ax.containers] == [[0.7], [0.6]]
+    assert not plt.get_fignums()

@@ -6,7 +6,17 @@ import sys
 import numpy as np
 import pytest
 
-from stylegan.truth.embedding import embed, equal_sets, neighbour_mixing, trustworthiness
+from stylegan.truth.embedding import (
+    deal_names,
+    deal_people,
+    deal_within,
+    embed,
+    knn_overlap,
+    neighbour_agreement,
+    neighbour_mixing,
+    same_levels,
+    trustworthiness,
+)
 
 
 def two_sets(shift: float, n: int = 60, d: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,19 +70,12 @@ def test_pca_is_the_projection_on_the_widest_directions():
     assert np.allclose(np.linalg.norm(points, axis=0), scale[:2], rtol=1e-4)
 
 
-def test_equal_sets_draws_as_many_of_each():
-    a, b = equal_sets(100, 30, seed=1)
-    assert len(set(a)) == len(set(b)) == 30 and a.max() < 100 and b.max() < 30
-    assert [len(rows) for rows in equal_sets(100, 90, most=12)] == [12, 12]
-    assert np.array_equal(equal_sets(100, 30, seed=1)[0], a) and not np.array_equal(equal_sets(100, 30, seed=2)[0], a)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"method": "tsne"}, "umap, pca"),
         ({"mode": "label"}, "joint, fit-real"),
-        ({"n_neighbors": 60}, "more than 60"),
+        ({"n_neighbors": 60}, "takes 61 slices"),
         ({}, "equally"),
     ],
 )
@@ -132,8 +135,82 @@ def test_real_against_real_by_person():
     assert neighbour_mixing(heads(12, 16, 0), moved, real_groups=people, fake_groups=people, permutations=199).p_value < 0.02
 
 
-def test_mixing_is_deterministic_and_checks_k():
+def test_mixing_is_deterministic_and_counts_as_many_neighbours_as_there_are():
     real, fake = two_sets(0.4)
     assert neighbour_mixing(real, fake, permutations=49, seed=3) == neighbour_mixing(real, fake, permutations=49, seed=3)
-    with pytest.raises(ValueError, match="beside those of the largest subject"):
-        neighbour_mixing(real, fake, k=61, real_groups=np.zeros(60), permutations=9)
+    people = np.zeros(60)
+    more = neighbour_mixing(real, fake, k=99, real_groups=people, permutations=9)
+    assert more == neighbour_mixing(real, fake, k=60, real_groups=people, permutations=9)  # all that are not of this person
+    with pytest.raises(ValueError, match="no neighbours of other people"):
+        neighbour_mixing(real, fake[:0], real_groups=people, permutations=9)
+
+
+@pytest.mark.parametrize("n", [3, 4, 7])
+@pytest.mark.parametrize("mode", ["joint", "fit-real"])
+def test_a_handful_of_slices_has_a_map(n, mode):
+    real, fake = two_sets(1.0, n)
+    assert np.isfinite(embed(real, fake, n_neighbors=2, mode=mode)).all()
+
+
+# -------------------------------------------------------------------------------------------------- what neighbours share
+
+
+def ladder(people: int = 20, levels: int = 6, seed: int = 0, step: float = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [n, 6] of people whose slices move along one axis with the level; who and level [n]."""
+    rng = np.random.default_rng(seed)
+    who, level = np.repeat(np.arange(people), levels), np.tile(np.arange(levels), people)
+    x = rng.normal(0, 1, (people, 6))[who] + rng.normal(0, 0.1, (people * levels, 6))
+    x[:, 0] += step * level
+    return x, who, level
+
+
+def test_what_decides_on_features_is_found_and_what_does_not_is_not():
+    x, who, level = ladder()
+    found = neighbour_agreement(x, level.astype(float), deal_within(who), 5, groups=who, permutations=99)
+    assert found.value < 0.5 * found.expected and found.p_value == 1 / 100
+    noise = [np.random.default_rng(s).normal(size=20)[who] for s in range(30)]
+    p = [neighbour_agreement(x, one, deal_people(who), 5, groups=who, permutations=99).p_value for one in noise]
+    assert np.mean(np.array(p) <= 0.05) < 0.2  # a number of each person, though slices are not independent
+
+
+def test_by_slice_a_number_of_a_person_looks_like_knowledge():
+    x, who, _ = ladder(step=0.1)
+    noise = [np.random.default_rng(s).normal(size=20)[who] for s in range(10)]
+    alone = [neighbour_agreement(x, one, deal_within(np.zeros(len(who))), 5, permutations=99).p_value for one in noise]
+    assert np.mean(np.array(alone) <= 0.05) > 0.9
+
+
+def test_names_and_numbers_differ_in_their_way():
+    x, values = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([1.0, 3.0, 10.0, 20.0])
+    whole = deal_within(np.zeros(4))
+    assert neighbour_agreement(x, values, whole, 1, permutations=9).value == (2 + 2 + 10 + 10) / 4
+    assert neighbour_agreement(x, np.array(["a", "b", "c", "c"]), whole, 1, permutations=9).value == 0.5
+
+
+def test_people_are_dealt_whole_and_in_order():
+    who, values = np.repeat(np.arange(5), 3), np.arange(15.0)
+    dealt = deal_people(who)(values, np.random.default_rng(3))
+    assert sorted(dealt) == values.tolist() and not np.array_equal(dealt, values)
+    assert all((np.diff(dealt[who == one]) == 1).all() for one in range(5))
+    within = deal_within(who)(values, np.random.default_rng(0))
+    assert all(sorted(within[who == one]) == values[who == one].tolist() for one in range(5))
+    names = deal_names(who)(np.repeat(["a", "a", "b", "b", "b"], 3), np.random.default_rng(0))
+    assert sorted(names[::3]) == ["a", "a", "b", "b", "b"] and all(len(set(names[who == one])) == 1 for one in range(5))
+    uneven = deal_people(np.array([0, 0, 1]))(np.array([1.0, 1, 2]), np.random.default_rng(1))
+    assert set(uneven) <= {1.0, 2.0} and len(set(uneven[:2])) == 1
+
+
+def test_overlap_counts_true_neighbours():
+    x, _, _ = ladder()
+    assert knn_overlap(x, x, 5) == 1
+    random = [knn_overlap(x, np.random.default_rng(s).normal(size=(len(x), 2)), 10) for s in range(5)]
+    assert np.mean(random) == pytest.approx(10 / (len(x) - 1), rel=0.3)
+
+
+def test_everybody_gives_the_same_levels():
+    people, levels = np.repeat(["a", "b", "c"], 10), np.tile(np.arange(10), 3)
+    rows = same_levels(people, levels, 12)
+    assert [sorted(levels[rows][people[rows] == one]) for one in "abc"] == [[0, 3, 6, 9]] * 3
+    assert same_levels(people, levels, 2).size == 2 and len(same_levels(people, np.full(30, -1), 12)) == 12
+    twice = same_levels(np.array(["a", "a", "b"]), np.array([0, 0, 0]), 9)  # two scans of one person
+    assert twice.tolist() == [0, 2]

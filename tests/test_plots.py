@@ -32,22 +32,6 @@ def holds(picture: np.ndarray, tile: np.ndarray) -> bool:
     return any(np.array_equal(picture[y : y + tile.shape[0], x : x + tile.shape[1]], tile) for y, x in corners)
 
 
-def test_floats_become_grey_levels():
-    x = torch.tensor([-3.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
-    assert plots.to_uint8(x).tolist() == [[[0, 0], [128, 255]]]
-    assert plots.to_uint8(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 3)
-    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    assert np.array_equal(plots.to_uint8(torch.from_numpy(every).float()[:, None] / 127.5 - 1), every)
-
-
-def test_uint8_stays_and_other_shapes_are_refused(slices):
-    assert np.array_equal(plots.to_uint8(slices), slices)
-    assert np.array_equal(plots.to_uint8(slices[:, None]), slices)
-    for wrong in (np.zeros((4, 4)), np.zeros((1, 2, 4, 4))):
-        with pytest.raises(ValueError, match="Slices have shape"):
-            plots.to_uint8(wrong)
-
-
 def test_a_sheet_shows_every_slice_in_whole_pixels(slices):
     figure = plots.grid(slices, 4, scale=3, title="Title", caption="caption", row_titles=("a", "b", "c"), column_titles="wxyz")
     picture = rendered(figure)
@@ -95,19 +79,15 @@ def test_preview_without_levels_and_with_unknown_classes(slices):
     assert "control, unknown" in figure.alt_text
 
 
-def test_compare_asks_for_equal_numbers(slices):
-    assert "3 real" in plots.compare(slices[:3], slices[3:6]).alt_text
-    with pytest.raises(ValueError, match="as many slices"):
-        plots.compare(slices[:3], slices[3:5])
-
-
-def test_a_projection_shows_both_and_their_difference_in_a_fixed_window(slices):
+def test_slices_are_compared_row_by_row_and_pixel_by_pixel(slices):
     other = slices.copy()
     other[0, 0, :4] = slices[0, 0, :4].astype(int) + np.where(slices[0, 0, :4] < 128, (0, 32, 64, 127), (0, -32, -64, -128))
-    away = plots.difference(slices, other)
-    assert np.abs(away[0, 0, :4].astype(int) - (0, 64, 128, 255)).max() <= 2 and away.sum() == away[0, 0, :4].sum()
-    picture = rendered(plots.projections(slices[:2], other[:2], scale=2))
-    assert all(holds(picture, tile) for sheet in (slices[:2], other[:2], away[:2]) for tile in plots.enlarge(sheet, 2))
+    picture = rendered(plots.compare(slices[:2], other[:2], "projection", difference=True, scale=2))
+    away = (np.abs(slices[:2].astype(int) - other[:2]) * 255 / 128).round().astype(np.uint8)
+    assert away[0, 0, :4].max() >= 253 and away.sum() == away[0, 0, :4].sum()
+    assert all(holds(picture, tile) for sheet in (slices[:2], other[:2], away) for tile in plots.enlarge(sheet, 2))
+    with pytest.raises(ValueError, match="as many slices"):
+        plots.compare(slices[:3], slices[3:5])
 
 
 def test_sheets_of_two_sizes_are_matched_by_whole_numbers(slices):
@@ -119,33 +99,39 @@ def test_matrices_and_strips(slices):
     images = torch.from_numpy(slices).float()[:, None] / 127.5 - 1
     matrix = images[:6].unflatten(0, (2, 3))
     for figure, expected in (
-        (plots.truncation(matrix, (0, 0.5, 1), (4, 5), scale=1), slices[:6]),
-        (plots.classes_at_seed(matrix, "abc", (4, 5), scale=1), slices[:6]),
+        (plots.grid(matrix, row_titles=("seed 4", "seed 5"), column_titles="abc", scale=1), slices[:6]),
         (plots.mixing_matrix(matrix, images[6:8], images[7:10], (0, 1), (2, 3, 4), scale=1), slices),
         (plots.strip(images, [str(i) for i in range(10)], scale=1), slices),
     ):
         picture = rendered(figure)
         assert figure.alt_text and all(holds(picture, tile) for tile in expected)
+    assert [t.get_text() for t in plots.grid(slices[:2], notes=("1.5", "2.5")).axes[0].texts] == ["1.5", "2.5"]
 
 
-def test_deviation_has_its_panels_and_a_bar_in_grey_levels(slices):
+def test_deviation_has_its_panels_and_a_bar_in_grey_levels():
     mean, std = torch.zeros(1, 16, 16), torch.full((1, 16, 16), 2 / 127.5)
-    figure = plots.deviation(mean, std, mean, title="Seed 3")
-    assert [ax.get_title() for ax in figure.axes[:3]] == ["noise off", "mean over noise draws", "standard deviation, of 255"]
-    assert figure.axes[2].images[0].get_array().max() == pytest.approx(2) and "at most 2.0" in figure.alt_text
-    assert len(plots.deviation(mean, torch.zeros_like(std)).axes) == 3
+    figure = plots.deviation(mean, mean, std, title="Seed 3")
+    assert len(figure.axes) == 4 and "at most 2.0" in figure.alt_text
+    assert figure.axes[2].images[0].get_array().max() == pytest.approx(2)
+
+
+def test_a_picture_is_saved_as_it_is_and_says_what_it_is(slices, tmp_path):
+    for name, picture in (("one.png", slices[0]), ("sheet.png", plots.grid(slices)), ("walk.gif", slices)):
+        found = Image.open(plots.save(tmp_path / name, picture, {"synthetic": "true"}))
+        assert "true" in str(found.info.get("synthetic", found.info.get("comment")))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "one.png")), slices[0])
 
 
 def test_inputs_are_not_changed_and_no_figure_stays_open(slices):
     before, images = slices.copy(), torch.zeros(4, 1, 16, 16)
     plots.grid(slices)
-    plots.compare(images, images)
+    plots.strip(images)
     plots.preview(slices, np.zeros(10, int), ("a",), np.arange(10))
     assert np.array_equal(slices, before) and (images == 0).all() and not plt.get_fignums()
 
 
 def test_figures_show_themselves_with_alt_text(slices):
-    figure = plots.describe(plots.grid(slices), "Ten slices.")
+    figure = plots.set_alt_text(plots.grid(slices), "Ten slices.")
     data, metadata = figure._repr_mimebundle_()
     assert data["image/png"].startswith("iVBOR") and metadata == {"image/png": {"alt": "Ten slices."}}
 

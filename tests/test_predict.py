@@ -1,11 +1,18 @@
-"""Sampling depends on seeds alone; the latent tools hit their end points exactly."""
+"""Sampling depends on seeds alone; the latent tools hit their end points exactly; the files of `sample` say what made them."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from stylegan import predict
+from stylegan import latent, predict
+from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator, pick_device
 
@@ -116,47 +123,28 @@ def test_mixing_takes_coarse_styles_from_the_row(G):
         predict.style_mixing(G, [0], [1], crossover=99)
 
 
-@pytest.mark.parametrize("space", ["w", "z"])
-def test_a_walk_passes_through_its_seeds(G, space):
-    walk = predict.interpolate(G, [3, 8, 2], frames=4, space=space, truncation_psi=0.8, truncation_cutoff=3)
+def test_a_walk_passes_through_its_seeds(G):
+    walk = predict.interpolate(G, [3, 8, 2], frames=4, truncation_psi=0.8, truncation_cutoff=3)
     own = predict.generate(G, [3, 8, 2], truncation_psi=0.8, truncation_cutoff=3)
     assert len(walk) == 9 and torch.equal(walk[::4], own)
     steps = (walk[1:] - walk[:-1]).flatten(1).norm(dim=1)
     assert (steps > 0).all() and steps.max() < (own[0] - own[1]).norm()
-
-
-def test_walks_refuse_what_they_cannot_do(G, conditional):
     with pytest.raises(ValueError, match="two seeds"):
         predict.interpolate(G, [1])
-    with pytest.raises(ValueError, match="choose w or z"):
-        predict.interpolate(G, [1, 2], space="pixels")
-    with pytest.raises(ValueError, match="one class"):
-        predict.interpolate(conditional, [0, 1], space="z")
-    assert len(predict.interpolate(conditional, [0, 1], 2, space="z", class_index=1)) == 3
-
-
-def test_slerp_keeps_the_angle_even_and_the_length():
-    a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
-    assert torch.allclose(predict.slerp(a, b, 1 / 3), 2 * torch.tensor([3**0.5 / 2, 0.5]), atol=1e-6)
-    assert torch.equal(predict.slerp(a, b, 0.0), a) and torch.allclose(predict.slerp(a, b, 1.0), b, atol=1e-6)
-    assert torch.equal(predict.slerp(a, a, 0.5), a)
 
 
 def test_noise_deviates_only_where_it_acts(G):
-    loud = predict.noise_deviation(G, 3, draws=5, truncation_psi=0.7)
-    assert (loud.std > 0).all() and not torch.equal(loud.mean, loud.off)
-    assert torch.equal(loud.off, predict.generate(G, [3], truncation_psi=0.7, noise_mode="none")[0])
+    off, mean, std = predict.noise_deviation(G, 3, draws=5, truncation_psi=0.7)
+    assert (std > 0).all() and not torch.equal(mean, off)
+    assert torch.equal(off, predict.generate(G, [3], truncation_psi=0.7, noise_mode="none")[0])
+    ws, noise = predict.styles(G, [3], truncation_psi=0.7), [predict.seed_noise(G, [3], draw) for draw in range(5)]
+    draws = torch.stack([predict.synthesize(G, ws, noise=maps)[0] for maps in noise])
+    assert torch.allclose(std, draws.std(dim=0, correction=0), atol=1e-5)
     for name, parameter in G.named_parameters():
         if name.endswith("strength"):
             parameter.data.zero_()
-    quiet = predict.noise_deviation(G, 3, draws=5)
-    assert quiet.std.max() == 0 and torch.equal(quiet.mean, quiet.off)
-
-
-def test_noise_deviation_is_that_of_the_draws(G):
-    ws, noise = predict.styles(G, [3]), [predict.seed_noise(G, [3], draw) for draw in range(4)]
-    draws = torch.stack([predict.synthesize(G, ws, noise=maps)[0] for maps in noise])
-    assert torch.allclose(predict.noise_deviation(G, 3, draws=4).std, draws.std(dim=0, correction=0), atol=1e-5)
+    off, mean, std = predict.noise_deviation(G, 3, draws=5)
+    assert std.max() == 0 and torch.equal(mean, off)
 
 
 def test_classes_of_a_conditional_generator(conditional):
@@ -210,3 +198,133 @@ def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match="There is no device 'tpu'"):
         pick_device("tpu")
+
+
+# --- Grey levels ----------------------------------------------------------------------------------------------------------
+
+
+def test_floats_become_grey_levels():
+    x = torch.tensor([-3.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    assert predict.to_uint8(x).tolist() == [[[0, 0], [128, 255]]]
+    assert predict.to_uint8(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 3)
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    assert np.array_equal(predict.to_uint8(torch.from_numpy(every).float()[:, None] / 127.5 - 1), every)
+
+
+def test_uint8_stays_and_other_shapes_are_refused():
+    slices = np.random.default_rng(0).integers(0, 256, (10, 16, 16), dtype=np.uint8)
+    assert np.array_equal(predict.to_uint8(slices), slices)
+    assert np.array_equal(predict.to_uint8(slices[:, None]), slices)
+    for wrong in (np.zeros((4, 4)), np.zeros((1, 2, 4, 4))):
+        with pytest.raises(ValueError, match="Slices have shape"):
+            predict.to_uint8(wrong)
+
+
+def test_sampling_needs_no_matplotlib():
+    code = "import sys, stylegan.predict; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+# --- The files of `sample` ------------------------------------------------------------------------------------------------
+
+
+def saved(path, classes=()):
+    torch.manual_seed(0)
+    config = make_config("smoke", conditional="class" if classes else "none", c_dim=len(classes))
+    G = Generator(config)
+    for name, parameter in G.named_parameters():
+        if name.endswith("strength"):
+            parameter.data.fill_(0.2)
+    info = {"config": config.to_dict(), "classes": list(classes), "train_subjects": [], "data": {}, "cur_nimg": 0}
+    save_generator(path, G, info)
+    return path
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return saved(tmp_path / "plain.safetensors")
+
+
+@pytest.fixture
+def classes_file(tmp_path):
+    return saved(tmp_path / "conditional.safetensors", ("control", "atrophy"))
+
+
+def test_one_picture_per_seed_and_a_grid(plain, tmp_path):
+    written = predict.sample(plain, tmp_path / "new" / "out", seeds=[3, 12345], device="cpu")
+    assert [path.name for path in written] == ["seed0003.png", "seed12345.png", "grid.png", "manifest.json"]
+    G, info = load_generator(plain)
+    for path, img in zip(written[:2], predict.to_uint8(predict.generate(G, [3, 12345], truncation_psi=0.7)), strict=True):
+        picture = Image.open(path)
+        assert picture.mode == "L" and np.array_equal(np.asarray(picture), img)
+    text = Image.open(written[1]).text
+    assert text["synthetic"] == "true" and "synthetic" in text["Description"] and text["Software"].startswith("stylegan ")
+    assert text["seed"] == "12345" and text["truncation_psi"] == "0.7" and text["model_hash"] == info["model_hash"]
+    assert text["noise_mode"] == "const" and text["class"] == ""
+
+
+def test_the_grid_says_what_made_it(plain, tmp_path):
+    *_, path, manifest = predict.sample(
+        plain, tmp_path / "out", seeds=range(70), truncation_psi=0.5, truncation_cutoff=4, device="cpu"
+    )
+    text = Image.open(path).text
+    assert len(list(path.parent.glob("seed*.png"))) == 70
+    assert text["synthetic"] == "true" and text["truncation_psi"] == "0.5" and text["truncation_cutoff"] == "4"
+    assert text["seeds"] == ",".join(map(str, range(64)))  # a sheet of at most 64
+    told = json.loads(manifest.read_text())
+    assert told["synthetic"] is True and told["model_hash"] == text["model_hash"] and len(told["pictures"]) == 71
+    assert told["pictures"]["grid.png"]["seeds"] == text["seeds"] and told["pictures"]["seed0066.png"]["seed"] == "66"
+
+
+def test_more_seeds_do_not_change_a_file(plain, tmp_path):
+    for name, seeds in (("alone", [66]), ("together", range(70))):
+        predict.sample(plain, tmp_path / name, seeds=seeds, noise_mode="random", device="cpu")
+    assert (tmp_path / "alone/seed0066.png").read_bytes() == (tmp_path / "together/seed0066.png").read_bytes()
+
+
+def test_every_extra_picture(classes_file, tmp_path):
+    written = predict.sample(classes_file, tmp_path / "out", seeds=[0, 1], extras=latent.EXTRAS, device="cpu")
+    names = [path.name for path in written[3:-1]]
+    assert names == ["truncation.png", "mixing.png", "interpolation.gif", "interpolation.png", "noise.png", "classes.png"]
+    for path in written[:-1]:
+        if path.suffix == ".png":
+            assert Image.open(path).text["synthetic"] == "true", path.name
+    assert Image.open(tmp_path / "out/truncation.png").text["truncation_psi"].startswith("(0.0, 0.25")
+    assert Image.open(tmp_path / "out/classes.png").text["class"] == "control, atrophy"
+
+
+def test_the_gif_is_a_closed_walk_in_whole_pixels(plain, tmp_path):
+    predict.sample(plain, tmp_path, seeds=[5], extras=["interpolation"], device="cpu")
+    gif = Image.open(tmp_path / "interpolation.gif")
+    assert gif.n_frames == 64 and gif.size == (256, 256) and b"synthetic" in gif.info["comment"]
+    G, _ = load_generator(plain)
+    first = predict.to_uint8(predict.generate(G, [5], truncation_psi=0.7))[0]
+    assert np.array_equal(np.asarray(gif.convert("L"))[8::16, 8::16], first)
+
+
+def test_a_class_by_its_name(classes_file, tmp_path):
+    predict.sample(classes_file, tmp_path / "named", seeds=[0], class_name="atrophy", device="cpu")
+    predict.sample(classes_file, tmp_path / "turns", seeds=[0, 1], device="cpu")
+    assert Image.open(tmp_path / "named/seed0000.png").text["class"] == "atrophy"
+    assert [Image.open(tmp_path / f"turns/seed000{i}.png").text["class"] for i in (0, 1)] == ["control", "atrophy"]
+    named, other = (np.asarray(Image.open(tmp_path / folder / "seed0000.png")) for folder in ("named", "turns"))
+    assert not np.array_equal(named, other)
+
+
+def test_what_is_not_there_is_refused_before_anything_is_written(plain, classes_file, tmp_path):
+    out = tmp_path / "out"
+    for path, wrong, message in (
+        (classes_file, {"class_name": "healthy"}, "knows control, atrophy"),
+        (plain, {"class_name": "control"}, "without classes"),
+        (plain, {"extras": ["classes"]}, "without classes"),
+        (plain, {"extras": ["video"]}, "choose of truncation, mixing"),
+        (plain, {"noise_mode": "loud"}, "choose one of random, const, none"),
+        (plain, {"seeds": [-1]}, "Seeds are"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict.sample(path, out, **{"seeds": [0], "device": "cpu", **wrong})
+    assert not out.exists()
+    with pytest.raises(ValueError, match="is a file"):
+        predict.sample(plain, plain, seeds=[0], device="cpu")
+    with pytest.raises(FileNotFoundError):
+        predict.sample(tmp_path / "nowhere", out, seeds=[0], device="cpu")

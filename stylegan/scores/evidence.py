@@ -116,7 +116,7 @@ class Evidence:
             pictures = as_pixels(images)
             return pictures, self.features(pictures, keep=False)
 
-        return Drawn(*distributed.share_out(draw, n), range(begin, begin + n), classes)
+        return Drawn(*distributed.split_across_processes(draw, n), range(begin, begin + n), classes)
 
     def _classes_of(self, real: SliceDataset) -> np.ndarray:
         """The generator's number of each slice's class: int64 [N]."""

@@ -1,0 +1,235 @@
+"""Directions of W and their names; the way back from a slice to its w: it finds what was drawn, and measures what cannot be."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from stylegan import latent, predict
+from stylegan.__main__ import main
+from stylegan.checkpoint import save_generator
+from stylegan.config import make_config
+from stylegan.networks import Generator
+
+
+def discs(radii, size=32, grey=200, stretch=1.0):
+    """Grey ellipses of these half widths on black: uint8 [n, size, size]."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return np.stack([np.where((x**2 + (y / stretch) ** 2) <= r**2, grey, 0) for r in radii]).astype(np.uint8)
+
+
+def test_principal_components_are_those_of_scikit_learn(G):
+    found = latent.find_directions(G, {}, 3, "PCA")
+    pca = PCA(3).fit(predict.styles(G, range(1000))[:, 0].double().numpy())
+    for direction, axis, variance, share in zip(
+        found, pca.components_, pca.explained_variance_, pca.explained_variance_ratio_, strict=True
+    ):
+        step = direction.step.double().numpy()
+        assert abs(step @ axis) / np.linalg.norm(step) == pytest.approx(1, abs=1e-4)
+        assert np.linalg.norm(step) == pytest.approx(np.sqrt(variance), rel=1e-2)
+        assert direction.share == pytest.approx(share, rel=1e-2)
+
+
+def test_the_closed_form_gives_what_changes_the_styles_most(G):
+    found = latent.find_directions(G, {}, G.w_dim, "SeFa")
+    units = torch.stack([d.step / d.step.norm() for d in found]).double()
+    assert torch.allclose(units @ units.T, torch.eye(G.w_dim).double(), atol=1e-5)
+    A = latent.style_weights(G)
+    count = sum(weight.shape[0] for name, weight in G.named_parameters() if name.endswith("affine.weight"))
+    assert A.shape == (count, G.w_dim) and torch.allclose(A.norm(dim=1), torch.ones(count).double())
+    gains = (units @ A.T).norm(dim=1)
+    assert (gains[:-1] >= gains[1:] - 1e-6).all()
+    random = torch.nn.functional.normalize(torch.randn(100, G.w_dim, generator=torch.Generator().manual_seed(0)).double())
+    assert (random @ A.T).norm(dim=1).max() <= gains[0]
+
+
+def test_a_direction_is_named_after_what_it_moves_and_turned_so_that_it_rises(G):
+    bright = {"brightness": lambda pixels: pixels.mean(axis=(1, 2)), "nothing": lambda pixels: np.zeros(len(pixels))}
+    (found,) = latent.find_directions(G, bright, 1, "PCA")
+    low, high = predict.to_uint8(latent.move(G, [found], (-2, 2))[0]).mean(axis=(1, 2))
+    assert found.effects["brightness"] > 0 and found.effects["nothing"] == 0
+    assert (high > low) == (found.agreed["brightness"] > 0.5)
+    (turned,) = latent.find_directions(G, {"darkness": lambda pixels: -pixels.mean(axis=(1, 2))}, 1, "PCA")
+    assert torch.allclose(turned.step, -found.step) and turned.effects["darkness"] == pytest.approx(found.effects["brightness"])
+
+
+def direction(effects, agreed):
+    return latent.Direction("PCA", 1, torch.ones(2), 0.25, effects, agreed)
+
+
+def test_a_name_needs_a_large_effect_on_most_seeds():
+    effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
+    agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
+    assert direction(effects, agreed).name == "size down, level up"
+    assert direction({"size": 0.9}, {"size": 1.0}).name == direction({}, {}).name == "nothing measured"
+    row = direction(effects, agreed).row
+    assert row["size"] == "**-3.0**" and row["contrast"] == "+5.0" and row["variance"] == "25.0%"
+
+
+def test_a_walk_passes_its_start(G):
+    found = latent.find_directions(G, {}, 2, "SeFa")
+    walk = latent.move(G, found, (-1, 0, 1))
+    assert walk.shape == (2, 3, 1, 16, 16)
+    average = predict.generate(G, [0], truncation_psi=0)[0]
+    assert torch.allclose(walk[:, 1], average, atol=1e-6) and not torch.allclose(walk[0, 0], walk[0, 2])
+    own = latent.move(G, found, (0,), predict.styles(G, [4]))
+    assert torch.allclose(own[1, 0], predict.generate(G, [4])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
+def test_sefa_asks_every_style_layer_and_a_dcgan_has_none(preset, methods):
+    w = {"mapping_layers": 0} if preset == "dcgan" else {}
+    G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8, **w))
+    found = [latent.find_directions(G, {}, 2, method) for method in ("PCA", "SeFa")]
+    assert [len(some) for some in found] == [2, 2][:methods] + [0] * (2 - methods)
+
+
+def test_other_methods_and_more_directions_than_there_are_are_refused(G):
+    for wrong in ({"method": "ica"}, {"count": 99}, {"count": 0}):
+        with pytest.raises(ValueError, match="Take 1 to 16 directions by PCA or SeFa"):
+            latent.find_directions(G, {}, **wrong)
+
+
+def test_each_gauge_reads_what_it_is_named_after():
+    small, large, tall = discs([8]), discs([12]), discs([8], stretch=1.5)
+    gauges, ringed = latent.GAUGES, large.copy()
+    ringed[:, 13:19, 13:19] = 30
+    assert gauges["size of the head"](large) > gauges["size of the head"](small)
+    assert gauges["length to width"](small) == pytest.approx(1) and gauges["length to width"](tall) == pytest.approx(
+        1.5, rel=0.1
+    )
+    assert gauges["brightness"](small) == gauges["brightness"](large) == 200
+    assert gauges["contrast"](small) == 0 < gauges["contrast"](ringed)
+    assert gauges["dark centre"](large) == 0 and gauges["dark centre"](ringed) == pytest.approx(36 / 64)
+    black = np.zeros((1, 32, 32), np.uint8)
+    assert all(np.isfinite(gauge(black)).all() for gauge in gauges.values())
+
+
+def test_levels_are_read_where_the_data_knows_them(simulated):
+    gauges = latent.make_gauges(simulated)
+    test = simulated.split("test")
+    assert np.corrcoef(gauges["level"](test.images), test.levels)[0, 1] > 0.8
+    dimmed = (test.images // 2).astype(np.uint8)
+    assert np.abs(gauges["level"](dimmed) - gauges["level"](test.images)).max() < 0.5
+
+
+def test_levels_that_cannot_be_read_are_not(simulated):
+    from dataclasses import replace
+
+    shuffled = replace(simulated, levels=np.random.default_rng(0).permutation(simulated.levels))
+    unknown = replace(simulated, levels=np.full(len(simulated), -1))
+    assert "level" not in latent.make_gauges(shuffled) and "level" not in latent.make_gauges(unknown)
+
+
+# --- Projection -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(G):
+    return predict.generate(G, [3, 4, 5])
+
+
+@pytest.fixture(scope="module")
+def found(G, drawn):
+    return latent.project(G, drawn)
+
+
+def test_it_finds_the_way_back_to_slices_that_the_generator_drew(G, drawn, found):
+    start = latent.residual(drawn, predict.generate(G, [0, 0, 0], truncation_psi=0))
+    assert (found.residual < 0.6 * start).all()
+    assert found.ws.shape == (3, G.num_ws, G.w_dim) and torch.equal(found.ws[:, 0], found.ws[:, -1])
+    assert torch.equal(found.images, predict.synthesize(G, found.ws)) and not found.ws.requires_grad
+    assert (found.away > 0.1).all() and (found.away < 1).all()
+
+
+def test_a_style_for_each_layer_fits_better_what_no_seed_gives(G):
+    strange = predict.style_mixing(G, [1], [2, 3])[0]
+    one, each = (latent.project(G, strange, space=space, steps=400).residual for space in latent.SPACES)
+    assert (each < one).all()
+
+
+def test_a_slice_does_not_depend_on_its_company(G, drawn, found):
+    alone = latent.project(G, drawn[1:2])
+    assert torch.allclose(alone.images, found.images[1:2], atol=2e-2)
+
+
+def test_generator_and_random_state_are_left_alone(G, drawn):
+    G.train()
+    before, state = {key: value.clone() for key, value in G.state_dict().items()}, torch.get_rng_state()
+    latent.project(G, drawn[:1], steps=3)
+    assert G.training and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in G.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in G.parameters())
+    G.eval()
+
+
+def test_the_schedule_is_that_of_the_paper():
+    assert [round(latent.schedule(t)[0], 3) for t in (0, 0.025, 0.05, 0.75, 0.875, 1)] == [0, 0.5, 1, 1, 0.5, 0]
+    assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
+
+
+def test_what_does_not_fit_is_refused(G, drawn):
+    for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
+        with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
+            latent.project(G, **{"target": drawn, **wrong})
+
+
+def test_residuals_are_root_mean_squares_of_grey_levels():
+    a, b = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    b[1, :2, :2] = 8
+    assert latent.residual(a, b).tolist() == [0, 4]
+
+
+def test_a_projection_is_measured_by_simpler_answers(G, slices):
+    train, chosen = slices.split("train").images, slices.split("val").select([0, 1, 2])
+    found, residuals = latent.reach(G, chosen, train, num=4)
+    assert list(residuals) == [
+        "projection", "generated slice, found again", "nearest training slice", "mean training slice", "nearest of 4 generated"
+    ]  # fmt: skip
+    assert found.images.shape == (3, 1, 16, 16) and all(values.shape == (3,) for values in residuals.values())
+    assert residuals["projection"] == pytest.approx(latent.residual(chosen.images, found.images))
+    mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(3, axis=0)
+    assert residuals["mean training slice"] == pytest.approx(latent.residual(chosen.images, mean))
+    by_hand = [min(latent.residual(x[None], t[None])[0] for t in train) for x in chosen.images]
+    assert residuals["nearest training slice"] == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_held_out_slices_are_of_people_not_trained_on_and_of_many(slices):
+    people = set(slices.split("val").subjects.tolist())
+    chosen = latent.held_out(slices, {"train_subjects": slices.split("train").subjects.tolist()}, len(people))
+    assert set(chosen.subjects.tolist()) == people and set(chosen.splits.tolist()) == {"val"}
+    more = latent.held_out(slices, {}, len(people) + 1)
+    assert len(more) == len(people) + 1 and set(more.subjects.tolist()) == people
+
+
+def test_people_who_were_trained_on_are_never_held_out(slices):
+    val = slices.split("val").subjects.tolist()
+    assert set(latent.held_out(slices, {"train_subjects": val}, 2).splits.tolist()) == {"test"}
+    with pytest.raises(ValueError, match="no slice that the generator was not trained on"):
+        latent.held_out(slices, {"train_subjects": slices.subjects.tolist()}, 2)
+    with pytest.raises(ValueError, match="ask for one or more"):
+        latent.held_out(slices, {}, 0)
+
+
+def test_the_command_writes_a_picture_and_the_numbers(class_folders, tmp_path, capsys):
+    torch.manual_seed(0)
+    config = make_config("smoke")
+    info = {"config": config.to_dict(), "classes": [], "train_subjects": [], "data": {}, "cur_nimg": 0}
+    save_generator(tmp_path / "G.safetensors", Generator(config), info)
+    out = tmp_path / "out"
+    assert (
+        main(["project", str(tmp_path / "G.safetensors"), "--data", str(class_folders), "--slices", "2", "--out", str(out)])
+        == 0
+    )
+    told = json.loads((out / "projection.json").read_text())
+    assert told["split"] == "val" and len(told["slices"]) == 2
+    assert set(told["slices"][0]) == {"subject", "level", "away", *told["mean"]}
+    assert told["mean"]["projection"] == pytest.approx(np.mean([row["projection"] for row in told["slices"]]), abs=0.02)
+    picture = Image.open(out / "projection.png")
+    assert "real slices" in picture.text["Description"]
+    assert "projection " in capsys.readouterr().out
