@@ -13,9 +13,9 @@ from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
+from stylegan.data.fetch import fetch, unpack_once
 
 from stylegan.data import fetch as module
-from stylegan.data.fetch import fetch, unpack_once
 
 CONTENT = {"slices/A/s1_slice_0.png": b"one", "slices/B/s2_slice_0.png": b"two" * 1000}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import layouts_fixtures as fixtures
 import pytest
+from stylegan.data.naming import FOUR_CLASS
 
 from stylegan.data.layouts import list_files, recognise
-from stylegan.data.naming import FOUR_CLASS
 from stylegan.data.subjects import FOUR_CLASSES, recover_four_class
 
 CLASSES = {"NonDemented": 4, "MildDemented": 3}

@@ -41,7 +41,9 @@ def read_picture(path: Path) -> np.ndarray:
             if max(image.size) > LARGEST_SIDE:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
-                raise LeftOut("several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file.")
+                raise LeftOut(
+                    "several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file."
+                )
             deep = _sixteen_bits(image, path)
             if deep is not None:
                 return deep
@@ -98,7 +100,9 @@ def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
         tiles = [list(tile) for tile in image.tile]
         for tile in tiles:
             tile[3] = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
-        image.tile = [type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)]
+        image.tile = [
+            type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)
+        ]
         image.load()
         return np.asarray(image, np.float32)
 
@@ -107,7 +111,9 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         picture = np.asarray(image, dtype=np.float32)
         known = np.isfinite(picture)
-        return picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
+        return (
+            picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -274,4 +280,8 @@ def _stretched(picture: np.ndarray) -> np.ndarray:
     if not len(rows) or not len(columns):
         return picture
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(picture.shape[::-1], Image.Resampling.BILINEAR, box=box))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(
+            picture.shape[::-1], Image.Resampling.BILINEAR, box=box
+        )
+    )
