@@ -18,7 +18,6 @@ from stylegan import lock, notebook, recorder
 from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
-from stylegan.data import nearby
 
 CHANGES = {"total_kimg": 0.064, "tick_kimg": 0.016, "checkpoint_minutes": 0.0, "device": "cpu"}
 
@@ -44,8 +43,6 @@ def drive(tmp_path, monkeypatch):
     colab.drive = types.SimpleNamespace(mount=mount)
     monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
     monkeypatch.setitem(sys.modules, "google.colab", colab)
-    (tmp_path / "mounts").write_text(f"overlay / overlay rw 0 0\ndrive {root} fuse.drive rw 0 0\n")
-    monkeypatch.setattr(nearby, "MOUNTS", tmp_path / "mounts")
     monkeypatch.setattr(notebook, "MOUNT", root)
     monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     monkeypatch.setattr(lock, "SETTLE", 0)

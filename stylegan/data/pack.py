@@ -210,10 +210,8 @@ def _front(mean: np.ndarray, marks: list[volumes.Marks], warnings: list[str]) ->
     Volumes whose headers know front and back are taken at their word; everything else is turned only where the mean of up to 256
     slices, spread over the set, is surely an axial one.
     """
-    from stylegan.data.simulate import template_pictures  # loads nilearn and torch: only the first start pays
-
     sides = tuple(which[0] if len(set(which)) == 1 else "" for which in zip(*marks, strict=True))
-    turns, sure = pictures.find_turns(mean, template_pictures(TEMPLATE_SIZE))
+    turns, sure = pictures.find_turns(mean, pictures.template_pictures(TEMPLATE_SIZE))
     if sides[0]:
         if sure and turns:
             warnings.append(

@@ -20,6 +20,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decod
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
 LFS_HEADER = b"version https://git-lfs"
 MARGIN = 0.06  # by which the axial template must win over the other planes
+PLANES = {  # axis and ranges of mm of the template's mean slices
+    "axial": (2, ((-2, 29), (-24, -4), (30, 50))), "coronal": (1, ((-70, -50), (-40, -10), (0, 25), (30, 50))),
+    "sagittal": (0, ((-50, -35), (-25, -8), (-6, 6))),
+}  # fmt: skip
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion to grey
 
 
@@ -271,6 +275,31 @@ def find_turns(mean: np.ndarray, templates: dict[str, np.ndarray]) -> tuple[int,
     first, second = sorted(scores, reverse=True)[:2]
     sure = first > 0.5 and first - second > 0.01 and first - others > MARGIN
     return (int(np.argmax(scores)), True) if sure else (0, False)
+
+
+def template_pictures(size: int) -> dict[str, np.ndarray]:
+    """Mean slices of the ICBM152 template by plane, float32 [n, size, size]: front or top of the head up, in the square around the head."""
+    from nilearn import datasets  # seconds to import: only who packs pays
+
+    image = datasets.load_mni152_template(resolution=2)
+    volume, origin = image.get_fdata(dtype=np.float32), image.affine[:3, 3]
+    found = {}
+    for plane, (axis, ranges) in PLANES.items():
+        means = []
+        for low, high in ranges:
+            first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
+            means.append(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
+        found[plane] = np.stack([_squared(picture, size) for picture in means])
+    return found
+
+
+def _squared(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture [H, W] cut to the square around its foreground, float32 [size, size]."""
+    rows, columns = (np.flatnonzero(picture.max(axis) > 0.05) for axis in (1, 0))
+    square = _square_around([rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1], 1)
+    top, left, side = square
+    cut = Image.fromarray(np.ascontiguousarray(picture)).crop((left, top, left + side, top + side))
+    return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC)).clip(0)
 
 
 def _stretched(picture: np.ndarray) -> np.ndarray:

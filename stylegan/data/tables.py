@@ -7,11 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from stylegan.data.subjects import find_id, person, stem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
                "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
@@ -48,6 +51,8 @@ def find_table(*folders: Path) -> Path | None:
 
 def read_table(path: str | Path) -> Table:
     """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1). Raises FileNotFoundError, or ValueError where it is no such table."""
+    import pandas as pd  # half a second to import: only who has a table pays
+
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
@@ -177,6 +182,8 @@ def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.
 
     Damaged are cells that are no finite number, and decimals that lost their point (nWBV "823" among 0.743 and 0.708).
     """
+    import pandas as pd
+
     cells = table.rows[name]
     filled = cells != ""
     numbers = pd.to_numeric(cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce").to_numpy(
