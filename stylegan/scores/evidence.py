@@ -206,7 +206,7 @@ def _parts(
 def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed: int) -> Part:
     people, rng = people_of(real), np.random.default_rng(seed)
     if len(set(people)) < 2:
-        raise ValueError(f"it holds {len(set(people))} subjects, and an interval takes at least 2.")
+        raise ValueError(f"{'one subject is' if len(people) else 'nobody is'} in it, and an interval takes at least 2.")
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
