@@ -129,10 +129,7 @@ def _scores_on(part: Part, evidence: Evidence) -> dict:
 def variety_on(part: Part, evidence: Evidence) -> dict:
     """`compare_variety` of one split, with noise drawn for each fake and with the generator's fixed noise, which leaves what W varies."""
     real, others = np.array(part.slices.images), np.array(part.others.images)
-    fakes = {
-        suffix: evidence.fakes(part.slices, noise=noise).pictures
-        for suffix, noise in (("", "random"), ("_fixed_noise", "const"))
-    }
+    fakes = {"": evidence.fakes(part.slices).pictures, "_fixed_noise": evidence.fixed_noise(part.slices)}
     draws = floor_draws(part.people, part.other_people, evidence.seed)
     return compare_variety(real, part.people, fakes, others, part.other_people, draws, seed=evidence.seed)
 
