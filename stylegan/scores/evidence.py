@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -233,7 +234,9 @@ def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
         return []
     rows = draw_people(people, count, n, np.random.default_rng(seed))
     real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
-    return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+    with contextlib.suppress(ValueError):  # chance may draw people with too unlike numbers of slices
+        return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+    return []
 
 
 def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceDataset | None:
