@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from stylegan.__main__ import build_parser
-from stylegan.checkpoint import save_generator
+from stylegan.checkpoint import checkpoints, save_generator
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
 from stylegan.rng import BatchRNG, Shard
@@ -140,7 +140,7 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     line = command(2, class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")
     running = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not checkpoints(run_dir) and time.monotonic() < deadline:
         time.sleep(0.2)
     workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)

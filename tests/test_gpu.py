@@ -47,7 +47,7 @@ def test_recorded_steps_train_as_steps_launched_one_by_one(blobs, one_fake_batch
     assert names == {"d_step", "g_step", "d_penalty_step", "path_length_step"} and not states[1].replay.recorded
     for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)  # kernels may add in another order
-    for name, value in states[1].means().items():
+    for name, value in states[1].log.means().items():
         assert states[0].log.means()[name] == pytest.approx(value, rel=0.1), name
 
 
@@ -63,7 +63,7 @@ def test_recorded_steps_draw_new_numbers_each_time(blobs):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_as_full_precision_does_at_first(blobs, precision):
-    half, full = (after(smoke(precision=p, augment="none"), blobs, 20).means() for p in (precision, "fp32"))
+    half, full = (after(smoke(precision=p, augment="none"), blobs, 20).log.means() for p in (precision, "fp32"))
     for name in ("loss_D", "loss_G", "r1", "path_length"):
         assert half[name] == pytest.approx(full[name], rel=0.15), name
 
@@ -112,5 +112,5 @@ def test_recorded_steps_of_each_system_train_as_launched_ones(blobs, preset, pre
     recorded, launched = (after(config, blobs, 40) for config in configs)
     assert recorded.cur_nimg == launched.cur_nimg and len(recorded.replay.recorded) >= 2
     assert recorded.D.now == launched.D.now == (16, 1)
-    for name, value in launched.means().items():
+    for name, value in launched.log.means().items():
         assert recorded.log.means()[name] == pytest.approx(value, rel=0.2, abs=0.1), name
