@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import layouts_fixtures as fixtures
@@ -19,12 +20,14 @@ from stylegan.data.subjects import count_leaks, people_of, person
 from stylegan.dataset import (
     SPLITS,
     load_slices,
+    min_max,
     normalised,
     parse_levels,
+    percentiles,
     render_report,
-    report_data,
     slices_of,
     split_by_subject,
+    standardise_then_unit,
     write_csv,
 )
 
@@ -68,7 +71,7 @@ def test_every_layout_loads_without_a_subject_in_two_splits(folders, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_report_of_every_layout(folders, layout):
-    report = json.loads(json.dumps(report_data(folders[layout], 16)))
+    report = json.loads(json.dumps(load_slices(folders[layout], 16).describe()))
     assert {"layout", "slices", "subjects", "classes", "splits", "left_out", "published_split_leaks"} <= report.keys()
     assert report["layout"] == layout
     assert sum(report["splits"][split]["slices"] for split in SPLITS) == report["slices"]
@@ -132,7 +135,7 @@ def test_bad_files_are_counted_by_reason_and_nothing_else_is_lost(tmp_path):
     first = tmp_path / "slices" / next(iter(truth))
     shutil.copy(first, first.with_name("OAS1_0999_MR1_slice_01.png"))
     Image.open(first).convert("RGB").save(first.with_name("OAS1_0998_MR1_slice_01.bmp"))
-    report = report_data(tmp_path / "slices", 16)
+    report = load_slices(tmp_path / "slices", 16).describe()
     assert report["left_out"] == expected | {"duplicate": 2} and report["slices"] == len(truth)
     assert "left out: 2 x duplicate (" in render_report(report)
 
@@ -148,15 +151,37 @@ def test_nothing_but_bad_files_is_one_sentence(tmp_path, only):
         load_slices(tmp_path, 16)
 
 
-def test_a_zip_is_the_same_as_its_folder(class_folders, tmp_path):
+def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp_path):
     archive = tmp_path / "slices.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         for path in class_folders.rglob("*.png"):
             opened.write(path, f"slices/{path.relative_to(class_folders)}")
     shutil.copy(class_folders.parent / "subjects.csv", tmp_path)
-    packed, folder = load_slices(archive, 16), load_slices(class_folders, 16)
-    assert packed.key == folder.key and np.array_equal(packed.columns["age"], folder.columns["age"])
-    assert list(packed.subjects) == list(folder.subjects) and load_slices(archive, 16).key == packed.key
+    folder = load_slices(class_folders, 16)
+    for other in (archive, class_folders.parent):
+        found = load_slices(other, 16)
+        assert found.key == folder.key and np.array_equal(found.columns["age"], folder.columns["age"])
+        assert all(np.array_equal(getattr(found, name), getattr(folder, name)) for name in ("subjects", "labels", "splits", "levels"))
+
+
+def test_dataset_json_of_a_stylegan_archive_tells_the_classes(tmp_path):
+    labels = [[f"{i // 5:05d}/img{i:08d}.png", i % 2] for i in range(20)]
+    for name, _ in labels:
+        fixtures.save(tmp_path / "brains" / name, fixtures.head(name, 0))
+    (tmp_path / "brains/dataset.json").write_text(json.dumps({"labels": labels}))
+    for root in (tmp_path / "brains", tmp_path):
+        data = load_slices(root, 16)
+        assert data.classes == ("0", "1") and list(data.labels) == [i % 2 for i in range(20)] and not data.subjects_known
+    (tmp_path / "brains/dataset.json").write_text(json.dumps({"labels": None}))
+    assert load_slices(tmp_path / "brains", 16).classes == ()  # 00000, 00001, ... are storage
+
+
+def test_home_is_expanded_and_names_may_be_in_capitals(tmp_path, monkeypatch):
+    for i in range(4):
+        fixtures.save(tmp_path / f"brains/OAS1_{i:04d}_MR1_SLICE_3.PNG", fixtures.head("x", i))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = load_slices("~/brains", 16)
+    assert sorted(data.subjects) == [f"OAS1_{i:04d}_MR1" for i in range(4)] and set(data.levels) == {3}
 
 
 # ---------------------------------------------------------------------------------------------------------------------- splits
@@ -236,13 +261,45 @@ def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
     fixtures.class_folders(tmp_path / "others/slices", {"A": 4})
     others = slices_of(info, tmp_path / "others/slices", levels="0-1")  # the run's table does not fit them
     noted = capsys.readouterr().err
-    assert len(others) == 8 and others.layout == "class-folders"
+    assert len(others) == 8 and others.layout == "images"
     assert "trained on" in noted and "levels not given; here it is 0-1" in noted
     table.unlink()
     with pytest.raises(FileNotFoundError, match="There is no table"):  # these people are told by it alone
         slices_of(info, tmp_path / "AD_NC")
     with pytest.raises(ValueError, match=r"16 px.*32 px"):
         slices_of({"config": {"img_resolution": 32}}, trained)
+
+
+# ------------------------------------------------------------------------------------------------------------- grey values
+
+
+def test_standardising_before_min_max_changes_nothing():
+    """Seed 004's two steps: the mean and the deviation cancel out exactly."""
+    rng = np.random.default_rng(0)
+    for x in (rng.normal(50, 7, (3, 8, 8)), rng.integers(0, 256, (3, 8, 8)), np.arange(256.0)):
+        np.testing.assert_allclose(standardise_then_unit(x), min_max(x), atol=1e-12)
+
+
+def test_percentiles_cut_off_a_hot_pixel():
+    x = np.linspace(10, 110, 1001)
+    x[-1] = 5000
+    y = percentiles(x)
+    assert y[0] == 0 and y[-1] == 1 and y[500] == pytest.approx(0.5, abs=0.01)
+    assert min_max(x)[500] < 0.02  # one pixel takes all the range
+
+
+def test_rules_act_on_each_subject_by_itself(slices):
+    dark = slices.subjects == slices.subjects[0]
+    images = np.array(slices.images)
+    images[dark] //= 3
+    data = replace(slices, images=images)
+    for rule in ("percentiles", "standardise"):
+        found = normalised(data, rule)
+        assert found.images.dtype == np.uint8 and found.images[dark].max() == 255 and found.key != data.key
+        np.testing.assert_array_equal(np.asarray(found.images)[~dark], normalised(slices, rule).images[~dark])
+    assert normalised(data, "fixed") is data
+    with pytest.raises(ValueError, match=r"normalise is 'z'.*percentiles"):
+        normalised(data, "z")
 
 
 # ----------------------------------------------------------------------------------------------------------- the data set itself
@@ -273,13 +330,13 @@ def test_levels_and_resolution_are_checked(class_folders):
 
 
 def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
-    monkeypatch.setattr("stylegan.data.packing.SIMULATED_SUBJECTS", 6)
-    monkeypatch.setattr("stylegan.data.packing.SIMULATED_LEVELS", 3)
+    monkeypatch.setattr("stylegan.data.pack.SIMULATED_SUBJECTS", 6)
+    monkeypatch.setattr("stylegan.data.pack.SIMULATED_LEVELS", 3)
     first = load_slices(None, 16, cache_dir=tmp_path)
     assert first.layout == "simulated" and "simulated" in first.title and len(first) == 18 and first.subjects_known
     assert first.classes == ("control", "atrophy") and np.isfinite(first.columns["ventricle"]).all()
     assert all(set(first.splits[first.labels == label]) == set(SPLITS) for label in (0, 1))
-    monkeypatch.setattr("stylegan.data.atlas.simulate", lambda *_: pytest.fail("simulated twice"))
+    monkeypatch.setattr("stylegan.data.simulate.simulate", lambda *_: pytest.fail("simulated twice"))
     assert load_slices(None, 16, cache_dir=tmp_path, seed=1).key == first.key
     assert len(load_slices(None, 16, cache_dir=tmp_path, levels="1-2")) == 12
     with pytest.raises(ValueError, match="No slice has a level from 3 to 9; there are 0 to 2"):

@@ -1,4 +1,4 @@
-"""Tables joined by id: damage is found, doubts are said, and what the user names is never skipped."""
+"""Tables as they come: joined by whichever id fits, damage is found, doubts are said, and what the user names is never skipped."""
 
 from __future__ import annotations
 
@@ -6,44 +6,82 @@ import layouts_fixtures as fixtures
 import numpy as np
 import pytest
 
+from stylegan.data.tables import join, read_table
 from stylegan.dataset import load_slices
 
 
+def joined(tmp_path, content, scans, images=None, files=None):
+    """The columns, people and classes that a table gives to slices of these ids."""
+    (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    empty = [""] * len(scans)
+    return join(read_table(tmp_path / "t.csv"), [scans, images or empty, [scan.split("_MR")[0] for scan in scans], files or empty])
+
+
 def test_columns_damage_and_doubts(tmp_path):
-    fixtures.class_folders(tmp_path / "slices", {"A": 6})
     rows = ["Subject ID,Sex,nWBV,MMSE,Note", "OAS1_0001,F,0.743,29,fine", "OAS1_0002_MR1,M,823,28,", "OAS1_0003_MR1,F,0.0.71,30,x",
-            "OAS1_0004_MR1,F,0.708,,", "OAS1_0004_MR1,M,0.9,1,", ",M,0.7,30,", "OAS1_0005_MR1,M,0.699,27,", "OAS1_0006_MR1,M,.72,27,",
-            "OAS1_0007_MR1,M,.72,27,", "OAS1_0008_MR1,M,.72,27,", "OAS1_0009_MR1,M,.72,27,"]  # fmt: skip
-    (tmp_path / "subjects.csv").write_text("\n".join(rows))
+            "OAS1_0004_MR1,F,0.708,,", "OAS1_0004_MR1,M,0.9,1,", ",M,0.7,30,", *(f"OAS1_{n:04d}_MR1,M,0.7,27," for n in range(5, 12))]  # fmt: skip
+    found = joined(tmp_path, "\n".join(rows), [f"OAS1_{n:04d}_MR1" for n in (1, 2, 3, 4, 5, 99)])
+    np.testing.assert_array_equal(found.columns["nWBV"], [0.743, np.nan, np.nan, 0.708, 0.7, np.nan])
+    np.testing.assert_array_equal(found.columns["MMSE"], [29, 28, 30, np.nan, 27, np.nan])
+    assert list(found.columns["Sex"]) == ["F", "M", "F", "F", "M", ""] and found.columns["Note"][0] == "fine"
+    said = " ".join(found.warnings)
+    assert all(text in said for text in ("2 damaged values in nWBV", "1 ids occur twice", "1 rows without an id", "no row for 1 of 6"))
+
+
+@pytest.mark.parametrize("content", [
+    "ID;Größe;Ort\nA1;1,5;Köln\nA2;1,75;N/A\nA3;;Bonn\n".encode("latin-1"), "ID\tGröße\tOrt\nA1\t1.5\tKöln\nA2\t1.75\t\nA3\tnan\tBonn\n".encode("utf-16"),
+    b"\xef\xbb\xbf" + "ID,Größe,Ort\nA1,1.5,Köln\nA2,1.75,?\nA3,,Bonn\n".encode(), "sep=;\r\nID;Größe;Ort\r\nA1;1,5;Köln\r\nA2;1,75;-\r\nA3;;Bonn\r\n".encode(),
+    '"ID","Größe","Ort"\n"A1","1.5","Köln"\n"A2","1.75",""\n"A3","","Bonn"\n'.encode(),
+])  # fmt: skip
+def test_separators_encodings_and_decimal_commas(tmp_path, content):
+    found = joined(tmp_path, content, ["A1", "A2", "A3"])
+    np.testing.assert_array_equal(found.columns["Größe"], [1.5, 1.75, np.nan])
+    assert list(found.columns["Ort"]) == ["Köln", "", "Bonn"]
+
+
+def test_each_visit_has_its_own_row(tmp_path):
+    rows = ["Subject ID,MRI ID,Group,Visit,CDR"]
+    rows += [f"OAS2_{n:04d},OAS2_{n:04d}_MR{v},{('Nondemented', 'Converted')[n % 2]},{v},{v / 2 - 0.5}" for n in range(4) for v in (1, 2)]
+    found = joined(tmp_path, "\n".join(rows), [f"OAS2_{n:04d}_MR{v}" for n in range(4) for v in (1, 2, 3)])
+    np.testing.assert_array_equal(found.columns["CDR"], [0, 0.5, np.nan] * 4)  # no third visit: nobody else's value
+    assert list(found.classes[3:6]) == ["Converted", "Converted", ""] and found.people is None
+
+
+@pytest.mark.parametrize("by", ["Subject", "Image Data ID"])
+def test_the_adni_search_table_is_joined_by_whichever_id_fits(tmp_path, by):
+    rows = ['"Image Data ID","Subject","Group","Sex","Age"']
+    rows += [f'"I{45108 + 2 * i + v}","{i:03d}_S_{1000 + i}","{("AD", "CN", "MCI")[i % 3]}","F","{70 + i + v}"' for i in range(6) for v in (0, 1)]
+    people = [f"{i:03d}_S_{1000 + i}" for i in range(6) for v in (0, 1)]
+    images = [f"{45108 + 2 * i + v}" for i in range(6) for v in (0, 1)]
+    found = joined(tmp_path, "\n".join(rows), people if by == "Subject" else images, images)
+    assert list(found.columns["Age"]) == [70 + i + v for i in range(6) for v in (0, 1)]
+    assert list(found.classes[:6]) == ["AD", "AD", "CN", "CN", "MCI", "MCI"]
+    assert by == "Subject" or list(found.people) == people
+
+
+@pytest.mark.parametrize(("written", "scan"), [("50772", "sub-0050772"), ("01", "sub-01"), ("sub-01", "sub-01"), ("oas1_0001", "OAS1_0001_MR1"),
+                                               ("002_S_0295", "002_S_0295"), ("OAS30001_MR_d0129", "OAS30001_MR_d0129"), ("I45108", "45108")])  # fmt: skip
+def test_ids_are_the_same_however_they_are_written(tmp_path, written, scan):
+    assert joined(tmp_path, f"participant_id,age\n{written},7\nnobody,8\n", [scan]).columns["age"][0] == 7
+
+
+def test_groups_become_classes_from_healthy_to_ill(tmp_path):
+    fixtures.class_folders(tmp_path / "slices", {"A": 9})
+    rows = [f"OAS1_{n + 1:04d},{('Demented', 'Nondemented', 'Converted')[n % 3]}" for n in range(9)]
+    (tmp_path / "subjects.csv").write_text("\n".join(["Subject ID,Group", *rows]))
     data = load_slices(tmp_path / "slices", 16)
-    by_subject = {str(s): i for i, s in enumerate(data.subjects)}
-    row = [by_subject[f"OAS1_{n:04d}_MR1"] for n in range(1, 7)]
-    np.testing.assert_array_equal(data.columns["nWBV"][row], [0.743, np.nan, np.nan, 0.708, 0.699, 0.72])
-    np.testing.assert_array_equal(data.columns["MMSE"][row], [29, 28, 30, np.nan, 27, 27])
-    assert list(data.columns["Sex"][row]) == ["F", "M", "F", "F", "M", "M"] and data.columns["Note"][row[0]] == "fine"
-    said = " ".join(data.warnings)
-    assert "2 damaged values in nWBV" in said and "1 ids occur twice" in said and "1 rows without an id" in said
+    assert data.classes == ("Nondemented", "Converted", "Demented") and (data.labels >= 0).all()
 
 
-def test_a_table_that_does_not_belong_is_refused(class_folders, tmp_path):
-    table = tmp_path / "other.csv"
-    table.write_text("subject,age\nnobody,3\n")
-    with pytest.raises(ValueError, match=r"None of the ids in .*other\.csv"):
-        load_slices(class_folders, 16, subjects_csv=table)
-    table.write_text("name,age\nnobody,3\n")
-    with pytest.raises(ValueError, match="no column of ids"):
+@pytest.mark.parametrize(("content", "says"), [("subject,age\nnobody,3\n", r"None of the ids in .*t\.csv"), ("name,age\nx,3\n", "no column of ids"),
+                                               ("", "is empty"), (b"PK\x03\x04xl/workbook.xml", r"Excel.*\.csv")])  # fmt: skip
+def test_a_table_that_is_none_or_does_not_belong(class_folders, tmp_path, content, says):
+    table = tmp_path / "t.csv"
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=says):  # what the user names is not skipped
         load_slices(class_folders, 16, subjects_csv=table)
     with pytest.raises(FileNotFoundError, match="There is no table"):
         load_slices(class_folders, 16, subjects_csv=tmp_path / "missing.csv")
-
-
-@pytest.mark.parametrize("content", ["", "name,age\nx,3\n", "subject,age\nnobody,3\n"])
-def test_a_found_table_that_does_not_belong_is_said_and_left(tmp_path, content):
-    fixtures.class_folders(tmp_path / "slices", {"A": 4})
-    (tmp_path / "subjects.csv").write_text(content)
-    data = load_slices(tmp_path / "slices", 16)
-    assert len(data) == 12 and not data.columns
-    assert any("found but is not used" in text for text in data.warnings)
 
 
 def test_a_table_by_picture_restores_people(tmp_path):
@@ -54,12 +92,3 @@ def test_a_table_by_picture_restores_people(tmp_path):
     assert data.subjects_known and set(data.subjects) == {f"person {i}" for i in range(6)}
     assert sorted(data.columns["age"]) == sorted(50.0 + i // 2 for i in range(12))
     assert all(len(set(data.splits[data.subjects == name])) == 1 for name in set(data.subjects))
-
-
-def test_tabs_semicolons_latin_letters_and_decimal_commas(tmp_path):
-    fixtures.class_folders(tmp_path / "slices", {"A": 3})
-    table = tmp_path / "t.csv"
-    table.write_bytes("ID;Größe;Ort\nOAS1_0001_MR1;1,5;Köln\nOAS1_0002_MR1;1,75;N/A\nOAS1_0003_MR1;;Bonn\n".encode("latin-1"))
-    data = load_slices(tmp_path / "slices", 16, subjects_csv=table)
-    np.testing.assert_array_equal(data.columns["Größe"][::3], [1.5, 1.75, np.nan])
-    assert list(data.columns["Ort"][::3]) == ["Köln", "", "Bonn"]

@@ -1,12 +1,11 @@
 """Volumes on disk to slices: every orientation and byte order gives the same head, and bad files are named in one sentence."""
 
 import gzip
-import itertools
 
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from stylegan.data import volumes
 
@@ -45,7 +44,7 @@ def test_every_voxel_order_gives_the_same_head(head, tmp_path, codes):
     _save_as(head, codes, tmp_path / "head.nii.gz")
     volume = volumes.read_volume(tmp_path / "head.nii.gz")
     assert volume.dtype == np.float32 and np.array_equal(volume, head)
-    assert volumes.volume_sides(tmp_path / "head.nii.gz") == ("A", "P", "L", "R")
+    assert volumes.read_scan(tmp_path / "head.nii.gz").marks == ("A", "P", "L", "R")
 
 
 def test_front_is_up_and_right_is_right(head):
@@ -62,7 +61,7 @@ def test_analyze_big_endian_four_dimensional(head, tmp_path):
     """What OASIS-1 ships. Stored from right to left, as LAS says; read back towards the right, the sides unmarked."""
     _save_analyze(head[::-1, :, :, None], tmp_path / "head.hdr")
     assert np.array_equal(volumes.read_volume(tmp_path / "head.hdr"), head)
-    assert volumes.volume_sides(tmp_path / "head.hdr") == ("A", "P", "", "")
+    assert volumes.read_scan(tmp_path / "head.hdr").marks == ("A", "P", "", "")
 
 
 @pytest.mark.parametrize(("orient", "codes"), volumes.MAYO_ORIENT.items())
@@ -80,10 +79,39 @@ def test_t88_shape_is_trusted_more_than_the_byte(tmp_path):
     assert where[1] > 104 and where[2] > 88
 
 
-def test_nifti_without_orientation_has_no_sides(head, tmp_path):
-    image = nib.Nifti1Image(head, None)
-    nib.save(image, tmp_path / "head.nii")
-    assert volumes.volume_sides(tmp_path / "head.nii") == ("A", "P", "", "")
+def test_headers_without_codes_give_no_marks(head, tmp_path):
+    nib.save(nib.Nifti1Image(head, None), tmp_path / "head.nii")
+    assert volumes.read_scan(tmp_path / "head.nii").marks == volumes.NO_MARKS
+
+
+def test_freesurfer_volumes_are_read(head, tmp_path):
+    nib.save(nib.MGHImage(head, np.eye(4)), tmp_path / "T1.mgz")
+    scan = volumes.read_scan(tmp_path / "T1.mgz", levels=(20, 22))
+    assert scan.marks == ("A", "P", "L", "R") and list(scan.levels) == [20, 21, 22]
+    assert np.array_equal(scan.pictures, volumes.to_uint8(volumes.axial_slices(head, (20, 22))))
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 1, 1), (40, 1, 50), (1, 40, 50)])
+def test_a_file_of_one_plane_is_one_slice(head, tmp_path, shape):
+    image = nib.Nifti1Image(head[:, :, 22].reshape(shape).astype(np.float32), np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    nib.save(image, tmp_path / "plane.nii.gz")
+    scan = volumes.read_scan(tmp_path / "plane.nii.gz")
+    upright = head[:, ::-1, 22].T
+    axial = shape[2:3] == (1,)
+    assert scan.levels is None and scan.marks == (("A", "P", "L", "R") if axial else volumes.NO_MARKS)
+    assert np.array_equal(scan.pictures[0], upright if axial else head[:, :, 22].T)
+
+
+@pytest.mark.parametrize("background", [0.0, -4.0])
+def test_z_scored_volumes_keep_their_brain(head, background, tmp_path):
+    inside = head > 0
+    shaded = head + inside * np.random.default_rng(0).normal(0, 60, head.shape)
+    z = np.where(inside, (shaded - shaded[inside].mean()) / shaded[inside].std(), background).astype(np.float32)
+    for name, data in (("plain", (shaded * inside).astype(np.float32)), ("z", z)):
+        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii")
+    plain, scored = (volumes.read_scan(tmp_path / f"{name}.nii", levels=(10, 33)).pictures.astype(float) for name in ("plain", "z"))
+    assert scored[:, 0, 0].max() == 0 and np.corrcoef(plain.ravel(), scored.ravel())[0, 1] > 0.8
 
 
 def test_pixels_are_square(tmp_path):
@@ -95,12 +123,6 @@ def test_pixels_are_square(tmp_path):
         volume = volumes.read_volume(tmp_path / f"{codes}.nii") > 50
         extents = [np.ptp(np.flatnonzero(volume.any(tuple({0, 1, 2} - {axis})))) for axis in range(3)]
         assert volume.shape == (60, 60, 60) and max(extents) - min(extents) <= 2, extents
-
-
-def test_flat_voxels_are_said(head, tmp_path):
-    _save_as(head, "RAS", tmp_path / "thick.nii", spacing=(1.0, 1.0, 5.0))
-    with pytest.warns(UserWarning, match="5 mm thick"):
-        volumes.read_volume(tmp_path / "thick.nii")
 
 
 def _broken(kind: str, head: np.ndarray, path) -> None:
@@ -129,7 +151,7 @@ def _broken(kind: str, head: np.ndarray, path) -> None:
         path.write_bytes(gzip.compress(bytes(raw)))
 
 
-KINDS = ["frames", "constant", "not finite", "flat", "complex", "cut gzip", "cut voxels", "text", "empty", "huge"]
+KINDS = ["constant", "flat", "complex", "cut voxels", "text", "empty"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,11 +161,6 @@ def test_bad_volumes_are_named(head, tmp_path, kind):
     with pytest.raises(ValueError, match=r"subject 7\.nii\.gz") as error:
         volumes.read_volume(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
-
-
-def test_missing_volume(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nobody\.nii"):
-        volumes.read_volume(tmp_path / "nobody.nii")
 
 
 def test_voxels_that_are_not_finite_become_zero_and_are_counted(head, tmp_path):
@@ -191,40 +208,3 @@ def test_grey_scale_survives_hot_voxels(head):
         volumes.to_uint8(np.zeros((4, 8, 8)))
 
 
-def test_find_volumes_oasis(tmp_path):
-    for number, repeats in ((1, 4), (2, 3)):
-        scan = tmp_path / f"OAS1_000{number}_MR1"
-        name = f"OAS1_000{number}_MR1_mpr_n{repeats}_anon"
-        for folder, stem in (
-            ("RAW", f"OAS1_000{number}_MR1_mpr-1_anon"),
-            ("PROCESSED/MPRAGE/SUBJ_111", f"{name}_sbj_111"),
-            ("PROCESSED/MPRAGE/T88_111", f"{name}_111_t88_gfc"),
-            ("PROCESSED/MPRAGE/T88_111", f"{name}_111_t88_masked_gfc"),
-            ("FSL_SEG", f"{name}_111_t88_masked_gfc_fseg"),
-        ):
-            (scan / folder).mkdir(parents=True, exist_ok=True)
-            for ending in (".hdr", ".img"):
-                (scan / folder / (stem + ending)).touch()
-    found = volumes.find_volumes(tmp_path)
-    assert [volume.subject for volume in found] == ["OAS1_0001_MR1", "OAS1_0002_MR1"]
-    assert all(volume.path.name.endswith("_111_t88_masked_gfc.hdr") for volume in found)
-
-
-def test_find_volumes_bids_and_others(tmp_path):
-    bids = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz",
-            "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_desc-brain_mask.nii.gz"]  # fmt: skip
-    plain = ["ann.nii", "bob.nii.gz", "bob_seg.nii.gz", "carl/t1.nii", "dora/t1.nii", "lonely.hdr", "._ann.nii"]
-    for name in itertools.chain((f"bids/{name}" for name in bids), (f"plain/{name}" for name in plain)):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert [volume.subject for volume in volumes.find_volumes(tmp_path / "bids")] == ["sub-01", "sub-02"]
-    assert [volume.subject for volume in volumes.find_volumes(tmp_path / "plain")] == ["ann", "bob", "carl", "dora"]
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        volumes.find_volumes(tmp_path / "nowhere")
-
-
-def test_orientation_agrees_with_nibabel(head, tmp_path):
-    _save_as(head, "PIR", tmp_path / "head.nii")
-    image = nib.load(tmp_path / "head.nii")
-    assert np.array_equal(volumes._orientation(image, "x"), io_orientation(image.affine))
-    assert np.array_equal(nib.as_closest_canonical(image).get_fdata(), volumes.read_volume(tmp_path / "head.nii"))

@@ -85,7 +85,7 @@ def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
     raw = raw[0] if isinstance(raw, tuple) else raw
     if not isinstance(raw, str) or image.mode not in ("RGB", "RGBA", "LA") or not raw.endswith((";16B", ";16L", ";16N")):
         return None
-    if image.mode == "LA":
+    if raw.startswith("LA"):
         parts = _unpacked(path, "RGBA", "RGBA")
         grey, alpha = parts[..., 0] * 256 + parts[..., 1], parts[..., 2] * 256 + parts[..., 3]
     else:
@@ -150,7 +150,9 @@ def to_bytes(picture: np.ndarray, black: float, white: float) -> np.ndarray:
     """uint8 [H, W]; of a picture of more than 8 bits ``black`` becomes 0 and ``white`` 255, never cut off at the low byte."""
     if picture.dtype == np.uint8:
         return picture
-    return np.rint(np.clip((on_black(picture) - black) * (255.0 / max(white - black, 1e-12)), 0, 255)).astype(np.uint8)
+    scaled = np.rint(np.clip((picture - black) * (255.0 / max(white - black, 1e-12)), 0, 255)).astype(np.uint8)
+    background = background_within(picture)
+    return scaled if background is None else np.where(picture == background, np.uint8(0), scaled)
 
 
 def common_scale(measures: Sequence[Measure]) -> tuple[float, float]:

@@ -104,19 +104,18 @@ class Joined:
 def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
     """The table's rows for the slices by the id column that fits most of them; None where none fits anyone.
 
-    ``keys``: per kind of id (scan, image, person, file) the id of each slice, the narrowest kind first. Of columns that fit alike the
-    one with the fewest repeats counts, so that a table by visit gives each visit its own row.
+    ``keys``: per kind of id (scan, image, person, file) the id of each slice, the narrowest kind first. Of columns that fit about
+    alike the one with the most different ids counts, so that a table by visit gives each visit its own row.
     """
-    best: tuple | None = None
+    fits = []
     for name in table.names(ID_COLUMNS):
         ids = [normal(value) for value in table.rows[name]]
         at = _match(ids, keys)
-        score = (int((at >= 0).sum()), len(set(ids) - {""}))
-        if score[0] and (best is None or score > best[0]):
-            best = (score, name, ids, at)
-    if best is None:
+        fits.append((int((at >= 0).sum()), len(set(ids) - {""}), name, ids, at))
+    most = max(fit[0] for fit in fits)
+    if not most:
         return None
-    _, key, ids, at = best
+    _, _, key, ids, at = max((fit for fit in fits if 2 * fit[0] >= most), key=lambda fit: fit[1])
     warnings = _doubts(table, ids, keys, at)
     people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
     classes = next((name for name in table.names(CLASS_COLUMNS) if name != key), None)

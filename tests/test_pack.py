@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import struct
 import time
+import zlib
 from pathlib import Path
 
 import layouts_fixtures as fixtures
@@ -11,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stylegan.data import pack
 from stylegan.dataset import load_slices
 
 OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"
@@ -89,6 +94,68 @@ def test_pictures_of_something_else_are_left_as_they_lie(tmp_path):
     assert data.sides == ("", "", "", "") and any("could not be told" in text for text in data.warnings)
 
 
+@pytest.fixture(scope="module")
+def template():
+    """A head float32 [X, Y, Z] with values from 0 to 230."""
+    from nilearn import datasets
+
+    return datasets.load_mni152_template(resolution=4).get_fdata(dtype=np.float32) * 230
+
+
+@pytest.mark.parametrize("contrast", ["T1", "T2"])
+@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("plane", ["coronal", "sagittal"])
+def test_other_planes_are_left_as_they_lie_without_marks(tmp_path, template, plane, contrast, turns):
+    head = template if contrast == "T1" else np.where(template > 20, 260 - template, 0)
+    for k in range(10):
+        picture = {"coronal": head[:, 14 + 2 * k, ::-1].T, "sagittal": head[14 + k, ::-1, ::-1].T}[plane]
+        noise = (picture > 20) * np.random.default_rng(k).normal(0, 5, picture.shape)
+        side = max(picture.shape)
+        square = np.pad((picture + noise).clip(0, 255).astype(np.uint8), [((side - n) // 2, (side - n + 1) // 2) for n in picture.shape])
+        fixtures.save(tmp_path / f"x_slice_{k}.png", np.rot90(square, turns))
+    data = load_slices(tmp_path, 32)
+    assert data.sides == ("", "", "", "") and any("could not be told" in text for text in data.warnings)
+    with Image.open(tmp_path / data.paths[0]) as image:
+        first = np.asarray(image.resize((32, 32)), float)
+    assert np.argmax([np.corrcoef(np.rot90(data.images[0], k).ravel(), first.ravel())[0, 1] for k in range(4)]) == 0
+
+
+@pytest.mark.parametrize("background", [-4.0, 0.0, 3.0])
+def test_z_scored_pictures_keep_their_brain(tmp_path, background):
+    """The background is the most frequent value, wherever it lies among the others."""
+    for i in range(6):
+        head = fixtures.head("z", i, 64, 64).astype(np.float32)
+        fixtures.save(tmp_path / f"grey/x_slice_{i}.png", head.astype(np.uint8))
+        inside = head > 0
+        z = np.where(inside, (head - head[inside].mean()) / head[inside].std(), background).astype(np.float32)
+        (tmp_path / "z").mkdir(exist_ok=True)
+        Image.fromarray(z).save(tmp_path / f"z/x_slice_{i}.tif")
+    grey, z = (np.asarray(load_slices(tmp_path / name, 64).images, float) for name in ("grey", "z"))
+    assert np.corrcoef(grey.ravel(), z.ravel())[0, 1] > 0.85 and np.median(z[:, :4, :4]) == 0
+
+
+def png16(path, channels):
+    """Write uint16 [H, W, C] as a PNG of 16 bits, which Pillow does not for colour."""
+    height, width, count = channels.shape
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], 0, 0, 0)),
+              (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]  # fmt: skip
+    body = b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
+def test_scanner_values_in_deep_colour_are_read_like_deep_grey(tmp_path, kind):
+    for i in range(4):
+        grey = fixtures.head("deep", i).astype(np.uint16)[..., None] * 16
+        full = np.full_like(grey, 65535)
+        png16(tmp_path / f"grey/x_slice_{i}.png", grey)
+        png16(tmp_path / f"{kind}/x_slice_{i}.png", {"RGB": grey.repeat(3, -1), "RGBA": np.concatenate([grey, grey, grey, full], -1),
+                                                     "LA": np.concatenate([grey, full], -1)}[kind])  # fmt: skip
+    assert np.array_equal(load_slices(tmp_path / "grey", 32).images, load_slices(tmp_path / kind, 32).images)
+
+
 # ---------------------------------------------------------------------------------------------------------------------- cache
 
 
@@ -124,6 +191,24 @@ def test_the_key_tells_the_pictures_apart(class_folders):
     assert data.key == load_slices(class_folders, 16, seed=5).key  # a split changes no picture
     some = data.select(data.labels == 0)
     assert some.key != data.key and some.key == data.select(np.flatnonzero(data.labels == 0)).key
+
+
+def test_an_archive_is_fetched_once_its_sum_is_right(class_folders, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders))
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert load_slices(pack.fetch(archive.as_uri(), sha256, tmp_path / "out"), 16).key == load_slices(class_folders, 16).key
+    for url, wrong, error in ((archive.as_uri(), "0" * 64, ValueError), (archive.as_uri() + "x", sha256, FileNotFoundError), ("ftp://x", sha256, ValueError)):
+        with pytest.raises(error):
+            pack.fetch(url, wrong, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "slices.zip"]
+
+
+def test_an_archive_beyond_the_limits_is_refused(class_folders, tmp_path, monkeypatch):
+    archive = Path(shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders))
+    for limit in ("MAX_BYTES", "MAX_FILES"):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="that is refused"):
+            patch.setattr(pack, limit, 3)
+            load_slices(archive, 16, cache_dir=tmp_path / limit)
 
 
 def test_a_folder_that_cannot_be_written_falls_back(class_folders, tmp_path):
