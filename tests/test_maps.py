@@ -49,12 +49,12 @@ def test_every_panel_has_a_tested_claim(sample):
 
 
 def test_controls_know_what_must_be_found(sample):
-    found = {control.name: control for control in maps.controls(sample, permutations=99)}
+    found = {control.name: control for control in embedding.controls(sample, permutations=99)}
     assert len(found) == 4
     apart = found["real and an untrained generator"]
     assert apart.differ and apart.passed and apart.claim.endswith("must be told apart, and is.")
     assert not any(control.differ for control in found.values() if control is not apart)
-    failing = maps.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
+    failing = embedding.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
     assert not failing.passed and failing.claim.endswith("must not be told apart, and is.")
 
 

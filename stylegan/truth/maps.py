@@ -145,13 +145,8 @@ def summary(told: dict[str, dict]) -> str:
     if not apart["shown"]:
         return f"{text} Generated and real slices are not told apart by their neighbours."
     share = apart["value"] / apart["expected"]
-    where = (
-        "in a place of their own"
-        if share < 0.25
-        else "among real ones in part"
-        if share < 0.75
-        else "among real ones, less mixed than they should be"
-    )
+    where = "in a place of their own" if share < 0.25 else "among real ones in part"
+    where = where if share < 0.75 else "among real ones, less mixed than they should be"
     return f"{text} Generated slices lie **{where}**: they have {share:.0%} of the real neighbours that one population would give them."
 
 
@@ -301,20 +296,14 @@ def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> 
     return charts.maps([coords] * len(panels), [sample.is_fake] * len(panels), panels, title=LEGEND)
 
 
-FITS = {
-    ("umap", "joint"): "UMAP fitted to both",
-    ("umap", "fit-real"): "UMAP of real slices, generated placed in it",
-    ("pca", "joint"): "PCA of both",
-    ("pca", "fit-real"): "PCA of real slices, generated placed in it",
-}
-
-
 def fits(sample: Sample, maps: Sequence[Map], told: Mapping[str, dict]) -> plots.Figure:
     """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
     usual, true = _usual(maps), told["real and generated"]["value"]
     text = "of the other kind: {mixing:.0%} of neighbours on the map, {true:.0%} in feature space; trust {trustworthiness:.2f}, overlap {overlap:.2f}"
     kinds = np.repeat(KINDS, len(sample.real))
-    panels = [Panel(FITS[about["method"], about["mode"]], kinds, text.format(true=true, **about), KINDS) for about, _ in usual]
+    modes = {"joint": "fitted to both", "fit-real": "of real slices, generated placed in it"}
+    titles = [f"{about['method'].upper()} {modes[about['mode']]}" for about, _ in usual]
+    panels = [Panel(title, kinds, text.format(true=true, **one[0]), KINDS) for title, one in zip(titles, usual, strict=True)]
     return charts.maps([coords for _, coords in usual], [sample.is_fake] * len(usual), panels, columns=2)
 
 
