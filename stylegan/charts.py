@@ -26,6 +26,7 @@ MAP_COLOURS = tuple(COLOURS[i] for i in (0, 4, 6, 7, 3, 5, 1, 2))  # neighbours 
 MARKERS = ("o", "^", "s", "X", "D", "v", "P", "*")
 LINES = ("-", "--", ":", "-.")
 FAINT = "#DDDDDD"
+Arrays = Sequence[np.ndarray]
 BLOCKS = 24  # of a map's points in shuffled order: real and generated ones take turns, so that none hides the other
 
 # Title of a panel -> the keys of metrics.jsonl that it shows, with their names; "people" is a level to reach.
@@ -109,8 +110,7 @@ def score_bars(evaluation: Mapping) -> Figure:
                 x = split[key + suffix]["value"]
                 ax.annotate(f"{x:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
         ax.set_yticks(range(len(splits)), splits)
-        ax.set_xlim(left=0)
-        ax.set_ylim(len(splits) - 0.4, -0.6)
+        ax.set(xlim=(0, None), ylim=(len(splits) - 0.4, -0.6))
         style_axes(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
     text = "{}: KID {:.0f} (floor {:.0f}), FD {:.0f} (floor {:.0f})"
     told = [text.format(n, *(one[k]["value"] for k in ("kid", "kid_floor", "fd", "fd_floor"))) for n, one in splits.items()]
@@ -157,13 +157,7 @@ class Panel:
 
 
 def maps(
-    coords: Sequence[np.ndarray],
-    is_fake: Sequence[np.ndarray],
-    panels: Sequence[Panel],
-    columns: int = 3,
-    *,
-    title: str = "",
-    size: float = 1,
+    coords: Arrays, is_fake: Arrays, panels: Sequence[Panel], columns: int = 3, *, title: str = "", size: float = 1
 ) -> Figure:
     """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated.
 
@@ -252,8 +246,7 @@ def confusions(found: Mapping) -> Figure:
             ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color="black")
         ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8, color=INK)
         ax.set_yticks(range(len(names)), names if i == 0 else [""] * len(names), fontsize=8, color=INK)
-        ax.set_xlabel("read by the classifier", fontsize=8.5, color=INK)
-        ax.set_ylabel("truth" if i == 0 else "", fontsize=8.5, color=INK)
+        ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
         right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
@@ -288,8 +281,8 @@ def transfers(found: Mapping) -> Figure:
     ax.set_ylim(len(arms) - 0.5, -0.8)
     style_axes(ax, "Balanced accuracy on held-out people", f"learnt from {found['n']} slices", legend=False, grid="x")
     ax.xaxis.get_major_locator().set_params(integer=False)
-    told = "; ".join(f"{arm} {entry['value']:.0%}" for arm, entry in arms.items())
-    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {told}.")
+    told = [f"{arm} {entry['value']:.0%}" for arm, entry in arms.items()]
+    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {'; '.join(told)}.")
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------------
@@ -312,8 +305,8 @@ def _panels(count: int) -> list[Axes]:
 def _interval(ax: Axes, entry: Mapping, y: float, colour: int, marker: str, label: str | None = None) -> None:
     """A point {value, low, high} with its interval at height y."""
     x, low, high = (entry.get(bound, entry["value"]) for bound in ("value", "low", "high"))
-    ends = [[max(0, x - low)], [max(0, high - x)]]
-    ax.errorbar(x, y, xerr=ends, fmt=marker, color=COLOURS[colour], capsize=3, markersize=6, label=label)
+    look = {"fmt": marker, "color": COLOURS[colour], "capsize": 3, "markersize": 6, "label": label}
+    ax.errorbar(x, y, xerr=[[max(0, x - low)], [max(0, high - x)]], **look)
 
 
 def _histograms(ax: Axes, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:

@@ -37,7 +37,7 @@ EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0
 def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
     """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of one of `EXTRAS`.
 
-    settings: the keyword arguments of `generate`. Where fewer seeds were asked for than a picture takes, the next ones follow.
+    settings: keyword arguments of `generate`. Where a picture takes more seeds, the next ones follow.
     """
     more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
@@ -253,8 +253,7 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
             (w.grad,) = torch.autograd.grad(loss, w)
             optimizer.step()
     ws = w.detach().expand(-1, G.num_ws, -1).cpu()
-    images = synthesize(G, ws)
-    away = (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
+    images, away = synthesize(G, ws), (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
     return Projection(ws, images, residual(target, images), away.numpy())
 
 
@@ -266,8 +265,8 @@ def schedule(t: float) -> tuple[float, float]:
 
 def residual(target: Images, images: Images) -> np.ndarray:
     """Root mean square difference in grey levels of 255 of each pair of slices: [n]."""
-    away = to_uint8(target).astype(float) - to_uint8(images)
-    return np.sqrt(np.square(away).mean(axis=tuple(range(1, away.ndim))))
+    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(images), -1)
+    return np.sqrt(np.square(away).mean(axis=1))
 
 
 def reach(
@@ -339,15 +338,13 @@ def project_held_out(
     columns |= {name: values.astype(float).round(2) for name, values in {"away": found.away, **compared}.items()}
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     result = {"model_hash": info["model_hash"], "data": slices.title, "split": str(chosen.splits[0]), "space": space}
-    result |= {
-        "unit": "root mean square of grey levels of 255",
-        "mean": {k: round(float(v.mean()), 2) for k, v in compared.items()},
-    }
+    result["unit"] = "root mean square of grey levels of 255"
+    result["mean"] = {name: round(float(values.mean()), 2) for name, values in compared.items()}
     result["slices"] = [dict(zip(columns, row, strict=True)) for row in rows]
-    note = f"projected into {space.upper()} · model {info['model_hash']}"
+    note, out = f"projected into {space.upper()} · model {info['model_hash']}", Path(out)
     figure = plots.compare(chosen.images, found.images, "projection", difference=True, caption=note)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    text = {"Description": "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."}
-    plots.save(Path(out) / "projection.png", figure, text)
-    write_json(Path(out) / "projection.json", result)
+    out.mkdir(parents=True, exist_ok=True)
+    text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
+    plots.save(out / "projection.png", figure, {"Description": text})
+    write_json(out / "projection.json", result)
     return result

@@ -28,9 +28,8 @@ from stylegan.truth import readers
 from stylegan.truth.embedding import deal_names
 from stylegan.truth.readers import Side, balanced_accuracy, correlation, fit_classifier, interval
 
-SHUFFLES = 5  # classifiers of shuffled people
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
-BINS = 24  # of the histograms
+SHUFFLES, BINS = 5, 24  # classifiers of shuffled people; of the histograms
 
 
 def ground_truth(
@@ -109,12 +108,8 @@ def _agreement(resolution: int) -> float:
 
 def usable_classes(*sides: Side) -> list[int]:
     """The classes with two people or more on each side."""
-    labels = np.unique(np.concatenate([side.labels for side in sides]))
-    return [
-        i
-        for i in labels[labels >= 0].tolist()
-        if min(len(set(side.people[side.labels == i])) for side in sides) >= LEAST_PEOPLE
-    ]
+    people = [[set(side.people[side.labels == i]) for side in sides] for i in range(max(sides[0].labels, default=-1) + 1)]
+    return [i for i, both in enumerate(people) if min(map(len, both)) >= LEAST_PEOPLE]
 
 
 def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> dict:
@@ -200,21 +195,16 @@ def reading(
             "error": interval(_error, people, read[known], truth[known]),
             "guess_the_mean": _error(np.full(known.sum(), np.nanmean(taught)), truth[known]),
             "r": interval(correlation, people, read[known], truth[known]),
-            "r_people": correlation(
-                readers.means_by_person(read[known], people), readers.means_by_person(truth[known], people)
-            ),
+            "r_people": correlation(*(readers.means_by_person(x[known], people) for x in (read, truth))),
             "people": len(set(people)),
         },
         "real": {"mean": interval(np.mean, held.people, read), "sd": interval(np.std, held.people, read)},
         "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": interval(np.std, fake.people, drawn)},
         "distance": far,
         "floor": floor,
-        "histogram": {"edges": edges.tolist()}
-        | {kind: (np.histogram(x, edges)[0] / len(x)).tolist() for kind, x in (("real", read), ("fake", drawn))},
+        "histogram": {"edges": edges.tolist(), "real": _shares_in(read, edges), "fake": _shares_in(drawn, edges)},
     }
-    gauge = (
-        level_gauge if target.name == "level" else target.gauge
-    )  # of levels a second reader: the first never sees 16 x 16 means
+    gauge = level_gauge if target.name == "level" else target.gauge  # which sees 16 x 16 means, as the reader never does
     if gauge is not None:
         result["second"] = {"real": correlation(read, gauge(held.images)), "fake": correlation(drawn, gauge(fake.images))}
     return result
@@ -222,6 +212,10 @@ def reading(
 
 def _error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
+
+
+def _shares_in(values: np.ndarray, edges: np.ndarray) -> list[float]:
+    return (np.histogram(values, edges)[0] / len(values)).tolist()
 
 
 # --- Train on synthetic slices, test on real ones -------------------------------------------------------------------------
@@ -233,7 +227,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
     """Balanced accuracy on held-out people of classifiers that learnt from real, from synthetic, from both, from shuffled slices.
 
     {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes.
-    'synthetic, shuffled': mean and range of five shuffles, which teach nothing; one would not do, as a weight that chance gave
+    'synthetic, shuffled': of five shuffles, which teach nothing; one would not do, as a weight that chance gave
     to the widest direction tells classes apart, or just the wrong way round.
     """
     names, rng = usable_classes(train, held), np.random.default_rng(0)
@@ -255,12 +249,8 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
         lambda truth, a, b: balanced_accuracy(truth, a) - balanced_accuracy(truth, b),
         tried.people, tried.labels, guesses["synthetic"], guesses["real"],
     )  # fmt: skip
-    return {
-        "arms": arms | {"synthetic, shuffled": spread_of(shuffled)},
-        "synthetic_minus_real": apart,
-        "chance": 1 / len(names),
-        "n": n,
-    }
+    arms["synthetic, shuffled"] = spread_of(shuffled)
+    return {"arms": arms, "synthetic_minus_real": apart, "chance": 1 / len(names), "n": n}
 
 
 # --- In words and files ---------------------------------------------------------------------------------------------------
