@@ -137,6 +137,8 @@ def _run(row: str, seed: int, out: Path, kimg: float, minutes: float, settings: 
     (preset, changes), given = parse_row(row), {}
     for text in settings:
         name, colon, change = text.rpartition(":")
+        if colon and name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r} in {text!r}; write FIELD=VALUE or PRESET:FIELD=VALUE.")
         if name == preset or not colon:
             given |= [parse_change(change)]
     given |= changes

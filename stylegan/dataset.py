@@ -355,7 +355,9 @@ def _join_table(data: Path, root: Path, subjects_csv: str | Path | None, index: 
     path = subjects_csv or tables.find_table(root, root.resolve().parent, data.resolve().parent)
     if not path:
         return None, []
-    images = [found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]]
+    images = [
+        found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]
+    ]
     names = [Path(file).name for file in index["files"]]
     files = names if len(set(names)) == len(names) else [""] * len(names)
     try:

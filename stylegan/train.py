@@ -2,8 +2,7 @@
 
 Each step draws all its random numbers from one generator seeded by (seed, cur_nimg, step), and the order of the slices is a
 function of the first two. Nothing else is random, so that a resumed run on a CPU continues bit for bit. Processes that train
-together draw the numbers of the whole batch and keep their own rows, so that they compute what one process would (but for the batch
-normalisation of a DCGAN, which sees the rows of one process only).
+together draw the numbers of the whole batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
 """
 
 from __future__ import annotations
@@ -167,9 +166,8 @@ def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None)
 
 def set_rates(state: TrainingState) -> None:
     """Learning rates of this step."""
-    factor = lr_factor(state.config, state.cur_nimg)
     for group in state.opt_G.param_groups + state.opt_D.param_groups:
-        rate = group["base_lr"] * factor
+        rate = group["base_lr"] * lr_factor(state.config, state.cur_nimg)
         group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
 
@@ -194,8 +192,7 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     if config.d_reg_interval == 1:
         loss = loss + d_penalty(state, real, fake, c, rng)
     state.log(grad_norm_D=minimise(loss, state.opt_D, state.scaler_D))
-    w = ws[:, 0].detach()
-    state.G.mapping.update_w_avg(distributed.gather(w), distributed.gather(c), config.w_avg_beta)
+    state.G.mapping.update_w_avg(distributed.gather(ws[:, 0].detach()), distributed.gather(c), config.w_avg_beta)
 
 
 def g_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
@@ -220,8 +217,7 @@ def d_penalty_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None
     if config.r2_gamma or config.gp_weight:
         with torch.no_grad(), state.autocast():
             fake = state.augmented(draw_fakes(state, len(real), c, rng)[0], rng)
-    loss = d_penalty(state, state.augmented(real, rng), fake, c, rng)
-    minimise(loss * config.d_reg_interval, state.opt_D)
+    minimise(d_penalty(state, state.augmented(real, rng), fake, c, rng) * config.d_reg_interval, state.opt_D)
 
 
 def path_length_step(state: TrainingState, c: Tensor | None) -> None:

@@ -7,22 +7,19 @@ import os
 import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from stylegan import run as runs
 from stylegan.__main__ import main
-from stylegan.checkpoint import FORMAT, checkpoints, load_tensors, save_generator, save_tensors
+from stylegan.checkpoint import FORMAT, checkpoints, load_tensors, save_tensors
 from stylegan.config import make_config
-from stylegan.networks import Generator
 
 LENGTH = 0.064  # kimg of the run that is spoilt; its checkpoints are at 48 and 64
 COMMAND = ("train", "--preset", "smoke", "--total-kimg", str(LENGTH), "--tick-kimg", "0.016", "--checkpoint-minutes", "0",
@@ -57,57 +54,18 @@ def told(capsys, *command: str) -> tuple[int, str]:
 
 # --- Settings -----------------------------------------------------------------------------------------------------------------
 
-SETTINGS = [
+
+@pytest.mark.parametrize(("options", "says"), [
     (["--img-resolution", "48"], r"img_resolution is 48; take a power of two"),
-    (["--img-resolution", "2048"], r"img_resolution is 2048; take a power of two from 8 to 1024"),
     (["--batch-size", "6"], r"batch_size 6 is not a multiple of mbstd_group_size 4"),
-    (["--batch-size", "0"], r"batch_size is 0; it must be above 0"),
-    (["--r1-gamma", "-1"], r"r1_gamma is -1\.0; it must not be negative"),
-    (["--r1-gamma", "nan"], r"r1_gamma is nan"),
     (["--lr", "inf"], r"lr is inf"),
-    (["--total-kimg", "inf"], r"total_kimg is inf"),
-    (["--channel-base", "8"], r"channel_base 8 leaves no channel at 16 px"),
-    (["--seed", "-3"], r"seed is -3"),
-    (["--augment-p", "1.5"], r"augment_p is 1\.5; it must lie between 0 and 1"),
     (["--device", "mps"], r"There is no device 'mps' here"),
-]
-
-
-@pytest.mark.parametrize(("options", "says"), SETTINGS, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+    (["--z-dim", "8000000", "--w-dim", "8000000"], r"There is not enough memory for batches of 8 at 16 px"),  # 256 TB: nothing is taken
+])  # fmt: skip
 def test_a_bad_setting_is_one_sentence_and_writes_nothing(options, says, tmp_path, capsys):
     status, text = told(capsys, *COMMAND, "--run-dir", str(tmp_path / "run"), *options)
     assert status == 2 and re.search(says, text) and text.splitlines()[-1].startswith("stylegan: "), text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize(("options", "says"), [
-    (["--r1-gama", "1"], "unrecognized arguments: --r1-gama"),
-    (["--batch-size", "many"], "argument --batch-size: invalid int value: 'many'"),
-    (["--precision", "fp7"], "argument --precision: invalid choice: 'fp7'"),
-    (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
-])  # fmt: skip
-def test_an_unknown_option_or_a_wrong_type_is_named(options, says, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([*COMMAND, "--run-dir", str(tmp_path), *options])
-    assert says in capsys.readouterr().err
-
-
-def test_more_memory_than_there_is(tmp_path, capsys):
-    """256 TB of weights: more than any process may ask for, so that nothing is taken."""
-    sizes = ("--z-dim", "8000000", "--w-dim", "8000000")
-    status, text = told(capsys, *COMMAND, *sizes, "--run-dir", str(tmp_path / "run"))
-    assert status == 2 and "There is not enough memory for batches of 8 at 16 px" in text.splitlines()[-1]
-
-
-def test_more_classes_than_labels(slices, tmp_path, capsys, monkeypatch):
-    unlabelled = replace(slices, labels=np.full_like(slices.labels, -1))
-    monkeypatch.setattr(runs, "load_slices", lambda *args, **kwargs: unlabelled)
-    status, text = told(capsys, *COMMAND, "--run-dir", str(tmp_path / "run"), "--conditional", "class")
-    assert status == 2 and "needs at least two classes and a label for every slice" in text
-    config = make_config("smoke", c_dim=7)  # a generator that claims more classes than it has names
-    save_generator(tmp_path / "g.safetensors", Generator(config), {"config": config.to_dict(), "classes": ["a", "b"]})
-    status, text = told(capsys, "sample", str(tmp_path / "g.safetensors"), "--class", "c", "--out", str(tmp_path / "out"))
-    assert status == 2 and re.search(r"7 classes.*2 names|no class 'c'", text), text
 
 
 # --- Run folders --------------------------------------------------------------------------------------------------------------
@@ -130,15 +88,6 @@ def pickled(run: Path) -> bytes:
 def torch_saved(run: Path) -> bytes:
     path = run.parent / "x.pt"
     torch.save({"G": Trap(run.parent / "executed")}, path)
-    content = path.read_bytes()
-    path.unlink()
-    return content
-
-
-def zipped(run: Path) -> bytes:
-    path = run.parent / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled(run))
     content = path.read_bytes()
     path.unlink()
     return content
@@ -191,11 +140,6 @@ def tensors_of_newest(change: Callable[[dict], object]):
     return spoil
 
 
-def of_another_run(**fields: object):
-    """The newest checkpoint replaced by one with another config in its header."""
-    return lambda run: header_of_newest(config=asdict(make_config("smoke", total_kimg=LENGTH, **fields)))(run)
-
-
 def settings(change: Callable[[dict], object]):
     def spoil(run: Path) -> None:
         known = json.loads((run / "config.json").read_text())
@@ -210,23 +154,6 @@ def line_in_the_middle(text: str):
         lines = (run / "metrics.jsonl").read_text().splitlines()
         lines.insert(2, text or lines[1])
         (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-
-    return spoil
-
-
-def make_folder(name: str):
-    def spoil(run: Path) -> None:
-        path = run / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        path.mkdir()
-
-    return spoil
-
-
-def make_file(name: str):
-    def spoil(run: Path) -> None:
-        shutil.rmtree(run / name)
-        (run / name).write_text("")
 
     return spoil
 
@@ -249,55 +176,27 @@ CASES = [
     Case("nothing is wrong", lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
     # The newest checkpoint
     Case("cut short", lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
-    Case("empty", newest(lambda run: b""), True, BACK),
-    Case("random bytes", newest(lambda run: np.random.default_rng(0).bytes(5000)), True, BACK),
     Case("a pickle", newest(pickled), True, rf"other formats are never opened.*{BACK}"),
-    Case("a torch.save file", newest(torch_saved), True, BACK),
-    Case("a zip with a pickle", newest(zipped), True, BACK),
     Case("tensors of somebody else", lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
-    Case("a tensor is missing", tensors_of_newest(lambda t: t.pop("D.epilogue.out.weight", t.popitem())), True, BACK),
-    Case("pl_mean is missing", tensors_of_newest(lambda t: t.pop("pl_mean")), True, BACK),
-    Case("pl_mean is a matrix", tensors_of_newest(lambda t: t.update(pl_mean=torch.zeros(3, 3))), True, BACK),
-    Case("a slot too many", tensors_of_newest(lambda t: t.update({"opt_G.9999.exp_avg": torch.zeros(2)})), True, BACK),
-    Case("a slot without a number", tensors_of_newest(lambda t: t.update({"opt_G.x.exp_avg": torch.zeros(2)})), True, BACK),
-    Case("a slot of another shape", tensors_of_newest(lambda t: t.update({"opt_G.0.exp_avg": torch.zeros(3, 5)})), True, BACK),
-    Case("no slots", tensors_of_newest(lambda t: [t.pop(k) for k in list(t) if k.startswith("opt_D.")]), True, BACK),
-    Case("cur_nimg is missing", header_of_newest(cur_nimg=None), True, BACK),
-    Case("cur_nimg is a word", header_of_newest(cur_nimg="all"), True, BACK),
-    Case("cur_nimg is negative", header_of_newest(cur_nimg=-8), True, BACK),
-    Case("augment_p is a list", header_of_newest(augment_p=[1]), True, BACK),
+    Case("a tensor is missing", tensors_of_newest(lambda t: t.pop("pl_mean")), True, BACK),
+    Case("a tensor too many", tensors_of_newest(lambda t: t.update({"opt_G.9999.exp_avg": torch.zeros(2)})), True, BACK),
+    Case("a tensor of another shape", tensors_of_newest(lambda t: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
+    Case("progress that is none", header_of_newest(cur_nimg=-8), True, BACK),
     Case("a scaler is a word", header_of_newest(scaler_G="big"), True, BACK),
-    Case("the format is a word", header_of_newest(format="new"), True, BACK),
-    Case("of another architecture", of_another_run(channel_max=8), True, rf"another config.*channel_max.*{BACK}"),
-    Case("of another experiment", of_another_run(seed=5), True, rf"another config.*seed \(5 there, 0 asked\).*{BACK}"),
+    Case("of another experiment", header_of_newest(config=asdict(make_config("smoke", seed=5))), True, rf"another config.*seed.*{BACK}"),
     Case("of a newer version", header_of_newest(format=FORMAT + 1), False, r"newer than this package reads.*update the package"),
     # All checkpoints
     Case("all are pickles", all_of_them(pickled), False, r"No checkpoint in .* can be read; take a new --run-dir"),
-    Case("all are torch.save files", all_of_them(torch_saved), False, r"No checkpoint in .* can be read"),
     Case("a poisoned folder", poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    Case("the folder is a file", make_file("checkpoints"), False, r"checkpoints is a file"),
+    Case("the folder is a file", lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
     # config.json and metrics.jsonl
     Case("config.json is damaged", lambda run: os.truncate(run / "config.json", 30), False, r"not a run folder \(no readable config"),
-    Case("config.json is missing", lambda run: (run / "config.json").unlink(), False, r"not a run folder \(no readable config"),
-    Case("config.json is a pickle", lambda run: (run / "config.json").write_bytes(pickled(run)), False, r"not a run folder"),
     Case("config.json is nested without end", lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
-    Case("config.json is a list", settings(lambda known: [known]), False, r"not a run folder"),
     Case("its config is a number", settings(lambda known: {**known, "config": 5}), False, r"config\.json .* damaged"),
-    Case("its config is missing", settings(lambda known: {"data": known["data"]}), False, r"config\.json is damaged \(config, classes"),
-    Case("its data is a list", settings(lambda known: {**known, "data": [1]}), False, r"config\.json .* damaged"),
     Case("a field of another version", settings(lambda known: known["config"].update(warp_drive=9)), False,
          r"another config: warp_drive \(9 there, unknown here\)"),
-    Case("other settings", settings(lambda known: known["config"].update(lr=1.0)), False, r"lr \(1\.0 there, 0\.0025 asked\)"),
-    Case("other slices", settings(lambda known: known["data"].update(key="x", title="y")), False, r"data \(y there"),
-    Case("a damaged line", line_in_the_middle("{nonsense"), True, r"metrics\.jsonl.*1 damaged line.*dropped"),
-    Case("a line of something else", line_in_the_middle('["a", 1]'), True, r"metrics\.jsonl.*1 damaged line.*dropped"),
-    Case("a line twice", line_in_the_middle(""), True, r"metrics\.jsonl.*1 damaged line.*dropped"),
-    Case("metrics of bytes", lambda run: (run / "metrics.jsonl").write_bytes(bytes(range(128, 256)) * 9), True, r"Resuming"),
-    Case("metrics.jsonl is a folder", make_folder("metrics.jsonl"), False, r"metrics\.jsonl.* is a folder"),
-    Case("samples is a file", make_file("samples"), False, r"samples is a file"),
+    Case("lines that are none", line_in_the_middle("{nonsense\n[1]"), True, r"metrics\.jsonl.*2 damaged lines dropped"),
     Case("metrics.jsonl leads elsewhere", lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
-    Case("config.json leads elsewhere", lead_elsewhere("config.json"), False, r"not a run folder"),
-    Case("generator_last leads elsewhere", lead_elsewhere("generator_last.safetensors"), True, r"Resuming"),
     Case("the lock leads elsewhere", lead_elsewhere(".lock"), True, r"Resuming"),
 ]  # fmt: skip
 
@@ -319,10 +218,10 @@ def test_the_user_is_told_and_nothing_is_executed(case, run, capsys):
         assert (run.parent / "letter").read_text() == "dear reader"
 
 
-@pytest.mark.parametrize("make", [pickled, torch_saved, zipped])
-@pytest.mark.parametrize("command", ["sample", "evaluate", "project"])
-@pytest.mark.parametrize("name", ["generator.safetensors", "model.pt"])
-def test_a_strangers_generator_is_refused_and_never_executed(make, command, name, run, capsys):
+@pytest.mark.parametrize("make", [pickled, torch_saved])
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_strangers_generator_is_refused_and_never_executed(make, command, run, capsys):
+    name = "generator.safetensors"
     (run / name).write_bytes(make(run))
     out = [] if command == "evaluate" else ["--out", str(run.parent / "out")]
     status, text = told(capsys, command, str(run / name), *out)

@@ -53,7 +53,7 @@ def test_a_shard_draws_its_rows_of_the_whole_batch():
     numbers = whole.normal(16, 3), whole.uniform(16), whole.integers(0, 9, 16)
     for index in range(4):
         shard = Shard(index, 4, 4)
-        mine = draws(part)
+        mine = draws(shard)
         for drawn, all_rows in zip((mine.normal(4, 3), mine.uniform(4), mine.integers(0, 9, 4)), numbers, strict=True):
             assert torch.equal(drawn, shard.take(all_rows))
 

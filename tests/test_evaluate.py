@@ -169,10 +169,10 @@ def test_each_fake_has_noise_of_its_own_from_its_seed_or_all_have_the_fixed_one(
     path = generator_file(data, strength=2.0)
     opened, G = open_evidence(path, data, device="cpu", cache_dir=tmp_path, seed=3), load_generator(path)[0]
     real = opened.scored[-1].slices
-    for noise in ("random", "const"):
-        expected = as_pixels(generate(G, range(3_000_000, 3_000_016), noise_mode=noise))
-        assert np.array_equal(opened.fakes(real, noise=noise).pictures, expected)
-    assert not np.array_equal(opened.fakes(real).pictures, opened.fakes(real, noise="const").pictures)
+    drawn, fixed = opened.fakes(real).pictures, opened.fixed_noise(real)
+    for pictures, noise in ((drawn, "random"), (fixed, "const")):
+        assert np.array_equal(pictures, as_pixels(generate(G, range(3_000_000, 3_000_016), noise_mode=noise)))
+    assert not np.array_equal(drawn, fixed)
     various = module.variety_on(opened.scored[-1], opened)
     assert various["dimensions"]["value"] > various["dimensions_fixed_noise"]["value"]
 
@@ -249,6 +249,8 @@ TINY = {
     "one person each": (people_in(3, 1, 1), []),
     "two people each": (people_in(6, 2, 2), ["train", "val", "test"]),
     "fewer than eight held-out slices": (people_in(4, 2, 2, levels=2), ["train", "val", "test"]),
+    "two held-out slices": (people_in(8, 2, 2, levels=1), []),
+    "three held-out slices": (people_in(8, 3, 3, levels=1), ["train", "val", "test"]),
     "one slice a person": (people_in(12, 4, 4, levels=1), ["train", "val", "test"]),
     "one training person": (people_in(1, 3, 3), ["val", "test"]),
     "one class": (people_in(6, 3, 3, classes=("only",), labels=np.zeros(48, np.int64)), ["train", "val", "test"]),

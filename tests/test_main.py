@@ -14,15 +14,15 @@ from PIL import Image
 
 from stylegan.__main__ import COMMANDS, GONE, build_parser, main
 from stylegan.config import NOTES, PRESETS, Config, make_config
-from stylegan.data import packing
+from stylegan.data import pack
 from stylegan.networks import build_networks, count_parameters
 from stylegan.summary import describe_loss, part_rows
 
 
 @pytest.fixture(autouse=True)
 def few_people(monkeypatch):
-    monkeypatch.setattr(packing, "SIMULATED_SUBJECTS", 8)
-    monkeypatch.setattr(packing, "SIMULATED_LEVELS", 4)
+    monkeypatch.setattr(pack, "SIMULATED_SUBJECTS", 8)
+    monkeypatch.setattr(pack, "SIMULATED_LEVELS", 4)
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-"""Shared components against closed forms and slow, obvious twins."""
-
-import math
+"""Shared components: what golden parity (test_golden) does not fix, in closed forms."""
 
 import numpy as np
 import pytest
@@ -25,16 +23,6 @@ def seed():
 # --- Equalised learning rate --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fan_in", [16, 1024])
-def test_equalised_weights_are_unit_gaussian_and_scaled_at_run_time(fan_in):
-    layer = EqualLinear(fan_in, 2048)
-    assert layer.weight.std().item() == pytest.approx(1, abs=0.02)
-    assert layer.weight.mean().item() == pytest.approx(0, abs=0.02)
-    x = torch.randn(8, fan_in)
-    torch.testing.assert_close(layer(x), x @ layer.weight.t() / math.sqrt(fan_in), rtol=1e-4, atol=1e-5)
-    assert layer(x).std().item() == pytest.approx(1, abs=0.1)
-
-
 @pytest.mark.parametrize("fan_in", [16, 64, 256])
 def test_one_adam_step_moves_the_stored_weights_alike_at_any_fan_in(fan_in):
     """The point of the equalised rate: each stored weight, of deviation 1, moves by lr, however wide the layer."""
@@ -44,15 +32,6 @@ def test_one_adam_step_moves_the_stored_weights_alike_at_any_fan_in(fan_in):
     layer(torch.randn(8, fan_in)).square().sum().backward()
     optimizer.step()
     torch.testing.assert_close((layer.weight - before).abs(), torch.full_like(before, 0.01), rtol=1e-3, atol=1e-6)
-
-
-def test_gradient_of_the_stored_weights_does_not_grow_with_fan_in():
-    def gradient(fan_in: int) -> float:
-        layer = EqualLinear(fan_in, 64)
-        layer(torch.randn(256, fan_in)).sum(dim=1).mean().backward()
-        return layer.weight.grad.norm().item()
-
-    assert gradient(1024) == pytest.approx(gradient(64), rel=0.2)
 
 
 def test_lr_multiplier_slows_a_layer_down_and_leaves_its_result():
@@ -72,63 +51,13 @@ def test_activation_keeps_the_variance_of_a_unit_gaussian():
     assert y.square().mean().item() == pytest.approx(1.04, rel=0.05)
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("down", [False, True])
-@pytest.mark.parametrize("act", [False, True])
-def test_convolution_is_gain_times_leaky_relu_of_the_plain_one(kernel, down, act):
-    layer = EqualConv2d(3, 5, kernel, down=down, act=act, gain=0.7)
-    with torch.no_grad():
-        layer.bias.normal_()
-    x = torch.randn(2, 3, 8, 8)
-    padded = torch.nn.functional.pad(x, [kernel // 2] * 4)
-    y = slow_convolution(padded, layer.weight / math.sqrt(3 * kernel**2))  # [2, 5, 8, 8]
-    if down:  # blur and skip every other pixel; filters commute, but borders are those of blurring first
-        blurred = fir(x, pad=(2 + (kernel // 2 - 1), 1 + kernel // 2))
-        y = slow_convolution(blurred, layer.weight / math.sqrt(3 * kernel**2))[:, :, ::2, ::2]
-    y = y + layer.bias[:, None, None]
-    y = torch.where(y > 0, y, 0.2 * y) * math.sqrt(2) * 0.7 if act else y * 0.7
-    torch.testing.assert_close(layer(x), y, rtol=1e-4, atol=1e-5)
-
-
 def test_a_downsampling_layer_takes_even_sizes_to_their_half():
     for size in (4, 16, 32):
         assert EqualConv2d(2, 3, 3, down=True)(torch.zeros(1, 2, size, size)).shape == (1, 3, size // 2, size // 2)
         assert EqualConv2d(2, 3, 1, down=True)(torch.zeros(1, 2, size, size)).shape == (1, 3, size // 2, size // 2)
 
 
-# --- Resampling against zero insertion and a full two-dimensional filter ------------------------------------------------------
-
-
-def slow_convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Correlation of [N, I, H, W] with [O, I, k, k] without padding, tap by tap."""
-    k = weight.shape[-1]
-    H, W = x.shape[2] - k + 1, x.shape[3] - k + 1
-    y = 0
-    for i in range(k):
-        for j in range(k):
-            y = y + torch.einsum("nihw,oi->nohw", x[:, :, i : i + H, j : j + W], weight[:, :, i, j])
-    return y
-
-
-def fir(x: torch.Tensor, pad: tuple[int, int]) -> torch.Tensor:
-    """The [1, 3, 3, 1] x [1, 3, 3, 1] / 64 filter over each map, padded by zeros before and after."""
-    taps = np.array([1, 3, 3, 1])
-    kernel = torch.from_numpy(np.outer(taps, taps) / 64).float()
-    maps = torch.nn.functional.pad(x, [*pad, *pad])
-    H, W = maps.shape[2] - 3, maps.shape[3] - 3
-    return sum(kernel[i, j] * maps[:, :, i : i + H, j : j + W] for i in range(4) for j in range(4))
-
-
-def insert_zeros(x: torch.Tensor) -> torch.Tensor:
-    wide = torch.zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
-    wide[:, :, ::2, ::2] = x
-    return wide
-
-
-@pytest.mark.parametrize("size", [(4, 4), (6, 10)])
-def test_upsampling_is_zero_insertion_and_filtering(size):
-    x = torch.randn(2, 3, *size)
-    torch.testing.assert_close(upsample(x), 4 * fir(insert_zeros(x), pad=(2, 1)), rtol=1e-5, atol=1e-6)
+# --- Resampling; golden parity fixes its values ------------------------------------------------------
 
 
 def downsample(x: torch.Tensor) -> torch.Tensor:
@@ -136,18 +65,6 @@ def downsample(x: torch.Tensor) -> torch.Tensor:
     conv = EqualConv2d(x.shape[1], x.shape[1], 1, down=True, bias=False, act=False)
     conv.weight.data = torch.eye(x.shape[1])[:, :, None, None] / conv.scale
     return conv(x)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (6, 10)])
-def test_downsampling_is_filtering_and_every_other_pixel(size):
-    x = torch.randn(2, 3, *size)
-    torch.testing.assert_close(downsample(x), fir(x, pad=(1, 1))[:, :, ::2, ::2], rtol=1e-5, atol=1e-6)
-
-
-def test_blur_is_the_filter_with_padding_and_gain():
-    x = torch.randn(2, 3, 6, 10)
-    for padding in (1, 2):
-        torch.testing.assert_close(blur(x, padding, gain=4), 4 * fir(x, pad=(padding, padding)), rtol=1e-5, atol=1e-6)
 
 
 BLURS = pytest.mark.parametrize(("padding", "stride", "size"), [(1, 1, (10, 7)), (2, 1, (10, 7)), (1, 2, (10, 6))])
@@ -187,17 +104,11 @@ def test_a_constant_stays_constant_inside():
     assert (upsample(x)[:, :, 0, 0] < 0.7).all()  # zeros come in from outside
 
 
-def test_up_and_down_are_transposes_of_each_other():
-    """<up x, y> = 4 <x, down y>: one filter, no half-pixel shift between the two directions."""
-    x, y = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close((upsample(x) * y).sum(), 4 * (x * downsample(y)).sum(), rtol=1e-4, atol=1e-4)
-
-
 def test_resampling_stays_in_float32_under_autocast():
     x = torch.randn(1, 2, 8, 8)
+    up, blurred = upsample(x), blur(x, padding=2)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(upsample(x), 4 * fir(insert_zeros(x), pad=(2, 1)), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(blur(x, padding=2), fir(x, pad=(2, 2)), rtol=1e-5, atol=1e-6)
+        assert torch.equal(upsample(x), up) and torch.equal(blur(x, padding=2), blurred)
 
 
 # --- Small parts --------------------------------------------------------------------------------------------------------------
@@ -223,16 +134,6 @@ def test_minibatch_stddev_against_a_loop(batch, group):
         assert len(mates) == size
         expected = np.sqrt(mates.var(axis=0) + 1e-8).mean()
         np.testing.assert_allclose(y[i, 3].numpy(), np.full((4, 4), expected), rtol=1e-5)
-
-
-def test_minibatch_stddev_has_one_value_per_group():
-    y = MinibatchStdDev(4)(torch.randn(8, 3, 4, 4))[:, 3, 0, 0]
-    assert len(set(y.tolist())) == 2
-    x = torch.randn(8, 3, 4, 4)
-    x[[0, 2, 4, 6]] = x[0].clone()  # one group of four copies
-    alike, varied = MinibatchStdDev(4)(x)[:2, 3, 0, 0].tolist()
-    assert alike == pytest.approx(1e-4, rel=1e-3)  # sqrt(eps): no variation at all
-    assert varied > 0.5
 
 
 def test_minibatch_stddev_asks_for_whole_groups():
@@ -265,14 +166,6 @@ def one_hot(classes: list[int], c_dim: int = 3) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(classes), c_dim).float()
 
 
-def test_mapping_repeats_w_and_ignores_the_length_of_z():
-    net, z = mapping(), torch.randn(5, 6)
-    ws = net(z)
-    assert ws.shape == (5, 8, 4)
-    assert torch.equal(ws, ws[:, :1].expand(-1, 8, -1))
-    torch.testing.assert_close(net(3 * z), ws)
-
-
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_truncation(c_dim):
     net, z = mapping(c_dim), torch.randn(3, 6)
@@ -282,16 +175,6 @@ def test_truncation(c_dim):
     assert torch.equal(net(z, c, truncation_psi=1.0), ws)
     torch.testing.assert_close(net(z, c, truncation_psi=0.0), centre[:, None].expand(3, 8, 4))
     torch.testing.assert_close(net(z, c, truncation_psi=0.7), centre[:, None] + 0.7 * (ws - centre[:, None]))
-
-
-def test_truncation_cutoff_touches_the_first_layers_only():
-    net, z = mapping(), torch.randn(3, 6)
-    ws = net(z)
-    cut = net(z, truncation_psi=0.5, truncation_cutoff=3)
-    assert torch.equal(cut[:, 3:], ws[:, 3:])
-    torch.testing.assert_close(cut[:, :3], net(z, truncation_psi=0.5)[:, :3])
-    assert torch.equal(net(z, truncation_psi=0.5, truncation_cutoff=0), ws)
-    assert torch.equal(net(z, truncation_psi=0.5, truncation_cutoff=8), net(z, truncation_psi=0.5))
 
 
 def test_moving_average_of_w_has_its_closed_form():
@@ -329,14 +212,6 @@ def test_mapping_depends_on_the_class_and_asks_for_it():
     for missing in (None, torch.zeros(1, 2)):
         with pytest.raises(AssertionError, match=r"\[N, 3\]"):
             net(z, missing)
-
-
-def test_mapping_of_the_class_alone():
-    net = MappingNetwork(z_dim=0, c_dim=3, w_dim=4, num_ws=1, num_layers=2, lr_multiplier=0.01)
-    c = one_hot([0, 1, 0])
-    ws = net(None, c)
-    assert ws.shape == (3, 1, 4) and torch.equal(ws[0], ws[2])
-    assert (ws[0] - ws[1]).abs().max() > 1e-3
 
 
 def test_noise_learns_slower_by_its_multiplier_and_never_at_zero():

@@ -77,15 +77,6 @@ def test_presets_have_the_sizes_of_the_table(preset):
     assert (count_parameters(G), count_parameters(D)) == SIZES[preset][:2]
 
 
-@pytest.mark.parametrize("preset", ["smoke", "quick"])
-def test_small_presets_make_pictures(preset):
-    G, D = build_networks(make_config(preset))
-    with torch.no_grad():
-        img = G(torch.randn(4, G.z_dim))
-        assert torch.isfinite(img).all() and 0.05 < img.std() < 20
-        assert torch.isfinite(D(img)).all()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256, 512])
 def test_resolutions(resolution):
@@ -95,30 +86,6 @@ def test_resolutions(resolution):
     assert img.shape == (2, 1, resolution, resolution)
     assert D(img).shape == (2, 1)
     assert G.num_ws == G.synthesis.num_ws == 2 * (resolution.bit_length() - 1) - 2
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_channels(channels):
-    G, D = build_networks(tiny(img_channels=channels))
-    img = G(torch.randn(2, 8))
-    assert img.shape == (2, channels, 16, 16) and D(img).shape == (2, 1)
-
-
-def test_parameters_are_counted_by_hand():
-    """16 px, widths 16, 8, 4: the affine layers, weights, biases and noise strengths of each convolution, written out."""
-
-    def conv(i: int, o: int) -> int:
-        return (8 * i + i) + 9 * i * o + o + 1
-
-    def torgb(i: int) -> int:
-        return (8 * i + i) + i + 1
-
-    G, D = Generator(tiny()), Discriminator(tiny())
-    synthesis = 16 * 16 + conv(16, 16) + torgb(16) + conv(16, 8) + conv(8, 8) + torgb(8) + conv(8, 4) + conv(4, 4) + torgb(4)
-    assert count_parameters(G) == 2 * (8 * 8 + 8) + synthesis
-    blocks = (9 * 4 * 4 + 4) + (9 * 4 * 8 + 8) + 4 * 8 + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + 8 * 16
-    assert count_parameters(D) == (4 + 4) + blocks + (9 * 17 * 16 + 16) + (16 * 16 * 16 + 16) + (16 + 1)
 
 
 # --- Styles, truncation, noise ------------------------------------------------------------------------------------------------
@@ -172,26 +139,11 @@ def test_given_noise_reproduces_a_picture():
     torch.testing.assert_close(alone, first[1:], rtol=1e-4, atol=1e-5)  # a picture does not depend on its neighbours
 
 
-@torch.no_grad()
-def test_fresh_networks_ignore_noise():
-    G = Generator(tiny())
-    ws = G.mapping(torch.randn(2, 8))
-    torch.testing.assert_close(G.synthesis(ws, noise_mode="random"), G.synthesis(ws, noise_mode="none"))
-
-
 # --- Classes ------------------------------------------------------------------------------------------------------------------
 
 
 def conditional(**changes: object) -> tuple[Generator, Discriminator]:
     return build_networks(tiny(conditional="class", c_dim=3, **changes))
-
-
-@torch.no_grad()
-def test_classes_change_pictures_and_logits():
-    G, D = conditional()
-    z, img = torch.randn(4, 8), torch.randn(4, 1, 16, 16)
-    assert (G(z, one_hot([0] * 4)) - G(z, one_hot([1] * 4))).abs().max() > 1e-3
-    assert ((D(img, one_hot([0] * 4)) - D(img, one_hot([1] * 4))).abs() > 1e-6).all()
 
 
 @torch.no_grad()
@@ -242,15 +194,6 @@ def test_regularisers_reach_the_weights():
         for name, parameter in net.named_parameters():
             if name.endswith("weight"):
                 assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{tag}.{name}"
-
-
-@torch.no_grad()
-def test_memory_format_does_not_change_a_picture():
-    G, D = build_networks(tiny())
-    z, img = torch.randn(2, 8), torch.randn(4, 1, 16, 16)
-    picture, logits = G(z), D(img)
-    torch.testing.assert_close(G.to(memory_format=torch.contiguous_format)(z), picture, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(D.to(memory_format=torch.contiguous_format)(img), logits, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -151,11 +151,11 @@ def test_every_measure_lights_up_for_copies_and_none_for_new_people(copies, monk
     data = dataset_of(people=60, levels=4)
     few, heldout = data.split("train").select(np.arange(0, 144, 4)), data.select(data.splits != "train")
     source = few.images if copies else phantoms(90, 4, 99, 16)
-    drawn = source[np.random.default_rng(0).integers(0, len(source), 200)].astype(float)
+    drawn = source[np.random.default_rng(0).integers(0, len(source), 100)].astype(float)
     drawn = torch.from_numpy(drawn + np.random.default_rng(1).normal(0, 1, drawn.shape))[:, None].float() / 127.5 - 1
     monkeypatch.setattr(memoriser, "generate", lambda *_: drawn)
     config = make_config("smoke")
-    found = memoriser.measure(*build_networks(config), config, few, heldout, 200)
+    found = memoriser.measure(*build_networks(config), config, few, heldout, 100)
     if copies:
         assert found["memorisation"]["high"] < 0.6 and found["memorisation"]["p_value"] < 1e-3
         assert found["copied"] > 0.5 and found["people"]["p_value"] < 1e-3 and found["attack"]["low"] > 0.8

@@ -150,9 +150,8 @@ def ship(
     else:
         path = Path(out) / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {
-            key: value for key, value in info["data"].items() if key in ("layout", "key")
-        }  # where the slices lay is nobody's business
+        hidden = ("path", "subjects_csv")  # where the slices lay is nobody's business
+        about = {key: value for key, value in info["data"].items() if key not in hidden}
         about["title"] = title or info["data"].get("title", "")
         save_generator(path, G, {**info, "data": about}, half=True)
         entry = {**_history(Path(run_dir), path), "terms": terms}

@@ -115,7 +115,11 @@ def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tup
             if found and 2 * len(found) >= len(chosen):
                 items = read(found)
                 lost = any(not item.told for item in items)
-                return layout, items + [Item(name, name, told=False) for name in chosen if name not in found], HIDDEN_FOUR * lost
+                return (
+                    layout,
+                    items + [Item(name, name, told=False) for name in chosen if name not in found],
+                    HIDDEN_FOUR * lost,
+                )
     items = read_tree(chosen, volumes)
     hidden = HIDDEN if any(not item.told for item in items) else ""
     if volumes:
@@ -125,7 +129,11 @@ def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tup
     if labels:
         return "stylegan", [replace(item, label=labels.get(plain(item.file), "")) for item in items], hidden
     classes = {item.label.upper() for item in items} - {""}
-    if classes and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"} and all(IMAGE_ID.fullmatch(stem(i.file)) for i in items):
+    if (
+        classes
+        and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"}
+        and all(IMAGE_ID.fullmatch(stem(i.file)) for i in items)
+    ):
         return "uq-adni", items, hidden and HIDDEN_ADNI
     return "class-folders" if classes else "images", items, hidden
 
@@ -137,14 +145,25 @@ def _dataset_json(root: Path, names: Sequence[str]) -> dict[str, str]:
     if not isinstance(pairs, list):
         return {}
     folder = plain(path)[: -len("dataset.json")]
-    found = {folder + plain(str(pair[0])): str(pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)}
+    found = {
+        folder + plain(str(pair[0])): str(pair[1])
+        for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)
+    }
     return found if len(set(found.values())) > 1 else {}
 
 
 def _read_uq_oasis(matches: dict[str, re.Match]) -> list[Item]:
     """Case NNN is OASIS-1 number NNN, so tables join by OAS1_0NNN_MR1."""
     return [
-        Item(name, f"OAS1_{int(m[2]):04d}_MR1", int(m[3]), "", SPLIT_NAMES.get((m[1] or "").lower(), ""), f"OAS1_{int(m[2]):04d}_MR1")
+        Item(
+            name,
+            f"OAS1_{int(m[2]):04d}_MR1",
+            int(m[3]),
+            "",
+            SPLIT_NAMES.get((m[1] or "").lower(), ""),
+            f"OAS1_{int(m[2]):04d}_MR1",
+        )
         for name, m in matches.items()
     ]
 
@@ -167,6 +186,8 @@ def _read_four_class(matches: dict[str, re.Match]) -> list[Item]:
         found = who.recover_four_class(label, numbers, places, first_level)
         for number, name in trained[label]:
             level, s = found.get(number, (0, 0))
-            items.append(Item(name, f"{label}-{s:03d}" if s else f"{label}-train-{number}", level - 1, label, "train", told=bool(s)))
+            items.append(
+                Item(name, f"{label}-{s:03d}" if s else f"{label}-train-{number}", level - 1, label, "train", told=bool(s))
+            )
         items += [Item(name, f"{label}-{s:03d}", level - 1, label, "test") for level, s, name in tested[label]]
     return items

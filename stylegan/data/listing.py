@@ -14,7 +14,9 @@ from stylegan.data.volumes import ENDINGS
 from stylegan.files import read_json
 
 TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls")
-LABELS = re.compile(r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)  # words of folders and names
+LABELS = re.compile(
+    r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I
+)  # words of folders and names
 LABEL_VOLUMES = re.compile(  # further words of volumes' names
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
@@ -86,7 +88,6 @@ def _enter(entry: os.DirEntry, prefix: str, files: list, todo: list, failed: lis
             failed.append(prefix + entry.name)
     except OSError:
         failed.append(prefix + entry.name)
-
 
 
 # -------------------------------------------------------------------------------------------------------- pictures or volumes
@@ -170,7 +171,11 @@ def contrast_of(name: str) -> str:
         if found:
             break
         found = next((kind for word in re.split(r"[^a-z0-9]+", folder.lower()) if (kind := _contrast(word))), "")
-    return "T1CE" if found == "T1" and {"gd", "ce", "km", "cm", "gado", "gadolinium", "contrast", "postcontrast"} & set(words) else found
+    return (
+        "T1CE"
+        if found == "T1" and {"gd", "ce", "km", "cm", "gado", "gadolinium", "contrast", "postcontrast"} & set(words)
+        else found
+    )
 
 
 def _contrast(word: str) -> str:
@@ -255,7 +260,11 @@ def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
         found = {("DICOM" if reason == "not an image" else reason): names for reason, names in found.items()}
     counts = ", ".join(f"{len(names)} {reason}" for reason, names in found.items()) or "the folder is empty"
     archive = next((name for names in found.values() for name in names if name.lower().endswith(".zip")), None)
-    told = [advice for what, advice in ADVICE.items() if what in found or any(f"{end} file" in found for end in FOREIGN.get(what, ()))]
+    told = [
+        advice
+        for what, advice in ADVICE.items()
+        if what in found or any(f"{end} file" in found for end in FOREIGN.get(what, ()))
+    ]
     if archive:
         told = [f"it holds the archive {archive}: give its path instead of the folder's"]
     return f"No slice was found in {root} ({counts}); {told[0] if told else 'data/README.md shows the layouts that are recognised'}."

@@ -53,7 +53,9 @@ def pack_folder(
     listing = list_files(root)
     told = repr((FORMAT, str(root.resolve()), resolution, levels, contrast, *listing))
     mark = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
-    return _packed_once(cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution, cache))
+    return _packed_once(
+        cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution, cache)
+    )
 
 
 def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
@@ -139,7 +141,9 @@ def _read_all(catalogue: Catalogue) -> Found:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         quiet = True if len(catalogue.items) < QUIET_BELOW else None  # None: quiet unless a person is watching
         read = pool.map(lambda item: _read(catalogue, item), catalogue.items)
-        return [one for found in tqdm(read, total=len(catalogue.items), desc="reading", unit="file", disable=quiet) for one in found]
+        return [
+            one for found in tqdm(read, total=len(catalogue.items), desc="reading", unit="file", disable=quiet) for one in found
+        ]
 
 
 def _read(catalogue: Catalogue, item: Item) -> Found:
@@ -206,13 +210,13 @@ def _front(mean: np.ndarray, marks: list[volumes.Marks], warnings: list[str]) ->
     Volumes whose headers know front and back are taken at their word; everything else is turned only where the mean of up to 256
     slices, spread over the set, is surely an axial one.
     """
-    from stylegan.data.simulate import template_pictures  # loads nilearn and torch: only the first start pays
-
     sides = tuple(which[0] if len(set(which)) == 1 else "" for which in zip(*marks, strict=True))
-    turns, sure = pictures.find_turns(mean, template_pictures(TEMPLATE_SIZE))
+    turns, sure = pictures.find_turns(mean, pictures.template_pictures(TEMPLATE_SIZE))
     if sides[0]:
         if sure and turns:
-            warnings.append("The volumes' headers say otherwise than their pictures where the front is; the headers were followed.")
+            warnings.append(
+                "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
+            )
         return 0, sides
     if sure:
         return turns, ("A", "P", "", "")
@@ -238,7 +242,9 @@ def fetch(url: str, sha256: str, out: str | Path) -> Path:
     from torch.hub import download_url_to_file
 
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file") or len(sha256) != 64:
-        raise ValueError(f"{url} with sha256 {sha256!r} cannot be fetched; give an https:// address and the 64 digits of its sum.")
+        raise ValueError(
+            f"{url} with sha256 {sha256!r} cannot be fetched; give an https:// address and the 64 digits of its sum."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch) / "archive.zip"
         try:
@@ -274,7 +280,9 @@ def _unpack(archive: Path, out: Path) -> Path:
             members = [info for info in opened.infolist() if not info.is_dir()]
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
-                raise ValueError(f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused.")
+                raise ValueError(
+                    f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused."
+                )
             for info, target in [(info, Path(scratch) / "all" / _inside(archive, info)) for info in members]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(info) as source, open(target, "wb") as sink:
@@ -293,5 +301,7 @@ def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
     kind = stat.S_IFMT(info.external_attr >> 16)
     safe = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
     if not safe or kind not in (0, stat.S_IFREG):
-        raise ValueError(f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link); nothing was kept.")
+        raise ValueError(
+            f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link); nothing was kept."
+        )
     return path

@@ -20,6 +20,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decod
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
 LFS_HEADER = b"version https://git-lfs"
 MARGIN = 0.06  # by which the axial template must win over the other planes
+PLANES = {  # axis and ranges of mm of the template's mean slices
+    "axial": (2, ((-2, 29), (-24, -4), (30, 50))), "coronal": (1, ((-70, -50), (-40, -10), (0, 25), (30, 50))),
+    "sagittal": (0, ((-50, -35), (-25, -8), (-6, 6))),
+}  # fmt: skip
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion to grey
 
 
@@ -41,7 +45,9 @@ def read_picture(path: Path) -> np.ndarray:
             if max(image.size) > LARGEST_SIDE:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
-                raise LeftOut("several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file.")
+                raise LeftOut(
+                    "several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file."
+                )
             deep = _sixteen_bits(image, path)
             if deep is not None:
                 return deep
@@ -98,7 +104,9 @@ def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
         tiles = [list(tile) for tile in image.tile]
         for tile in tiles:
             tile[3] = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
-        image.tile = [type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)]
+        image.tile = [
+            type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)
+        ]
         image.load()
         return np.asarray(image, np.float32)
 
@@ -107,7 +115,9 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         picture = np.asarray(image, dtype=np.float32)
         known = np.isfinite(picture)
-        return picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
+        return (
+            picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -267,6 +277,31 @@ def find_turns(mean: np.ndarray, templates: dict[str, np.ndarray]) -> tuple[int,
     return (int(np.argmax(scores)), True) if sure else (0, False)
 
 
+def template_pictures(size: int) -> dict[str, np.ndarray]:
+    """Mean slices of the ICBM152 template by plane, float32 [n, size, size]: front or top of the head up, in the square around the head."""
+    from nilearn import datasets  # seconds to import: only who packs pays
+
+    image = datasets.load_mni152_template(resolution=2)
+    volume, origin = image.get_fdata(dtype=np.float32), image.affine[:3, 3]
+    found = {}
+    for plane, (axis, ranges) in PLANES.items():
+        means = []
+        for low, high in ranges:
+            first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
+            means.append(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
+        found[plane] = np.stack([_squared(picture, size) for picture in means])
+    return found
+
+
+def _squared(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture [H, W] cut to the square around its foreground, float32 [size, size]."""
+    rows, columns = (np.flatnonzero(picture.max(axis) > 0.05) for axis in (1, 0))
+    square = _square_around([rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1], 1)
+    top, left, side = square
+    cut = Image.fromarray(np.ascontiguousarray(picture)).crop((left, top, left + side, top + side))
+    return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC)).clip(0)
+
+
 def _stretched(picture: np.ndarray) -> np.ndarray:
     """The foreground of a mean picture [r, r] stretched to fill it."""
     inside = picture > 0.15 * picture.max()
@@ -274,4 +309,8 @@ def _stretched(picture: np.ndarray) -> np.ndarray:
     if not len(rows) or not len(columns):
         return picture
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(picture.shape[::-1], Image.Resampling.BILINEAR, box=box))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(
+            picture.shape[::-1], Image.Resampling.BILINEAR, box=box
+        )
+    )

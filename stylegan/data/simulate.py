@@ -32,10 +32,6 @@ SIDES = ("A", "P", "L", "R")
 TITLE = "simulated slices (ICBM152 template)"
 # Heights shown: 32 levels 1 mm apart, from the basal ganglia to the roof of the ventricles, much as in the OASIS slices.
 LEVELS_MM = (-2.0, 29.0)
-PLANES = {  # axis and ranges of mm of the mean slices that tell planes apart
-    "axial": (2, ((-2, 29), (-24, -4), (30, 50))), "coronal": (1, ((-70, -50), (-40, -10), (0, 25), (30, 50))),
-    "sagittal": (0, ((-50, -35), (-25, -8), (-6, 6))),
-}  # fmt: skip
 CENTRE_MM = np.array([0.0, -16.5, 14.0])  # of the picture, and the point that scaling and rotation leave in place
 FIELD_MM = 202.0  # edge of the square picture; the longest simulated head just fits
 SPACING_MM = (36.0, 16.0)  # of the two control grids: shape of the head, course of the gyri
@@ -101,37 +97,6 @@ def simulate(num_subjects: int = 128, num_levels: int = 32, resolution: int = 64
             "ventricle_area": np.concatenate(areas),
         },
     )
-
-
-def template_pictures(resolution: int = 32) -> dict[str, np.ndarray]:
-    """Mean slices of the template by plane, float32 [n, R, R] in [0, 1]: front or top of the head up, in the square around the head.
-
-    Correlating them with the mean of unknown slices tells which plane those show and how they are turned.
-    """
-    from nilearn import datasets
-
-    image = datasets.load_mni152_template(resolution=2)
-    volume = torch.from_numpy(image.get_fdata(dtype=np.float32))
-    origin, found = image.affine[:3, 3], {}
-    for plane, (axis, ranges) in PLANES.items():
-        means = []
-        for low, high in ranges:
-            first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
-            means.append(_squared(volume.narrow(axis, first, last - first + 1).mean(axis).T.flip(0), resolution))
-        found[plane] = np.stack(means)
-    return found
-
-
-def _squared(picture: torch.Tensor, resolution: int) -> np.ndarray:
-    """A picture [H, W] cropped to the square around its foreground, float32 [R, R] in [0, 1]."""
-    rows, columns = (torch.nonzero(picture.amax(axis) > 0.05).flatten() for axis in (1, 0))
-    picture = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = picture.shape
-    side = max(height, width)
-    left, above = (side - width) // 2, (side - height) // 2
-    square = F.pad(picture, (left, side - width - left, above, side - height - above))
-    small = F.interpolate(square[None, None], (resolution, resolution), mode="bicubic", antialias=True, align_corners=False)
-    return (small[0, 0] / small.max()).clamp(0, 1).numpy()
 
 
 def draw_subject(rng: np.random.Generator, label: int) -> Subject:

@@ -44,7 +44,12 @@ CONTRASTS = {
     "BOLD": r"bold|sbref|fmri|epi", "SWI": r"swi|minip", "ASL": r"asl|cbf|m0scan", "MRA": r"mra|tof|angio", "PET": r"pet|fdg|av45|pib",
     "field map": r"fmap|magnitude\d?|phasediff|fieldmap",
 }  # fmt: skip
-LAST_ONLY = {"PD": "pd", "CT": "ct", "DWI": "fa|md|trace", "BOLD": "rest|func"}  # contrasts only as a name's last word: PD is a disease too
+LAST_ONLY = {
+    "PD": "pd",
+    "CT": "ct",
+    "DWI": "fa|md|trace",
+    "BOLD": "rest|func",
+}  # contrasts only as a name's last word: PD is a disease too
 STAGES = (  # versions of one scan, the one to be used first
     "t88_masked", r"aligned_norm", r"(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88", "sbj_111|restore|preproc|nu|n4|n3",
 )  # fmt: skip
@@ -60,6 +65,7 @@ VISIT = "|".join((
 ))  # fmt: skip
 _CONTRAST = "|".join(CONTRASTS.values())
 NOISE = re.compile(rf"{_EDGE}(?:{VISIT}|(?:{_CONTRAST})(?P<n>[-_ ]\d\d?)?|{VERSION}){_END}", re.I)
+HASH = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}|[0-9a-f]{16}", re.I)
 # Words that number files, not people.
 GENERIC = re.compile(
     r"(?:im|img|image|slice|sl|scan|pic|picture|photo|brain|head|mri?|vol|volume|file|data|frame|axial|nii|nifti|anat|struct\w*|series|sample|"
@@ -103,9 +109,7 @@ def core(name: str) -> str:
 
 
 def is_generic(name: str) -> bool:
-    """Whether a core numbers files rather than people (``img_12``, ``scan (3)``, a hash), or is nothing at all."""
-    if re.fullmatch(r"[0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12}|[0-9a-f]{16,}", name, re.I):
-        return True
+    """Whether a core numbers files rather than people (``img_12``, ``scan (3)``), or is nothing at all."""
     words = re.findall(r"[^\W\d_]+", name)
     return not re.sub(r"[\W_]+", "", name) or (bool(words) and all(GENERIC.fullmatch(word) for word in words))
 

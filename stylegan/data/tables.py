@@ -7,11 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from stylegan.data.subjects import find_id, person, stem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
                "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
@@ -48,6 +51,8 @@ def find_table(*folders: Path) -> Path | None:
 
 def read_table(path: str | Path) -> Table:
     """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1). Raises FileNotFoundError, or ValueError where it is no such table."""
+    import pandas as pd  # half a second to import: only who has a table pays
+
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
@@ -69,7 +74,9 @@ def read_table(path: str | Path) -> Table:
     rows = rows.fillna("").astype(str).apply(lambda column: column.str.strip())
     table = Table(path, rows.mask(rows.map(lambda cell: cell.lower() in BLANK), ""))
     if not table.names(ID_COLUMNS):
-        raise ValueError(f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {', '.join(map(str, rows.columns))}).")
+        raise ValueError(
+            f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {', '.join(map(str, rows.columns))})."
+        )
     return table
 
 
@@ -113,7 +120,9 @@ def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
     warnings = _doubts(table, ids, keys, at)
     people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
     classes = next((name for name in table.names(CLASS_COLUMNS) if name != key), None)
-    columns = {name: _column(table, name, at, warnings) for name in table.rows.columns if name not in (key, people) and name.strip()}
+    columns = {
+        name: _column(table, name, at, warnings) for name in table.rows.columns if name not in (key, people) and name.strip()
+    }
     taken = {name: _take(table.rows[name].to_numpy(str), at, "") for name in (people, classes) if name}
     by_person = people is None or all(person(normal(a)) == person(b) for a, b in zip(table.rows[people], ids, strict=True))
     return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
@@ -149,7 +158,10 @@ def _bare(value: str) -> str:
 
 def _doubts(table: Table, ids: Sequence[str], keys: Sequence[Sequence[str]], at: np.ndarray) -> list[str]:
     name = table.path.name
-    missing, twice = ids.count(""), sorted({value for value in ids if value and ids.count(value) > 1}) if len(set(ids)) < len(ids) else []
+    missing, twice = (
+        ids.count(""),
+        sorted({value for value in ids if value and ids.count(value) > 1}) if len(set(ids)) < len(ids) else [],
+    )
     unmatched = sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     said = []
     if missing:
@@ -170,9 +182,13 @@ def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.
 
     Damaged are cells that are no finite number, and decimals that lost their point (nWBV "823" among 0.743 and 0.708).
     """
+    import pandas as pd
+
     cells = table.rows[name]
     filled = cells != ""
-    numbers = pd.to_numeric(cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce").to_numpy(float, copy=True)
+    numbers = pd.to_numeric(cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce").to_numpy(
+        float, copy=True
+    )
     numbers[~np.isfinite(numbers)] = np.nan
     known = ~np.isnan(numbers)
     if not filled.any() or known.sum() < 0.8 * filled.sum():
@@ -183,5 +199,7 @@ def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.
         numbers[known & ~decimal & (np.abs(numbers) > 50 * typical)] = np.nan
     damaged = list(cells[filled & np.isnan(numbers)])
     if damaged:
-        warnings.append(f"{table.path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({', '.join(damaged[:5])}).")
+        warnings.append(
+            f"{table.path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({', '.join(damaged[:5])})."
+        )
     return _take(numbers, at, np.nan)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from stylegan.data.listing import natural
-from stylegan.data.subjects import NOISE, core, find_id, is_generic, plain, stem
+from stylegan.data.subjects import HASH, NOISE, core, find_id, is_generic, plain, stem
 
 IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<slice>
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
@@ -32,7 +32,10 @@ WRAPPER = re.compile(
     r"(?:(?:keras|png|jpe?g|tiff?|nii|nifti|gz|slices?|images?|imgs?|pictures?|pics?|dataset|data|raw\w*|(?:un|pre)?processed|proc|orig\w*|volumes?|scans?|mri?s?|"
     r"brains?|heads?|oasis\d?|adni\d?|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|rawdata|sourcedata|skull\w*|"
     r"subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|slices?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
-SERIES = re.compile(r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])", re.I)
+SERIES = re.compile(
+    r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])",
+    re.I,
+)
 SHARD = re.compile(r"0\d{4}|(?:shard|chunk|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
 
 
@@ -92,7 +95,9 @@ class Tree:
         names = set(self.at(depth)) - {""}
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
-        if all(re.fullmatch(r"\d", name) for name in names):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
+        if all(
+            re.fullmatch(r"\d", name) for name in names
+        ):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
             files = defaultdict(set)
             for name, base in zip(self.at(depth), self.stems, strict=True):
                 files[name].add(base)
@@ -144,7 +149,9 @@ class Tree:
         for d in below:
             if self.people_like(d) or (at_class is not None and self._apart(d, at_class)) or self._one_scan_each(d):
                 return d
-        return next((d for d in self.open if d not in below and d != at_class and self.people_like(d)), None)  # classes of slices
+        return next(
+            (d for d in self.open if d not in below and d != at_class and self.people_like(d)), None
+        )  # classes of slices
 
     def _apart(self, depth: int, at_class: int) -> bool:
         """Whether hardly any name of a level lies in two classes, as those of sites or visits would."""
@@ -210,6 +217,8 @@ def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
 
 def _from_stem(base: str, rest: str, explicit: bool, volumes: bool, label: str) -> tuple[str, bool]:
     """(the person or narrowest group in a file's name or '', whether it is a person)."""
+    if HASH.search(base):
+        return "", False
     image = None if volumes else IMAGE_ID.fullmatch(base)
     if image:
         return image[1], False
@@ -258,7 +267,11 @@ def _numbered_anew(tree: Tree, items: list[Item], at_class: int | None) -> list[
 
 def _is_counter(person: str) -> bool:
     """Whether an id is a mere number with a word for people."""
-    return bool(re.fullmatch(r"(?:sub|subj|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", person, re.I))
+    return bool(
+        re.fullmatch(
+            r"(?:sub|subj|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", person, re.I
+        )
+    )
 
 
 def _sign_free(pattern: re.Pattern, name: str) -> bool:
@@ -267,7 +280,8 @@ def _sign_free(pattern: re.Pattern, name: str) -> bool:
 
 def _is_technical(name: str) -> bool:
     """Whether a folder's name says nothing of people or classes: wrappers, visits, series, contrasts, dates."""
-    return bool(WRAPPER.fullmatch(name) or SERIES.search(name) or not core(name))
+    rest = core(name)
+    return bool(WRAPPER.fullmatch(name) or not rest or (SERIES.search(name) and not re.search(r"\d\d", rest)))
 
 
 def _split_name(name: str) -> str:
@@ -275,10 +289,16 @@ def _split_name(name: str) -> str:
     words = [word for word in re.split(r"[\W_]+|(?<=images)(?=t[rs]$|va$)", name.casefold()) if word]
     found = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     others = [word for word in words if word not in SPLIT_NAMES]
-    return found[0] if len(found) == 1 and all(WRAPPER.fullmatch(word) or word in ("set", "split", "folder") for word in others) else ""
+    return (
+        found[0]
+        if len(found) == 1 and all(WRAPPER.fullmatch(word) or word in ("set", "split", "folder") for word in others)
+        else ""
+    )
 
 
 def class_order(name: str) -> tuple:
     """Sorting key of classes: from healthy to ill where that is known, then by name."""
-    known = next((i for i, pattern in enumerate(HEALTHY_TO_ILL) if _sign_free(re.compile(pattern, re.I), name)), len(HEALTHY_TO_ILL))
+    known = next(
+        (i for i, pattern in enumerate(HEALTHY_TO_ILL) if _sign_free(re.compile(pattern, re.I), name)), len(HEALTHY_TO_ILL)
+    )
     return known, natural(name)

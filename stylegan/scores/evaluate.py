@@ -18,7 +18,7 @@ from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, styles
 from stylegan.scores import memorisation
-from stylegan.scores.evidence import Drawn, Evidence, Part, open_evidence
+from stylegan.scores.evidence import Evidence, Part, open_evidence
 from stylegan.scores.features import DEFAULT, as_pixels, features
 from stylegan.scores.metrics import (
     NEIGHBOUR_SCORES,
@@ -33,8 +33,6 @@ from stylegan.scores.metrics import (
     score_control,
 )
 from stylegan.scores.pixels import PICTURES, Variety, spectrum, style_participation
-
-__all__ = ["Drawn", "Evidence", "Part", "evaluate", "open_evidence", "scores_of", "validation_scorer"]
 
 KID_SEED = 1_000_000  # fakes for the scores while training; far from the seeds that people look at
 # What stands in `splits` of an evaluation; all other scores stand in `further` and `variety`.
@@ -66,19 +64,18 @@ def evaluate(
     ``data``: a folder or .zip, by default what it was trained on, or a set as `dataset.slices_of` returns it; ``subjects_csv``,
     ``levels`` and ``contrast`` by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and test, each by
     itself, and as many of the people it was trained on, where these are in the data. Fakes are drawn at psi = 1 from n seeds, each
-    with noise of its own drawn from its seed, in the split's classes where the generator is conditional; n is the least of ``num``,
-    the split's slices and those of other people. ``train_data``: the training set where that is another one; its training slices
-    then make the floor and, where the generator's file names no subjects, say whom to keep out. ``fakes``: so many, and no more
-    than twice the training slices, are compared with all training slices in the search for copies. ``controls``: also score sets
-    that must fail. A run keeps the generator that was best on its validation subjects, so 'test' is the honest split.
+    with noise drawn from its seed, in the split's classes where the generator is conditional; n is the least of ``num``, the split's
+    slices and those of other people. ``train_data``: the training set where that is another one, for the floor, the search for
+    copies and, where the generator's file names no subjects, whom to keep out. ``fakes``: so many, and no more than twice the
+    training slices, are compared with all training slices. ``controls``: also score sets that must fail. ``all``: also what
+    `everything_of` returns, minutes more. ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the
+    generator that was best on its validation subjects, so 'test' is the honest split.
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
-    style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person. ``memorisation``: ``{ratio,
-    low, high, p_value}`` of `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}`` holds
-    `SPLIT_SCORES`, ``further{name: {...}}`` all other scores and floors of that split, ``variety{name: {...}}`` what
-    `compare_variety` returns, ``controls{name: {score: number}}`` the scores of `control_sets` on the last split. The outer n is
-    the smallest. ``all``: also what `everything_of` returns, minutes more, ``projections`` people on either side among it. ``out``: a
-    folder for ``evaluation.json`` and, with ``all``, two sheets. Raises ValueError, with names, for subjects the generator was
+    style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person. ``memorisation``:
+    `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}`` holds `SPLIT_SCORES`, ``further``
+    all other scores and floors, ``variety`` what `compare_variety` returns, ``controls{name: {score: number}}`` the scores of
+    `control_sets` on the last split. The outer n is the smallest. Raises ValueError, with names, for subjects the generator was
     trained on, and where slices or subjects are too few for any split.
     """
     begin = time.perf_counter()
@@ -132,10 +129,7 @@ def _scores_on(part: Part, evidence: Evidence) -> dict:
 def variety_on(part: Part, evidence: Evidence) -> dict:
     """`compare_variety` of one split, with noise drawn for each fake and with the generator's fixed noise, which leaves what W varies."""
     real, others = np.array(part.slices.images), np.array(part.others.images)
-    fakes = {
-        suffix: evidence.fakes(part.slices, noise=noise).pictures
-        for suffix, noise in (("", "random"), ("_fixed_noise", "const"))
-    }
+    fakes = {"": evidence.fakes(part.slices).pictures, "_fixed_noise": evidence.fixed_noise(part.slices)}
     draws = floor_draws(part.people, part.other_people, evidence.seed)
     return compare_variety(real, part.people, fakes, others, part.other_people, draws, seed=evidence.seed)
 
@@ -288,13 +282,13 @@ def validation_scorer(
         found["style_participation"] = list(style_participation(G, styles(G, range(PICTURES))).values())
         if full:
             at_real[:] = at_real or [features(val.images, device=device)]
-            found |= _scores_while_training(at_real[0], people, features(made[: config.kid_samples], device=device))
+            found |= _scores_of_tick(at_real[0], people, features(made[: config.kid_samples], device=device))
         return found
 
     return score
 
 
-def _scores_while_training(at_real: np.ndarray, people: np.ndarray, at_fake: np.ndarray) -> dict[str, float]:
+def _scores_of_tick(at_real: np.ndarray, people: np.ndarray, at_fake: np.ndarray) -> dict[str, float]:
     """KID of all slices; precision, recall and coverage of min(n, m) of either."""
     n = min(len(at_real), len(at_fake))
     rows = np.linspace(0, len(at_real) - 1, n).round().astype(int)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ SEEDS_APART = 1_000_000  # the seeds of fakes begin at a multiple of this
 
 
 class Drawn(NamedTuple):
-    """Generated slices. Picture i is drawn again by ``generate(G, [seeds[i]], class_index=classes[i], noise_mode=noise)``."""
+    """Generated slices. Picture i is drawn again by ``generate(G, [seeds[i]], class_index=classes[i], noise_mode="random")``."""
 
     pictures: np.ndarray  # uint8 [n, R, R]
     vectors: np.ndarray  # float32 [n, D], their features
@@ -73,27 +74,32 @@ class Evidence:
     device: torch.device
     cache: Path
     seed: int
-    drawn: dict = field(default_factory=dict, repr=False)  # (psi, noise, classes): Drawn
+    drawn: dict = field(default_factory=dict, repr=False)  # (psi, classes): Drawn
 
     def features(self, images: np.ndarray, keep: bool = True) -> np.ndarray:
         """Feature vectors [n, D] of pictures; ``keep`` stores them in the cache by their content."""
         return features(images, self.space, device=self.device, cache_dir=self.cache if keep else None)
 
-    def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0, noise: str = "random") -> Drawn:
+    def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Drawn:
         """The slices of the first n seeds, by default as many as real ones, drawn once.
 
-        noise 'random': noise of their own, drawn from the seed as `predict.seed_noise` does; 'const': the generator's fixed maps for
-        all, so that only W varies. A conditional generator draws each in the class of one of the real slices.
+        Each has noise of its own, drawn from its seed as `predict.seed_noise` does. A conditional generator draws each in the
+        class of one of the real slices.
         """
-        n, classes = len(real) if n is None else n, None
-        noise = noise if self.has_noise else "random"
-        if self.G.c_dim:
-            rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
-            classes = self._classes_of(real)[rows]
-        key = psi, noise, None if classes is None else classes.tobytes()
+        n = len(real) if n is None else n
+        classes = self._classes(real, n)
+        key = psi, None if classes is None else classes.tobytes()
         if key not in self.drawn or len(self.drawn[key].pictures) < n:
-            self.drawn[key] = self._draw(n, classes, psi, noise)
+            pictures = self._draw(n, classes, psi, "random")
+            (vectors,) = distributed.share_out(lambda first, last: (self.features(pictures[first:last], keep=False),), n)
+            first = self.seed * SEEDS_APART
+            self.drawn[key] = Drawn(pictures, vectors, range(first, first + n), classes)
         return self.drawn[key].first(n)
+
+    def fixed_noise(self, real: SliceDataset) -> np.ndarray:
+        """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""
+        n = len(real)
+        return self._draw(n, self._classes(real, n), 1.0, "const") if self.has_noise else self.fakes(real).pictures
 
     @cached_property
     def has_noise(self) -> bool:
@@ -105,28 +111,26 @@ class Evidence:
         name = None if drawn.classes is None else self.info["classes"][drawn.classes[row]]
         return {"seed": drawn.seeds[row], "class": name}
 
-    def _draw(self, n: int, classes: np.ndarray | None, psi: float, noise: str) -> Drawn:
-        begin = self.seed * SEEDS_APART
-
-        def draw(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, n: int, classes: np.ndarray | None, psi: float, noise_mode: str) -> np.ndarray:
+        def draw(first: int, last: int) -> tuple[np.ndarray]:
+            seeds = range(self.seed * SEEDS_APART + first, self.seed * SEEDS_APART + last)
             chosen = None if classes is None else classes[first:last].tolist()
-            images = generate(
-                self.G, range(begin + first, begin + last), truncation_psi=psi, noise_mode=noise, class_index=chosen
-            )
-            pictures = as_pixels(images)
-            return pictures, self.features(pictures, keep=False)
+            return (as_pixels(generate(self.G, seeds, truncation_psi=psi, noise_mode=noise_mode, class_index=chosen)),)
 
-        return Drawn(*distributed.split_across_processes(draw, n), range(begin, begin + n), classes)
+        return distributed.split_across_processes(draw, n)[0]
 
-    def _classes_of(self, real: SliceDataset) -> np.ndarray:
-        """The generator's number of each slice's class: int64 [N]."""
+    def _classes(self, real: SliceDataset, n: int) -> np.ndarray | None:
+        """The generator's number of the class of n slices, evenly over the real ones: int64 [n]; None without classes."""
+        if not self.G.c_dim:
+            return None
+        rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
         number = {name: index for index, name in enumerate(self.info["classes"])}
         names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
         if strange := sorted(set(names) - set(number)):
             raise ValueError(
                 f"The generator draws the classes {', '.join(number)}, and this data also holds {', '.join(strange)}."
             )
-        return np.array([number[name] for name in names])
+        return np.array([number[name] for name in names])[rows]
 
 
 def open_evidence(
@@ -206,7 +210,7 @@ def _parts(
 def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed: int) -> Part:
     people, rng = people_of(real), np.random.default_rng(seed)
     if len(set(people)) < 2:
-        raise ValueError(f"it holds {len(set(people))} subjects, and an interval takes at least 2.")
+        raise ValueError(f"{'one subject is' if len(people) else 'nobody is'} in it, and an interval takes at least 2.")
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
@@ -214,9 +218,10 @@ def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed
             f"the floor takes slices of other subjects, and there are {len(others)}; give the training set as --train-data."
         )
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
-    count = len(set(people_of(real)))
-    if count < 2:
-        raise ValueError(f"{n} slices of it are of one subject, and an interval takes at least 2; give more data.")
+    slices_each = np.unique(people_of(real), return_counts=True)[1]
+    count = len(slices_each)
+    if count < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too
+        raise ValueError(f"{n} slices of {count} subjects are too few for an interval by subject.")
     # Four times what one draw for the floor takes: enough for unlike draws, where all of a large set would take minutes.
     return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)))
 
@@ -229,7 +234,9 @@ def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
         return []
     rows = draw_people(people, count, n, np.random.default_rng(seed))
     real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
-    return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+    with contextlib.suppress(ValueError):  # chance may draw people with too unlike numbers of slices
+        return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+    return []
 
 
 def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceDataset | None:

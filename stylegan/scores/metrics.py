@@ -240,10 +240,10 @@ def compare_variety(
 ) -> dict:
     """How various fakes are where people are: ``{n, name: {value, low, high, real, floor{...}, ratio{...}}}``.
 
-    The names are those of `Variety.numbers`, each followed by a key of ``fake`` ('' for noise drawn, '_fixed_noise' for noise
-    fixed). ``value`` is the fakes' with its interval by person, ``real`` the real slices', ``ratio`` fake over real, ``floor`` the
-    other people's. All of n pictures, 256 or as many as there are. A perfect generator is *above* the floor in dimensions: its
-    slices are strangers to each other, those of people come in families.
+    Fake i answers to real slice i (its class). The names are those of `Variety.numbers`, each followed by a key of ``fake`` ('' for
+    noise drawn, '_fixed_noise' for noise fixed). ``value`` is the fakes' with its interval by person, ``real`` the real slices',
+    ``ratio`` fake over real, ``floor`` the other people's. All of n pictures, 256 or as many as there are. A perfect generator is
+    *above* the floor in dimensions: its slices are strangers to each other, those of people come in families.
     """
     rng, n = np.random.default_rng(seed), min(PICTURES, len(real))
     rows = np.sort(rng.permutation(len(real))[:n])
@@ -251,13 +251,13 @@ def compare_variety(
     usual, few = theirs.numbers(), [rng.permutation(rows)[:n] for rows in draws]
     floors = [Variety(others[rows], other_people[rows]).numbers() for rows in few]
     for suffix, pictures in fake.items():
-        ours = Variety(pictures[:n])
+        ours = Variety(pictures[rows])
 
         def compared(r: np.ndarray, f: np.ndarray, ours: Variety = ours) -> dict[str, float]:
             made, there = ours.numbers(f), theirs.numbers(r)
             return made | {f"{name}/": made[name] / max(there[name], 1e-12) for name in made}
 
-        entries = leave_out(compared, people, len(pictures[:n]), seed=seed)
+        entries = leave_out(compared, people, n, seed=seed)
         for name, value in usual.items():
             entry = {"real": value, "floor": spread_of([row[name] for row in floors]), "ratio": entries[f"{name}/"]}
             found[name + suffix] = {**entries[name], **entry}

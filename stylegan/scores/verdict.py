@@ -9,6 +9,7 @@ Neighbour scores leave out slices of the same person, their floor's mean is not 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from stylegan.scores.features import distance_name
@@ -133,20 +134,15 @@ def floor_table(scores: Mapping) -> list[dict]:
 
 
 def variety_rows(scores: Mapping) -> list[dict]:
-    """How various slices are on the last split, with noise drawn and with noise fixed, beside people; [] where none was scored."""
+    """How various slices are on the last split, with noise drawn and with noise fixed, and people; [] where none was scored."""
+    names = {"dimensions": "dimensions, 80 % of variance", "dimensions_90": "90 %", "dimensions_95": "95 %", "spread": "spread"}
     found, rows = list(scores.get("variety", {}).values())[-1:], []
-    for name, text in (
-        ("dimensions", "dimensions, 80 % of variance"),
-        ("dimensions_90", "90 %"),
-        ("dimensions_95", "95 %"),
-        ("spread", "spread"),
-    ):
-        for entry in found:
-            row = {"": text, "people": entry[name]["real"]}
-            for suffix, what in (("", "generated"), ("_fixed_noise", "noise fixed")):
-                ratio = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry[name + suffix]["ratio"])
-                row |= {what: f"{entry[name + suffix]['value']:.3g}", f"{what}, over people": ratio}
-            rows.append(row)
+    for entry, (name, text) in itertools.product(found, names.items()):
+        row = {"": text, "people": entry[name]["real"]}
+        for suffix, what in (("", "generated"), ("_fixed_noise", "noise fixed")):
+            ratio = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry[name + suffix]["ratio"])
+            row |= {what: f"{entry[name + suffix]['value']:.3g}", f"{what}, over people": ratio}
+        rows.append(row)
     return rows
 
 
@@ -161,11 +157,8 @@ def plain_scores(scores: Mapping) -> list[str]:
         text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
         lines.append(text.format(**found))
     for name, control in scores["controls"].items():
-        shown = [
-            f"{key} {TITLES[key][1].format(control[key])}"
-            for key in ("kid", "fd", "recall", "coverage", "dimensions")
-            if key in control
-        ]
+        names = (key for key in ("kid", "fd", "recall", "coverage", "dimensions") if key in control)
+        shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names]
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
     return lines
 
@@ -285,9 +278,7 @@ def controls_sentence(scores: Mapping) -> str:
         text += "With *memorised* it has none to find: these *are* real slices. "
     if "memory" in controls["memorised"]:
         copies = controls["memorised"]["memory"]
-        text += (
-            f"Only the last row, the distance to the training slices, gives copies away ({copies:.2f} where new people have 1)."
-        )
+        text += f"Only the last row, the distance to the training slices, gives copies away ({copies:.2f}, new people 1)."
     return text.strip()
 
 
@@ -298,13 +289,8 @@ def variety_sentence(scores: Mapping) -> str:
         return "Nobody is held out, so that there are no people to compare its variety with."
     whole, fixed = (found[0][f"dimensions{suffix}"] for suffix in ("", "_fixed_noise"))
     ratio = whole["ratio"]["value"]
-    words = (
-        "**collapsed**: the same folds in every head"
-        if ratio < 0.4
-        else "less various than people"
-        if ratio < 0.9
-        else "as various as people"
-    )
+    kinds = ((0.25, "**collapsed**"), (0.75, "less various than people"), (9e9, "about as various as people"))
+    words = next(text for limit, text in kinds if ratio < limit)
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
         f"the noise fixed, which is what $W$ alone varies: {words}."
@@ -359,11 +345,5 @@ def duplicates_sentence(found: Mapping) -> str:
 
 def failure_rows(cases: Sequence[Mapping]) -> list[dict]:
     """The least realistic slices as rows of a table: what draws each of them again, and how real it is."""
-    return [
-        {
-            "seed": case["seed"],
-            **({"class": case["class"]} if case["class"] else {}),
-            "realism (1: within reach)": case["realism"],
-        }
-        for case in cases
-    ]
+    named = bool(cases) and cases[0]["class"] is not None
+    return [{key: case[key] for key in ("seed", *["class"] * named, "realism")} for case in cases]

@@ -1,0 +1,204 @@
+"""Trees as people have them, by names alone: nobody is in two splits, the number of people and the classes are right, or it is said."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+
+import pytest
+
+from stylegan.data.layouts import recognise
+from stylegan.data.subjects import count_leaks, split_by_subject
+
+PEOPLE = range(12)
+DATES = ("2006-04-18_08_20_30.0", "2007-05-11_09_01_00.0")
+ADNI, OASIS3 = "{i:03d}_S_{n:05d}", "OAS3{i:04d}"
+SERIES, T1S = "MPR__GradWarp__B1_Correction__N3__Scaled", "t1,t1ce,t2,flair,seg"
+
+
+def tree(pattern: str, classes: str = "", sequences: str = "", visits: int = 2, levels: int = 2) -> dict[str, tuple[int, str]]:
+    """{file: (person, class)} of a pattern with {c} class, {i} and {n} numbers of the person, {v} visit, {d} its date, {k} level, {s} sequence."""
+    made, names = {}, classes.split(",")
+    for i, v, k, s in itertools.product(PEOPLE, range(1, visits + 1), range(levels), sequences.split(",")):
+        label = names[i % len(names)]
+        name = pattern.format(
+            i=i,
+            j=i + 1,
+            n=10003 + 37 * i,
+            v=v,
+            d=DATES[v % 2],
+            k=60 + k,
+            s=s,
+            c=label,
+            image=45108 + 10 * i + v,
+            split=("train", "test")[i % 3 == 2],
+        )
+        made[name] = (i, label)
+    return made
+
+
+def read(files: dict[str, tuple[int, str]], **options):
+    return recognise("/nowhere/brains", ([(name, 1, 1) for name in files], {}), **options)
+
+
+# Each kind of tree: pattern, classes, sequences. People are 12, each with two visits.
+KNOWN = {
+    "ADNI from LONI": (f"ADNI/{ADNI}/{SERIES}/{{d}}/I{{image}}/ADNI_{ADNI}_MR_{SERIES}_Br_20070001135721811_S13408_I{{image}}.nii", "", ""),
+    "ADNI by class": (f"{{c}}/{ADNI}/MP-RAGE/{{d}}/I{{image}}/ADNI_{ADNI}_MR_MP-RAGE_br_raw_20060418193538145_1_S13408_I{{image}}.nii", "AD,CN,EMCI", ""),
+    "ADNI by Clinica": ("sub-ADNI{i:03d}S{n}/ses-M{v:02d}/anat/sub-ADNI{i:03d}S{n}_ses-M{v:02d}_T1w.nii.gz", "", ""),
+    "ADNI slices": (f"{{split}}/{{c}}/{ADNI}_I{{image}}_slice_{{k:03d}}.png", "AD,CN", ""),
+    "ADNI folders of slices": (f"{{c}}/{ADNI}/{{d}}_{{k}}.png", "AD,CN", ""),
+    "OASIS-1 of Kaggle": ("Data/{c}/OAS1_{i:04d}_MR{v}_mpr-1_{k}.jpg", "Non Demented,Mild Dementia", ""),
+    "OASIS-1 raw repeats": ("disc1/OAS1_{i:04d}_MR1/RAW/OAS1_{i:04d}_MR1_mpr-{v}_anon.hdr", "", ""),
+    "OASIS-2": ("OAS2_{i:04d}_MR{v}/RAW/mpr-1.nifti.hdr", "", ""),
+    "OASIS-3": (f"sub-{OASIS3}/ses-d{{v}}129/anat/sub-{OASIS3}_ses-d{{v}}129_run-01_T1w.nii.gz", "", ""),
+    "OASIS-3 of XNAT": (f"{OASIS3}_MR_d{{v}}129/anat2/NIFTI/sub-{OASIS3}_T1w.nii.gz", "", ""),
+    "OASIS-3 of FreeSurfer": (f"{OASIS3}_Freesurfer53_d{{v}}129/mri/{{s}}.mgz", "", "T1,orig,aseg"),
+    "OASIS-3 slices": (f"{{c}}/{OASIS3}_MR_d{{v}}129_slice_{{k:03d}}.png", "AD,CN", ""),
+    "BraTS 2021": ("BraTS2021_{n:05d}/BraTS2021_{n:05d}_{s}.nii.gz", "", T1S),
+    "BraTS 2020": ("BraTS2020_TrainingData/BraTS20_Training_{i:03d}/BraTS20_Training_{i:03d}_{s}.nii", "", T1S),
+    "BraTS 2018": ("{c}/Brats18_TCIA01_{n}_1/Brats18_TCIA01_{n}_1_{s}.nii.gz", "HGG,LGG", T1S),
+    "BraTS 2023": ("BraTS-GLI-{n}-{v:03d}/BraTS-GLI-{n}-{v:03d}-{s}.nii.gz", "", "t1n,t1c,t2w,t2f,seg"),
+    "BraTS slices": ("slices/BraTS2021_{n:05d}_{s}_{k}.png", "", "t1,flair"),
+    "OpenNeuro": ("ds000001/sub-{j:02d}/ses-{v}/anat/sub-{j:02d}_ses-{v}_{s}.nii.gz", "", "T1w,T2w,FLAIR"),
+    "BIDS in capitals": ("SUB-{j:02d}/SES-{v}/ANAT/SUB-{j:02d}_SES-{v}_T1W.NII.GZ", "", ""),
+    "BIDS by class": ("{c}/sub-CC1{n}/anat/sub-CC1{n}_T1w.nii.gz", "controls,patients", ""),
+    "BIDS slices": ("sub-{j:02d}_ses-{v}_acq-mprage_run-1_T1w_slice_{k:03d}.png", "", ""),
+    "ADHD-200": ("{c}/00{n}/session_{v}/anat_1/mprage.nii.gz", "KKI,NYU", ""),
+    "ADHD-200, one site": ("NYU/00{n}/session_{v}/anat_1/mprage.nii.gz", "", ""),
+    "ADHD-200, flat": ("00{n}_session_{v}_anat.nii.gz", "", ""),
+    "HCP": ("HCP_1200/1{n}/T1w/{s}.nii.gz", "", "T1w_acpc_dc_restore_brain,T1w_acpc_dc_restore,T2w_acpc_dc_restore,aparc+aseg,brainmask_fs"),
+    "HCP raw": ("1{n}/unprocessed/3T/T1w_MPR{v}/1{n}_3T_T1w_MPR{v}.nii.gz", "", ""),
+    "IXI": ("IXI-{s}/IXI{i:03d}-Guys-08{i:02d}-{s}.nii.gz", "", "T1,T2,PD"),
+    "LGG of Kaggle": ("kaggle_3m/TCGA_CS_{n:.4}_1996{j:02d}09/TCGA_CS_{n:.4}_1996{j:02d}09_{k}{s}.tif", "", ",_mask"),
+    "MIRIAD": ("miriad_1{j:02d}/miriad_1{j:02d}_AD_M_0{v}_MR_1/miriad_1{j:02d}_AD_M_0{v}_MR_1.nii", "", ""),
+    "PPMI": ("PPMI/3{i:03d}/MPRAGE_GRAPPA/{d}/I{image}/PPMI_3{i:03d}_MR_MPRAGE_br_raw_20110511_1_S104950_I{image}.nii", "", ""),
+    "nnU-Net": ("imagesTr/BRATS_{i:03d}_000{v}.nii.gz", "", ""),
+    "nnU-Net in 2-D": ("imagesTr/brain_{i:02d}_slice_{k:03d}.nii.gz", "", ""),
+    "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
+    "class, person, slice": ("{c}/patient_{j:02d}/slice_{k:03d}.png", "AD,CN", ""),
+    "class, person, visit, slice": ("{c}/P{j:02d}/visit{v}/{k}.png", "glioma,healthy", ""),
+    "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
+    "visit, person, slice": ("{s}/P{j:02d}/{k}.png", "", "baseline,month12"),
+    "strange visits": ("{s}/P{j:02d}/{k}.png", "", "first,second"),
+    "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
+    "contrasts": ("{s}/P{j:02d}/{k}.png", "", "T1,T2,FLAIR"),
+    "a class of each slice": ("patient{j}/{s}/{k}.png", "", "left,right"),
+    "visits in names": ("P{j:02d}_V{v}_T1_{k}.png", "", ""),
+    "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "young,old", ""),
+    "dates in names": ("{d}_P{j:02d}_{k}.png", "", ""),
+    "splits and capitals": ("{split}ing Set/{c}/Subject_{j}/T1/Slice_{k:03d}.PNG", "Ad,NC", ""),
+    "a folder called sub-sampled": ("sub-sampled/{c}/patient{j}_slice_{k}.png", "AD,CN", ""),
+    "the same with a number": ("sub-sample2/{c}/subject{j}/{k}.png", "AD,CN", ""),
+}  # fmt: skip
+
+
+def volumes(name: str) -> bool:
+    return name.lower().endswith((".nii", ".nii.gz", ".hdr", ".mgz"))
+
+
+def with_images(files):
+    """Analyze headers need their images."""
+    return files | {name[:-3] + "img": truth for name, truth in files.items() if name.endswith("hdr")}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_people_and_classes_are_told(kind):
+    pattern, classes, sequences = KNOWN[kind]
+    pattern = pattern.replace("{n:.4}", "{i:04d}")
+    files = tree(pattern, classes, sequences)
+    found = read(with_images(files))
+    assert not found.hidden and found.items
+    people, names = defaultdict(set), defaultdict(set)
+    for item in found.items:
+        people[files[item.file][0]].add(item.subject)
+        names[item.subject].add(files[item.file][0])
+        if kind != "a class of each slice":
+            assert item.label == files[item.file][1], item
+    assert all(len(some) == 1 for some in (*people.values(), *names.values())) and len(people) == len(PEOPLE)
+    splits, _ = split_by_subject([item.subject for item in found.items], [0] * len(found.items))
+    assert count_leaks([str(files[item.file][0]) for item in found.items], splits) == 0
+    assert not [
+        item.file
+        for item in found.items
+        if re.search(r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair)[._]", item.file, re.I)
+    ]
+
+
+@pytest.mark.parametrize("classes", ["", "AD,CN", "lepton,quark"])
+@pytest.mark.parametrize(
+    "person", ["sub-{j:02d}", "P{j:03d}", "patient_{j}", "00{n}", ADNI, OASIS3, "OAS2_{i:04d}", "IXI{i:03d}", "BraTS2021_{n}"]
+)
+@pytest.mark.parametrize(
+    "visit",
+    ["", "_MR{v}", "_ses-{v}", "_visit{v}", "_{d}", "_run-{v}_T1w", "_I{image}", "/ses-{v}", "/{d}/I{image}", "/scan{v}"],
+)
+@pytest.mark.parametrize("ending", ["/{k}.png", "/slice_{k}.jpg", "_slice_{k}.png", "/t1.nii.gz", "_T1w.nii", ".mgz"])
+def test_nobody_is_in_two_splits_whatever_the_names(classes, person, visit, ending):
+    if visit.startswith("/") and not ending.startswith("/"):
+        pytest.skip("the file's name would tell nothing of the person and repeat in every folder")
+    files = tree(("{c}/" if classes else "") + person + visit + ending, classes)
+    found = read(files)
+    people = defaultdict(set)
+    for item in found.items:
+        people[files[item.file][0]].add(item.subject)
+    assert not found.hidden and len({item.subject for item in found.items}) == len(people) == len(PEOPLE)
+    assert all(len(some) == 1 for some in people.values())
+    assert {item.label for item in found.items} == (set(classes.split(",")) if classes else {""})
+
+
+UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely belongs together
+    "pictures": ("img_{i}_{v}{k}.jpg", "", ""),
+    "tumours of Kaggle": ("{split}ing/{c}/Tr-{c:.2}_00{i:02d}{v}.jpg", "glioma,notumor", ""),
+    "UQ ADNI": ("AD_NC/{split}/{c}/{image}_{k}.jpeg", "AD,NC", "{image}"),
+    "the same with more classes": ("{c}/{image}_{k}.jpg", "AD,CN,MCI", "{image}"),
+    "image ids": ("{c}/I{image}/{k}.png", "AD,CN", "{c}/I{image}"),
+    "numbered scans": ("scan_{i:02d}{v}.nii.gz", "", ""),
+    "image ids of volumes": ("{c}/I{image}.nii", "AD,CN", ""),
+    "hashes": ("{i:08d}-4e5f-4a5b-8c9d-{v:06d}{k:06d}.png", "", ""),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_where_people_cannot_be_told_it_is_said(kind):
+    pattern, classes, together = UNKNOWN[kind]
+    files = tree(pattern, classes)
+    found = read(files)
+    assert "held-out scores may be too good" in found.hidden
+    assert {item.label for item in found.items} == (set(classes.split(",")) if classes else {""})
+    groups = tree(together, classes) if together else files
+    assert len({item.subject for item in found.items}) == len(groups)
+
+
+def test_no_class_where_folders_are_storage_people_or_one():
+    for pattern, classes in (
+        ("0000{v}/img{i:05d}{v}{k}.png", ""),
+        ("{j}/slice_{k}.png", ""),
+        ("brains/s{j:02d}_slice_{k}.png", ""),
+    ):
+        assert {item.label for item in read(tree(pattern, classes)).items} == {""}, pattern
+    few = {name: truth for name, truth in tree("{j}/slice_{k}.png").items() if truth[0] < 6}
+    assert {item.label for item in read(few).items} == {""} and not read(few).hidden
+
+
+def test_each_class_may_number_its_people_anew():
+    files = {f"{c}/patient_{i:02d}/{k}.png": 0 for c in ("AD", "CN") for i in range(8) for k in range(3)}
+    assert len({item.subject for item in read(files).items}) == 16
+
+
+def test_contrasts_are_left_out_by_name_unless_asked_for():
+    files = tree("sub-{j:02d}/anat/sub-{j:02d}_{s}.nii.gz", "", "T1w,T2w,FLAIR")
+    assert {reason: len(names) for reason, names in read(files).left_out.items()} == {"contrast T2": 12, "contrast FLAIR": 12}
+    assert all("FLAIR" in item.file for item in read(files, contrast="flair").items)
+    with pytest.raises(ValueError, match=r"contrast is 'PD'.*there are FLAIR, T1, T2"):
+        read(files, contrast="PD")
+    only = read(tree("sub-{j:02d}_T2w.nii.gz"))
+    assert len(only.items) == 12 and "contrast T2 is used" in only.warnings[0]
+
+
+def test_a_stray_volume_among_pictures_and_previews_beside_volumes():
+    pictures = {f"mri/img_{i}.jpg": 0 for i in range(60)}
+    assert not read(pictures | {"mri/MNI152_T1_1mm.nii.gz": 0, "mri/x.nii": 0}).volumes
+    heads = tree("OAS1_{i:04d}_MR1/t88_{s}.nii", "", "gfc") | tree("OAS1_{i:04d}_MR1/view_{k}.gif", levels=5)
+    assert read(heads).volumes and len(read(heads).items) == 12
