@@ -1,7 +1,7 @@
 """Curves, bars and maps: numbers in, Figure out. Nothing here samples, trains or shows (`plots` holds the sheets of slices).
 
 Colours are those of Okabe and Ito, safe for colour-blind readers; lines and markers differ in form too, so that a grey print
-still tells them apart. Every function draws into ``axes`` where given and returns the Figure, with its ``alt_text``.
+still tells them apart. Every function returns the Figure with its ``alt_text``; those that take ``axes`` draw there.
 """
 
 from __future__ import annotations
@@ -22,19 +22,11 @@ from stylegan.plots import INK, Figure, set_alt_text
 from stylegan.predict import Images, to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MAP_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#000000",
-    "#F0E442",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#009E73",
-)  # neighbours differ in lightness
+MAP_COLOURS = tuple(COLOURS[i] for i in (0, 4, 6, 7, 3, 5, 1, 2))  # neighbours differ in lightness
 MARKERS = ("o", "^", "s", "X", "D", "v", "P", "*")
 LINES = ("-", "--", ":", "-.")
 FAINT = "#DDDDDD"
+Arrays = Sequence[np.ndarray]
 BLOCKS = 24  # of a map's points in shuffled order: real and generated ones take turns, so that none hides the other
 
 # Title of a panel -> the keys of metrics.jsonl that it shows, with their names; "people" is a level to reach.
@@ -50,8 +42,7 @@ PANELS = {
     "Dimensions of variety": {"dimensions": "generated", "dimensions_fixed_noise": "noise fixed", "dimensions_real": "people"},
     "Spread": {"spread": "generated", "spread_fixed_noise": "noise fixed", "spread_real": "people"},
 }
-LAYERS = "Style participation by layer"
-LOGARITHMIC = ("R1 penalty", "Gradient norms", "KID on validation subjects (×1000)")
+LAYERS, LOGARITHMIC = "Style participation by layer", ("R1 penalty", "Gradient norms", "KID on validation subjects (×1000)")
 
 
 # --- The course of a run ----------------------------------------------------------------------------------------------------
@@ -89,20 +80,12 @@ def curves(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Fi
 # --- Data and scores --------------------------------------------------------------------------------------------------------
 
 
-def class_balance(
-    labels: np.ndarray,
-    classes: Sequence[str],
-    splits: np.ndarray,
-    subjects: np.ndarray | None = None,
-    axes: Sequence[Axes] | None = None,
-) -> Figure:
+def class_balance(labels: np.ndarray, classes: Sequence[str], splits: np.ndarray, subjects: np.ndarray | None = None) -> Figure:
     """Slices (and, where known, subjects) per class and split, from labels [n] (-1: unknown), splits [n] and subjects [n]."""
     labels, splits = np.asarray(labels), np.asarray(splits)
     counted = {"slices": np.arange(len(labels))} | ({} if subjects is None else {"subjects": np.asarray(subjects)})
     names = {i: name for i, name in [*enumerate(classes), (-1, "unknown")] if np.any(labels == i)}
-    if axes is None:
-        figure = Figure(9, 0.9 + 0.62 * len(names), layout="constrained")
-        axes = figure.subplots(1, len(counted), sharey=True, squeeze=False)[0]
+    axes = Figure(9, 0.9 + 0.62 * len(names), layout="constrained").subplots(1, len(counted), sharey=True, squeeze=False)[0]
     for ax, (what, ids) in zip(axes, counted.items(), strict=True):
         for j, split in enumerate(s for s in ("train", "val", "test") if np.any(splits == s)):
             counts = [len(np.unique(ids[(labels == i) & (splits == split)])) for i in names]
@@ -111,15 +94,14 @@ def class_balance(
         ax.set_yticks(range(len(names)), names.values())
         style_axes(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
         ax.margins(x=0.12)
-    if not axes[0].yaxis_inverted():
-        axes[0].invert_yaxis()
+    axes[0].invert_yaxis()
     return set_alt_text(axes[0].figure, f"Bars of {' and '.join(counted)} per class ({', '.join(names.values())}) and split.")
 
 
-def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
+def score_bars(evaluation: Mapping) -> Figure:
     """KID (x1000) and FD of each split beside real against real, with intervals, from the JSON of ``evaluate``."""
     splits, distance = evaluation["splits"], "FID" if evaluation["feature_space"] == "inception" else "FD"  # FID only there
-    axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True) if axes is None else axes
+    axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True)
     for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", distance), strict=True):
         for j, (suffix, label) in enumerate((("", "generated"), ("_floor", "real against real"))):
             heights = np.arange(len(splits)) + 0.3 * (j - 0.5)
@@ -128,14 +110,10 @@ def score_bars(evaluation: Mapping, axes: Sequence[Axes] | None = None) -> Figur
                 x = split[key + suffix]["value"]
                 ax.annotate(f"{x:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
         ax.set_yticks(range(len(splits)), splits)
-        ax.set_xlim(left=0)
-        ax.set_ylim(len(splits) - 0.4, -0.6)
+        ax.set(xlim=(0, None), ylim=(len(splits) - 0.4, -0.6))
         style_axes(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
-    told = [
-        f"{name}: "
-        + ", ".join(f"{k.upper()} {split[k]['value']:.0f} (floor {split[f'{k}_floor']['value']:.0f})" for k in ("kid", "fd"))
-        for name, split in splits.items()
-    ]
+    text = "{}: KID {:.0f} (floor {:.0f}), FD {:.0f} (floor {:.0f})"
+    told = [text.format(n, *(one[k]["value"] for k in ("kid", "kid_floor", "fd", "fd_floor"))) for n, one in splits.items()]
     return set_alt_text(axes[0].figure, f"Scores and those of real against real slices. {'; '.join(told)}.")
 
 
@@ -152,9 +130,9 @@ def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> F
     return set_alt_text(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
 
 
-def distributions(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Sequence[Axes] | None = None) -> Figure:
+def distributions(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Histograms of real [n] and generated [m] numbers side by side, a panel for each title -> (real, generated)."""
-    axes = _panels(len(panels)) if axes is None else axes
+    axes = _panels(len(panels))
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
         low, high = np.quantile(np.concatenate(values), [0.002, 0.998])
         edges = np.linspace(low, max(high, low + 1e-9), 31)
@@ -179,35 +157,27 @@ class Panel:
 
 
 def maps(
-    coords: Sequence[np.ndarray],
-    is_fake: Sequence[np.ndarray],
-    panels: Sequence[Panel],
-    columns: int = 3,
-    *,
-    title: str = "",
-    size: float = 1,
+    coords: Arrays, is_fake: Arrays, panels: Sequence[Panel], columns: int = 3, *, title: str = "", size: float = 1
 ) -> Figure:
     """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated.
 
     size: of a panel; smaller ones have no legend.
     """
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
-    figure = Figure(
-        9.2 / 3 * size * columns, (3.35 if size == 1 else 3.4 * size) * rows + 0.3 * bool(title), layout="constrained"
-    )
+    figure = Figure(3.07 * size * columns, 3.35 * size * rows + 0.3 * bool(title), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, points, fake, shown in zip(axes, coords, is_fake, panels, strict=False):
         _map(ax, points, fake, shown, size)
     for spare in axes[len(panels) :]:
         spare.remove()
     figure.suptitle(title, fontsize=9, color=INK, x=0.01, ha="left")
-    told = "; ".join(f"{shown.title}: {shown.claim or 'no claim'}" for shown in panels)
+    told = "; ".join(f"{shown.title}: {shown.claim}" for shown in panels)
     return set_alt_text(figure, f"{title} Maps of {len(coords[0])} slices. {told}".strip())
 
 
 def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: float) -> None:
-    numbers, pad = shown.values.dtype.kind in "if", 5
-    if numbers:
+    pad, fonts = 5, (9.5, 8) if size == 1 else (7.5, 7)
+    if shown.values.dtype.kind in "if":
         values = shown.values.astype(float)
         known = np.isfinite(values)
         scale = ScalarMappable(Normalize(*np.quantile(values[known], [0.01, 0.99]) if known.any() else (0, 1)))
@@ -228,18 +198,14 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
         for fake, marker in ((False, "o"), (True, "^")):
             rows = block[is_fake[block] == fake]
             ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0)
-    _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), 9.5 if size == 1 else 7.5)
-    ax.set_xlabel(
-        "\n".join(textwrap.wrap(shown.claim, 46)), fontsize=8 if size == 1 else 7, color=INK, loc="left", labelpad=pad
-    )
+    _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), fonts[0])
+    ax.set_xlabel("\n".join(textwrap.wrap(shown.claim, 46)), fontsize=fonts[1], color=INK, loc="left", labelpad=pad)
 
 
 def _legend(ax: Axes, names: Sequence[str], values: np.ndarray, is_fake: np.ndarray) -> int:
     """The names under the map, a triangle where all of that name are generated; returns its height in points."""
-    fakes = [bool(np.any(values == name) and is_fake[values == name].all()) for name in names]
-    keys = [
-        Line2D([], [], color=MAP_COLOURS[i], marker="o^"[fake], linestyle="", markersize=4.5) for i, fake in enumerate(fakes)
-    ]
+    forms = ["^" if np.any(values == name) and is_fake[values == name].all() else "o" for name in names]
+    keys = [Line2D([], [], color=colour, marker=form, ls="", ms=4.5) for colour, form in zip(MAP_COLOURS, forms, strict=False)]
     columns = max(1, min(len(names), 42 // (max(map(len, names), default=1) + 5)))
     below = {"loc": "upper left", "bbox_to_anchor": (-0.03, 0.0), "ncols": columns, "columnspacing": 0.8}
     ax.legend(keys, names, fontsize=7.5, frameon=False, labelcolor=INK, handletextpad=0.2, borderpad=0.2, **below)
@@ -280,8 +246,7 @@ def confusions(found: Mapping) -> Figure:
             ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color="black")
         ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8, color=INK)
         ax.set_yticks(range(len(names)), names if i == 0 else [""] * len(names), fontsize=8, color=INK)
-        ax.set_xlabel("read by the classifier", fontsize=8.5, color=INK)
-        ax.set_ylabel("truth" if i == 0 else "", fontsize=8.5, color=INK)
+        ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
         right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
@@ -290,9 +255,9 @@ def confusions(found: Mapping) -> Figure:
     return set_alt_text(figure, f"Confusion matrices of {len(names)} classes. {told}; chance {found['chance']:.0%}.")
 
 
-def readings(found: Mapping[str, Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+def readings(found: Mapping[str, Mapping]) -> Figure:
     """Histograms of what each reader of `groundtruth.read_all` reads off held-out real slices and off fakes."""
-    axes = _panels(len(found)) if axes is None else axes
+    axes = _panels(len(found))
     for ax, (name, one) in zip(axes, found.items(), strict=False):
         bins = one["histogram"]
         _histograms(ax, bins["edges"], {"held-out people": bins["real"], "generated": bins["fake"]})
@@ -309,16 +274,15 @@ def transfers(found: Mapping) -> Figure:
     arms = found["arms"]
     ax = Figure(5.5, 1.0 + 0.42 * len(arms), layout="constrained").add_subplot()
     for y, (arm, entry) in enumerate(arms.items()):
-        i = int(arm.startswith("synthetic"))
-        _interval(ax, entry, y, i, MARKERS[i])
+        _interval(ax, entry, y, arm.startswith("synthetic"), MARKERS[arm.startswith("synthetic")])
     ax.axvline(found["chance"], color=INK, linestyle=":", linewidth=1.2)
     ax.text(found["chance"], -0.75, "chance", fontsize=7.5, color=INK, ha="center", va="bottom")
     ax.set_yticks(range(len(arms)), arms, fontsize=8)
     ax.set_ylim(len(arms) - 0.5, -0.8)
     style_axes(ax, "Balanced accuracy on held-out people", f"learnt from {found['n']} slices", legend=False, grid="x")
     ax.xaxis.get_major_locator().set_params(integer=False)
-    told = "; ".join(f"{arm} {entry['value']:.0%}" for arm, entry in arms.items())
-    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {told}.")
+    told = [f"{arm} {entry['value']:.0%}" for arm, entry in arms.items()]
+    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {'; '.join(told)}.")
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------------
@@ -340,11 +304,9 @@ def _panels(count: int) -> list[Axes]:
 
 def _interval(ax: Axes, entry: Mapping, y: float, colour: int, marker: str, label: str | None = None) -> None:
     """A point {value, low, high} with its interval at height y."""
-    ends = [
-        [max(0, entry["value"] - entry.get("low", entry["value"]))],
-        [max(0, entry.get("high", entry["value"]) - entry["value"])],
-    ]
-    ax.errorbar(entry["value"], y, xerr=ends, fmt=marker, color=COLOURS[colour], capsize=3, markersize=6, label=label)
+    x, low, high = (entry.get(bound, entry["value"]) for bound in ("value", "low", "high"))
+    look = {"fmt": marker, "color": COLOURS[colour], "capsize": 3, "markersize": 6, "label": label}
+    ax.errorbar(x, y, xerr=[[max(0, x - low)], [max(0, high - x)]], **look)
 
 
 def _histograms(ax: Axes, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:

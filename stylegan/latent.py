@@ -27,19 +27,17 @@ from stylegan.predict import Images, caption, generate, sampling, styles, synthe
 Gauge = Callable[[np.ndarray], np.ndarray]  # uint8 [n, R, R] -> float [n]
 HEAD = 12  # grey levels above which a pixel belongs to the head
 REACH = 2.0  # standard deviations that a step goes to either side when its effect is measured
-LEAST, AGREED = 1.0, 0.8  # a name needs an effect of one standard deviation, in one sense on four of five seeds
-SPACES = ("w", "w+")
+LEAST, AGREED, SPACES = 1.0, 0.8, ("w", "w+")  # a name needs an effect of one standard deviation, alike on four of five seeds
 
 # --- The further pictures of `sample` -------------------------------------------------------------------------------------
 
-EXTRAS = ("truncation", "mixing", "interpolation", "noise", "classes")
-PSIS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
+EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 
 
 def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
     """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of one of `EXTRAS`.
 
-    settings: the keyword arguments of `generate`. Where fewer seeds were asked for than a picture takes, the next ones follow.
+    settings: keyword arguments of `generate`. Where a picture takes more seeds, the next ones follow.
     """
     more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
@@ -111,15 +109,13 @@ def style_weights(G: Generator) -> Tensor | None:
     return torch.nn.functional.normalize(torch.cat(layers)) if layers else None
 
 
-def find_directions(
-    G: Generator, gauges: Mapping[str, Gauge], count: int = 3, method: str = "PCA", *, seeds: Sequence[int] = range(32)
-) -> list[Direction]:
+def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, method: str = "PCA") -> list[Direction]:
     """The ``count`` strongest directions of a method, each turned so that what it moves most goes up; [] where G has no such.
 
     'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that
     change the styles most, max |A n| with A of `style_weights`: eigenvectors of A^T A (Shen & Zhou 2021, arXiv:2007.06600,
-    section 3.2); no sampling enters, only weights. Effects are measured on ``seeds`` at psi = 0.7. Raises ValueError for
-    another method or more directions than W has.
+    section 3.2); no sampling enters, only weights. Effects are measured on 32 seeds at psi = 0.7. Raises ValueError for another
+    method or more directions than W has.
     """
     if method not in ("PCA", "SeFa") or not 1 <= count <= G.w_dim:
         raise ValueError(f"Take 1 to {G.w_dim} directions by PCA or SeFa, not {count} by {method!r}.")
@@ -131,7 +127,7 @@ def find_directions(
     along = torch.linalg.svd(rows, full_matrices=False).Vh[:count]  # [count, w_dim], unit vectors
     stds = (away @ along.T).std(dim=0, correction=0)  # [count]
     usual = {name: gauge(to_uint8(generate(G, range(256)))).std() for name, gauge in gauges.items()}
-    ws, found = styles(G, seeds, truncation_psi=0.7), []
+    ws, found = styles(G, range(32), truncation_psi=0.7), []
     for i, step in enumerate((along * stds[:, None]).float()):
         down, up = (to_uint8(synthesize(G, ws + sign * REACH * step)) for sign in (-1, 1))
         changes = {name: gauge(up) - gauge(down) for name, gauge in gauges.items()}
@@ -144,14 +140,10 @@ def find_directions(
     return found
 
 
-def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[float], ws: Tensor | None = None) -> Tensor:
-    """A style moved along each direction by each strength: [directions, strengths, C, R, R]; by default the average style.
-
-    ws: [1, num_ws, w_dim]; strengths count standard deviations.
-    """
-    ws = styles(G, [0], truncation_psi=0) if ws is None else ws
+def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[float]) -> Tensor:
+    """The average style moved along each direction by each strength in standard deviations: [directions, strengths, C, R, R]."""
     moves = torch.stack([strength * direction.step for direction in directions for strength in strengths])
-    return synthesize(G, ws + moves[:, None]).unflatten(0, (len(directions), len(strengths)))
+    return synthesize(G, styles(G, [0], truncation_psi=0) + moves[:, None]).unflatten(0, (len(directions), len(strengths)))
 
 
 # --- Gauges ---------------------------------------------------------------------------------------------------------------
@@ -261,8 +253,7 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
             (w.grad,) = torch.autograd.grad(loss, w)
             optimizer.step()
     ws = w.detach().expand(-1, G.num_ws, -1).cpu()
-    images = synthesize(G, ws)
-    away = (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
+    images, away = synthesize(G, ws), (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
     return Projection(ws, images, residual(target, images), away.numpy())
 
 
@@ -274,13 +265,13 @@ def schedule(t: float) -> tuple[float, float]:
 
 def residual(target: Images, images: Images) -> np.ndarray:
     """Root mean square difference in grey levels of 255 of each pair of slices: [n]."""
-    away = to_uint8(target).astype(float) - to_uint8(images)
-    return np.sqrt(np.square(away).mean(axis=tuple(range(1, away.ndim))))
+    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(images), -1)
+    return np.sqrt(np.square(away).mean(axis=1))
 
 
 def reach(
     G: Generator, chosen: SliceDataset, train: np.ndarray, *, space: str = "w", num: int = 512
-) -> tuple[Projection, dict[str, np.ndarray]]:
+) -> tuple[Projection, dict]:
     """Project the chosen slices and measure the result by simpler answers: (projection, name -> residuals [n]).
 
     'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault and not the
@@ -303,11 +294,9 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """The residual of each slice and the nearest of the pool, which may be larger than memory: [n]."""
     from sklearn.metrics import pairwise_distances
 
-    flat, parts = pixels.reshape(len(pixels), -1), [pool[start : start + 1024] for start in range(0, len(pool), 1024)]
-    nearest = [
-        pairwise_distances(flat.astype(np.float32), np.float32(part).reshape(len(part), -1)).min(axis=1) for part in parts
-    ]
-    return np.min(nearest, axis=0) / math.sqrt(flat.shape[1])
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
+    parts = (np.float32(pool[start : start + 1024]).reshape(-1, flat.shape[1]) for start in range(0, len(pool), 1024))
+    return np.min([pairwise_distances(flat, part).min(axis=1) for part in parts], axis=0) / math.sqrt(flat.shape[1])
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:
@@ -348,14 +337,14 @@ def project_held_out(
     columns = {"subject": chosen.subjects, "level": chosen.levels}
     columns |= {name: values.astype(float).round(2) for name, values in {"away": found.away, **compared}.items()}
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    means = {name: round(float(values.mean()), 2) for name, values in compared.items()}
     result = {"model_hash": info["model_hash"], "data": slices.title, "split": str(chosen.splits[0]), "space": space}
-    result |= {"unit": "root mean square of grey levels of 255", "mean": means}
+    result["unit"] = "root mean square of grey levels of 255"
+    result["mean"] = {name: round(float(values.mean()), 2) for name, values in compared.items()}
     result["slices"] = [dict(zip(columns, row, strict=True)) for row in rows]
-    Path(out).mkdir(parents=True, exist_ok=True)
-    note = f"projected into {space.upper()} · model {info['model_hash']}"
+    note, out = f"projected into {space.upper()} · model {info['model_hash']}", Path(out)
     figure = plots.compare(chosen.images, found.images, "projection", difference=True, caption=note)
-    text = {"Description": "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."}
-    plots.save(Path(out) / "projection.png", figure, text)
-    write_json(Path(out) / "projection.json", result)
+    out.mkdir(parents=True, exist_ok=True)
+    text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
+    plots.save(out / "projection.png", figure, {"Description": text})
+    write_json(out / "projection.json", result)
     return result

@@ -24,8 +24,7 @@ from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 
 CHUNK = 8  # rows that the networks see at once; the last chunk is padded
-Classes = int | Sequence[int] | None
-Images = np.ndarray | Tensor
+Classes, Images = int | Sequence[int] | None, np.ndarray | Tensor
 
 
 def to_uint8(images: Images) -> np.ndarray:
@@ -56,8 +55,8 @@ def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
 def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> Tensor | None:
     """The class of each seed: int64 [n], None for a generator without classes.
 
-    class_index: one class for all, or one per seed; without it a conditional G gives seed s the class s mod c_dim, so that the
-    class too depends on the seed alone. Raises ValueError for classes that G does not know.
+    class_index: one for all, or one per seed; without it a conditional G gives seed s the class s mod c_dim: that too depends on
+    the seed alone. Raises ValueError for classes that G does not know.
     """
     if not G.c_dim:
         if class_index is not None:
@@ -259,10 +258,10 @@ def sample(
     device: str = "auto",
     extras: Iterable[str] = (),
 ) -> list[Path]:
-    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` its picture; returns what was written.
+    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`) its picture; returns the paths.
 
-    path: a run folder or a .safetensors file. extras: names in `latent.EXTRAS`. Without class_name a conditional G gives seed s
-    the class s mod (number of classes). Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
+    path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
+    Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
 
@@ -281,8 +280,8 @@ def sample(
     distributed.wait()
     if not distributed.is_main():  # the first process makes the sheets and the list of all
         return written
-    shown = seeds[:BLOCK]
-    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=f"Sheet of {len(shown)} synthetic slices.")
+    shown, text = seeds[:BLOCK], f"Sheet of {len(seeds[:BLOCK])} synthetic slices."
+    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=text)
     pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
     for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
@@ -347,6 +346,5 @@ def caption(info: dict, settings: dict, seeds: Sequence[int], *rest: str) -> str
     return " · ".join(filter(None, ["synthetic", f"seeds {shown}", truncation, label, *rest, f"model {info['model_hash']}"]))
 
 
-def _asked(info: dict, settings: dict) -> str:
-    """The one class that was asked for, '' where each seed has its own or there are none."""
+def _asked(info: dict, settings: dict) -> str:  # the one class that was asked for
     return "" if settings["class_index"] is None else info["classes"][settings["class_index"]]

@@ -49,12 +49,12 @@ def test_every_panel_has_a_tested_claim(sample):
 
 
 def test_controls_know_what_must_be_found(sample):
-    found = {control.name: control for control in maps.controls(sample, permutations=99)}
+    found = {control.name: control for control in embedding.controls(sample, permutations=99)}
     assert len(found) == 4
     apart = found["real and an untrained generator"]
     assert apart.differ and apart.passed and apart.claim.endswith("must be told apart, and is.")
     assert not any(control.differ for control in found.values() if control is not apart)
-    failing = maps.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
+    failing = embedding.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
     assert not failing.passed and failing.claim.endswith("must not be told apart, and is.")
 
 
@@ -70,7 +70,7 @@ def test_an_untrained_generator_is_always_the_same_and_touches_nobody_elses_chan
 
 # What is left of the slices -> what a map of them still tests, and whether there is a note.
 FEW = {
-    "nobody held out": (lambda s: s.splits == "train", {"class", "person", "ventricles", "brain"}, True),
+    "nobody held out": (lambda s: s.splits == "train", {"class", "person", "level", "ventricles", "brain", "enlargement"}, True),
     "one person held out": (lambda s: (s.splits == "train") | (s.subjects == s.subjects[s.splits == "test"][0]), set(), True),
     "one slice a person": (lambda s: s.levels == s.levels[0], {"class", "ventricles", "brain"}, False),
     "a handful": (lambda s: (s.splits != "train") & (s.levels == s.levels[0]), {"class", "ventricles", "brain"}, False),

@@ -23,36 +23,18 @@ from stylegan.files import write_json
 from stylegan.latent import Gauge, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence
-from stylegan.scores.intervals import Interval, p_value
+from stylegan.scores.intervals import Interval, p_value, spread_of
+from stylegan.truth import readers
 from stylegan.truth.embedding import deal_names
-from stylegan.truth.readers import (
-    FRESH,
-    PSI,
-    STEPS,
-    Side,
-    Strip,
-    Target,
-    balanced_accuracy,
-    brain_share,
-    correlation,
-    fit_classifier,
-    fit_reader,
-    grow,
-    interval,
-    means_by_person,
-    spread_apart,
-    targets,
-    ventricle_share,
-)  # fmt: skip
+from stylegan.truth.readers import Side, balanced_accuracy, correlation, fit_classifier, interval
 
-SHUFFLES = 5  # classifiers of shuffled people
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
-BINS = 24  # of the histograms
+SHUFFLES, BINS = 5, 24  # classifiers of shuffled people; of the histograms
 
 
 def ground_truth(
     path: str | Path, data: SliceDataset | str | Path | None = None, *, num: int = 2000, **options: object
-) -> tuple[dict, Strip]:
+) -> tuple[dict, readers.Strip]:
     """(result, strip): all four answers for the generator of a run folder or file; the result can be written as JSON.
 
     ``data`` and ``options`` as in `open_evidence`; readers learn from the people it was trained on and are tried on validation and
@@ -65,9 +47,8 @@ def ground_truth(
     e = open_evidence(path, data, **options)
     count = [0 if side is None else len(set(people_of(side))) for side in (e.train, e.held)]
     if min(count) < 2:
-        raise ValueError(
-            f"{e.slices.title} has {count[0]} training and {count[1]} held-out people; readers learn from two or more and are tried on two or more others."
-        )
+        people = f"{count[0]} training and {count[1]} held-out people"
+        raise ValueError(f"{e.slices.title} has {people}; readers learn from two or more and are tried on two or more others.")
     train, held = (Side(s.images, e.features(s.images), people_of(s), s.labels) for s in (e.train, e.held))
     drawn = e.fakes(e.train, num)
     asked = None if drawn.classes is None else drawn.classes.tolist()
@@ -75,11 +56,13 @@ def ground_truth(
     labels = np.full(num, -1) if asked is None else np.array(own)[drawn.classes]
     fake = Side(drawn.pictures, drawn.vectors, np.array([f"seed {seed}" for seed in drawn.seeds]), labels)
     gauge = make_gauges(e.slices).get("level")
-    known = targets(e.train, e.held)
-    models = {t.name: fit_reader(train.at, t.of(e.train), train.people) for t in known}
+    known = readers.targets(e.train, e.held)
+    models = {t.name: readers.fit_reader(train.at, t.of(e.train), train.people) for t in known}
     readings = {t.name: reading(t, models[t.name], t.of(e.train), t.of(e.held), held, fake, gauge) for t in known}
     level = models["level"].predict if "level" in models else None
-    growth, strip = grow(e, styles(e.G, drawn.seeds, class_index=asked)[:, 0], fake, models["ventricles"].predict, level)
+    growth, strip = readers.grow(
+        e, styles(e.G, drawn.seeds, class_index=asked)[:, 0], fake, models["ventricles"].predict, level
+    )
     result = {
         "feature_space": e.space,
         "n": num,
@@ -106,7 +89,9 @@ def measures(slices: SliceDataset) -> dict[str, float]:
     volume = slices.columns.get("nWBV")
     if volume is not None and volume.dtype.kind == "f" and np.isfinite(volume).any():
         some = slices.select(np.isfinite(volume))
-        by_person = [means_by_person(x, people_of(some)) for x in (brain_share(some.images), some.columns["nWBV"])]
+        by_person = [
+            readers.means_by_person(x, people_of(some)) for x in (readers.brain_share(some.images), some.columns["nWBV"])
+        ]
         found["brain, nWBV by person"] = correlation(*by_person)
     return found
 
@@ -115,7 +100,7 @@ def measures(slices: SliceDataset) -> dict[str, float]:
 def _agreement(resolution: int) -> float:
     """Correlation of measured with true ventricles on 24 simulated people, 8 levels of each."""
     known = atlas.simulate(24, 8, resolution)
-    return correlation(ventricle_share(known.images), known.columns["ventricle_area"])
+    return correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"])
 
 
 # --- Is the class recognised? ---------------------------------------------------------------------------------------------
@@ -123,12 +108,8 @@ def _agreement(resolution: int) -> float:
 
 def usable_classes(*sides: Side) -> list[int]:
     """The classes with two people or more on each side."""
-    labels = np.unique(np.concatenate([side.labels for side in sides]))
-    return [
-        i
-        for i in labels[labels >= 0].tolist()
-        if min(len(set(side.people[side.labels == i])) for side in sides) >= LEAST_PEOPLE
-    ]
+    people = [[set(side.people[side.labels == i]) for side in sides] for i in range(max(sides[0].labels, default=-1) + 1)]
+    return [i for i, both in enumerate(people) if min(map(len, both)) >= LEAST_PEOPLE]
 
 
 def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> dict:
@@ -155,7 +136,7 @@ def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> di
         "chance": 1 / len(names),
         "people": len(set(tried.people)),
         "real": _recognised(tried, guess, names) | {"by_person": _by_person(model.classes_, chances, tried)},
-        "shuffled": _range([balanced_accuracy(tried.labels, one.predict(tried.at)) for one in models]),
+        "shuffled": spread_of([balanced_accuracy(tried.labels, one.predict(tried.at)) for one in models]),
         "predicted": {kind: _shares(found, names) for kind, found in (("real", guess), ("fake", seen))},
     }
     return result | ({"fake": _recognised(claimed, model.predict(claimed.at), names)} if len(claimed.at) else {})
@@ -174,8 +155,8 @@ def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
 
 def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
     """Balanced accuracy where each person is guessed once, from the mean over all slices."""
-    whose = means_by_person(side.labels, side.people).round().astype(int)
-    guess = order[means_by_person(chances, side.people).argmax(axis=1)]
+    whose = readers.means_by_person(side.labels, side.people).round().astype(int)
+    guess = order[readers.means_by_person(chances, side.people).argmax(axis=1)]
     return interval(balanced_accuracy, np.arange(len(whose)), whose, guess)
 
 
@@ -183,15 +164,17 @@ def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
     return [float(np.mean(guess == name)) if len(guess) else 0.0 for name in names]
 
 
-def _range(values: Sequence[float]) -> Interval:
-    return {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
-
-
 # --- Are ventricles, brains and levels spread as in real people? ----------------------------------------------------------
 
 
 def reading(
-    target: Target, model, taught: np.ndarray, truth: np.ndarray, held: Side, fake: Side, level_gauge: Gauge | None = None
+    target: readers.Target,
+    model,
+    taught: np.ndarray,
+    truth: np.ndarray,
+    held: Side,
+    fake: Side,
+    level_gauge: Gauge | None = None,
 ) -> dict:
     """What a reader of one target finds on held-out people and on fakes.
 
@@ -201,7 +184,7 @@ def reading(
     the reader still reads what it should where it has never been, on fakes. taught, truth: the target on either side.
     """
     read, drawn = model.predict(held.at), model.predict(fake.at)
-    far, floor = spread_apart(read, held.people, drawn)
+    far, floor = readers.spread_apart(read, held.people, drawn)
     edges = np.histogram_bin_edges(np.concatenate([read, drawn]), BINS)
     known = np.isfinite(truth)
     people = held.people[known]
@@ -212,19 +195,16 @@ def reading(
             "error": interval(_error, people, read[known], truth[known]),
             "guess_the_mean": _error(np.full(known.sum(), np.nanmean(taught)), truth[known]),
             "r": interval(correlation, people, read[known], truth[known]),
-            "r_people": correlation(means_by_person(read[known], people), means_by_person(truth[known], people)),
+            "r_people": correlation(*(readers.means_by_person(x[known], people) for x in (read, truth))),
             "people": len(set(people)),
         },
         "real": {"mean": interval(np.mean, held.people, read), "sd": interval(np.std, held.people, read)},
         "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": interval(np.std, fake.people, drawn)},
         "distance": far,
         "floor": floor,
-        "histogram": {"edges": edges.tolist()}
-        | {kind: (np.histogram(x, edges)[0] / len(x)).tolist() for kind, x in (("real", read), ("fake", drawn))},
+        "histogram": {"edges": edges.tolist(), "real": _shares_in(read, edges), "fake": _shares_in(drawn, edges)},
     }
-    gauge = (
-        level_gauge if target.name == "level" else target.gauge
-    )  # of levels a second reader: the first never sees 16 x 16 means
+    gauge = level_gauge if target.name == "level" else target.gauge  # which sees 16 x 16 means, as the reader never does
     if gauge is not None:
         result["second"] = {"real": correlation(read, gauge(held.images)), "fake": correlation(drawn, gauge(fake.images))}
     return result
@@ -232,6 +212,10 @@ def reading(
 
 def _error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
+
+
+def _shares_in(values: np.ndarray, edges: np.ndarray) -> list[float]:
+    return (np.histogram(values, edges)[0] / len(values)).tolist()
 
 
 # --- Train on synthetic slices, test on real ones -------------------------------------------------------------------------
@@ -243,7 +227,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
     """Balanced accuracy on held-out people of classifiers that learnt from real, from synthetic, from both, from shuffled slices.
 
     {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes.
-    'synthetic, shuffled': mean and range of five shuffles, which teach nothing; one would not do, as a weight that chance gave
+    'synthetic, shuffled': of five shuffles, which teach nothing; one would not do, as a weight that chance gave
     to the widest direction tells classes apart, or just the wrong way round.
     """
     names, rng = usable_classes(train, held), np.random.default_rng(0)
@@ -265,12 +249,8 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
         lambda truth, a, b: balanced_accuracy(truth, a) - balanced_accuracy(truth, b),
         tried.people, tried.labels, guesses["synthetic"], guesses["real"],
     )  # fmt: skip
-    return {
-        "arms": arms | {"synthetic, shuffled": _range(shuffled)},
-        "synthetic_minus_real": apart,
-        "chance": 1 / len(names),
-        "n": n,
-    }
+    arms["synthetic, shuffled"] = spread_of(shuffled)
+    return {"arms": arms, "synthetic_minus_real": apart, "chance": 1 / len(names), "n": n}
 
 
 # --- In words and files ---------------------------------------------------------------------------------------------------
@@ -298,13 +278,12 @@ def _on_classes(found: Mapping) -> str:
     text += f". It agrees with the class asked for on {share.format(**fake['slices'])} of fakes (p = {fake['p_value']:.3f})"
     if fake["p_value"] > 0.05:
         return f"{text}: the class asked for does not show."
+    words = "as often as on people"
     if fake["slices"]["low"] > real["slices"]["high"]:
-        return f"{text}, more often than on people: fakes are more typical of their group than people are."
-    return f"{text}, " + (
-        "less often than on people: the class shows in part."
-        if fake["slices"]["high"] < real["slices"]["low"]
-        else "as often as on people."
-    )
+        words = "more often than on people: fakes are more typical of their group than people are"
+    if fake["slices"]["high"] < real["slices"]["low"]:
+        words = "less often than on people: the class shows in part"
+    return f"{text}, {words}."
 
 
 def _on_reading(name: str, found: Mapping) -> str:
@@ -340,7 +319,7 @@ def _on_transfer(found: Mapping) -> str:
     return f"{text}{found['chance']:.0%}: {between} ({apart['low']:.0%} to {apart['high']:.0%})."
 
 
-def write_ground_truth(result: Mapping, strip: Strip, out: str | Path) -> list[Path]:
+def write_ground_truth(result: Mapping, strip: readers.Strip, out: str | Path) -> list[Path]:
     """Write groundtruth.json and its figures into the folder; returns the paths. Figures hold no real slice."""
     out, model = Path(out), result["model_hash"]
     out.mkdir(parents=True, exist_ok=True)
@@ -355,13 +334,14 @@ def write_ground_truth(result: Mapping, strip: Strip, out: str | Path) -> list[P
     return [out / "groundtruth.json", *(plots.save(out / name, figure, about) for name, figure in figures.items())]
 
 
-def growth_strip(strip: Strip, unit: str, model: str) -> plots.Figure:
+def growth_strip(strip: readers.Strip, unit: str, model: str) -> plots.Figure:
     """Seeds in rows, steps along the direction in columns, the reading written in each picture."""
-    (pictures, readings), size = strip, strip[0].shape[-1]
-    alt = f"{len(pictures)} seeds in rows, steps along the direction in columns; "
-    alt += f"readings go from {readings[:, 0].mean():.1f} to {readings[:, -1].mean():.1f} {unit}."
+    (pictures, readings), steps = strip, [f"{s:+g}" if s else "0" for s in readers.STEPS]
+    alt = f"Seeds in rows, steps along a direction in columns; readings {readings[:, 0].mean():.1f} to {readings[:, -1].mean():.1f} {unit}."
+    note = (
+        f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · steps of one standard deviation of w · model {model}"
+    )
+    text = {"column_titles": steps, "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))], "caption": note}
     return plots.grid(
-        pictures.reshape(-1, size, size), len(STEPS), notes=[f"{x:.1f}" for x in readings.ravel()], alt=alt,
-        column_titles=[f"{s:+g}" if s else "0" for s in STEPS], row_titles=[f"seed {FRESH + i}" for i in range(len(pictures))],
-        caption=f"synthetic · ventricles as read, {unit} · ψ = {PSI:g} · steps of one standard deviation of w · model {model}",
-    )  # fmt: skip
+        pictures.reshape(-1, *pictures.shape[2:]), len(steps), notes=[f"{x:.1f}" for x in readings.ravel()], alt=alt, **text
+    )

@@ -80,18 +80,17 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
     Where fewer than three are held out, training slices stand in for them, without readers, and `Sample.note` says so. Raises
     ValueError where there are not three slices at all.
     """
-    held = 0 if e.held is None else len(e.held)
-    pool, note = e.held, ""
+    held, pool, note = 0 if e.held is None else len(e.held), e.held, ""
     if held < LEAST:
         pool = e.train or e.slices
-        note = f"Only {held} slices are held out: the real slices here are some that the generator was trained on, so nothing speaks of new people."
+        note = f"Only {held} slices are held out: the real ones here were trained on, so nothing of this speaks of new people."
     elif len(set(people_of(e.held))) < 2:
         note = "The held-out slices are of one person: what belongs to people cannot be tested."
     if len(pool) < LEAST:
         raise ValueError(f"A map takes {LEAST} slices or more, and {e.slices.title} has {len(pool)}; give more people.")
     real = pool.select(choose_rows(pool, max(most, LEAST)))
     drawn, at_real = e.fakes(real), e.features(real.images)
-    truths = truths_of(e, real, at_real, drawn, learn=held >= LEAST)
+    truths = truths_of(e, real, at_real, drawn, learn=not note)
     return Sample(e, real, drawn.pictures, at_real, drawn.vectors, truths, note)
 
 
@@ -105,9 +104,8 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
     """
     draws = {"permutations": permutations}
-    tests = {
-        "real and generated": neighbour_mixing(sample.at_real, sample.at_fake, sample.k, real_groups=sample.people, **draws)
-    }
+    mixed = neighbour_mixing(sample.at_real, sample.at_fake, sample.k, real_groups=sample.people, **draws)
+    tests = {"real and generated": mixed}
     for truth in sample.truths:
         known = truth.known
         groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
@@ -145,13 +143,8 @@ def summary(told: dict[str, dict]) -> str:
     if not apart["shown"]:
         return f"{text} Generated and real slices are not told apart by their neighbours."
     share = apart["value"] / apart["expected"]
-    where = (
-        "in a place of their own"
-        if share < 0.25
-        else "among real ones in part"
-        if share < 0.75
-        else "among real ones, less mixed than they should be"
-    )
+    where = "in a place of their own" if share < 0.25 else "among real ones in part"
+    where = where if share < 0.75 else "among real ones, less mixed than they should be"
     return f"{text} Generated slices lie **{where}**: they have {share:.0%} of the real neighbours that one population would give them."
 
 
@@ -301,20 +294,13 @@ def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> 
     return charts.maps([coords] * len(panels), [sample.is_fake] * len(panels), panels, title=LEGEND)
 
 
-FITS = {
-    ("umap", "joint"): "UMAP fitted to both",
-    ("umap", "fit-real"): "UMAP of real slices, generated placed in it",
-    ("pca", "joint"): "PCA of both",
-    ("pca", "fit-real"): "PCA of real slices, generated placed in it",
-}
-
-
 def fits(sample: Sample, maps: Sequence[Map], told: Mapping[str, dict]) -> plots.Figure:
     """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
-    usual, true = _usual(maps), told["real and generated"]["value"]
+    usual, true, kinds = _usual(maps), told["real and generated"]["value"], np.repeat(KINDS, len(sample.real))
     text = "of the other kind: {mixing:.0%} of neighbours on the map, {true:.0%} in feature space; trust {trustworthiness:.2f}, overlap {overlap:.2f}"
-    kinds = np.repeat(KINDS, len(sample.real))
-    panels = [Panel(FITS[about["method"], about["mode"]], kinds, text.format(true=true, **about), KINDS) for about, _ in usual]
+    modes = {"joint": "fitted to both", "fit-real": "of real slices, generated placed in it"}
+    titles = [f"{about['method'].upper()} {modes[about['mode']]}" for about, _ in usual]
+    panels = [Panel(title, kinds, text.format(true=true, **one[0]), KINDS) for title, one in zip(titles, usual, strict=True)]
     return charts.maps([coords for _, coords in usual], [sample.is_fake] * len(usual), panels, columns=2)
 
 
