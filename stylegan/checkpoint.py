@@ -56,7 +56,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             header = json.loads((file.metadata() or {}).get("stylegan", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not a whole .safetensors file ({error}); other formats are never opened.") from error
+        kind = f"not a whole .safetensors file ({error})"
+        if path.suffix in (".pkl", ".pt", ".pth"):
+            kind = f"a pickle ({path.suffix}), as NVIDIA and others save StyleGANs, which can run any code"
+        raise ValueError(f"{path} is {kind}; other formats are never opened.") from error
     if not isinstance(header, dict) or not isinstance(header.get("format", 0), int):
         raise ValueError(f"{path} was not written by this package: its header has no 'stylegan' entry with a format.")
     if header.get("format", 0) > FORMAT:
