@@ -408,6 +408,8 @@ def _classes(names: list[str], columns: dict[str, np.ndarray], told: np.ndarray 
     elif not any(names) and told is not None and 2 <= len(set(told) - {""}) <= 20:
         names = told.tolist()
     classes = tuple(sorted(set(names) - {""}, key=class_order))
+    if len(classes) < 2:  # one class is no class
+        names, classes = [""] * len(names), ()
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
     return np.array([number[name] for name in names], dtype=np.int64), classes
 

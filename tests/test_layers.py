@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "stylegan"
 LEVELS = (
     ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock"),
-    ("data.atlas", "data.volumes", "data.fetch", "data.pictures", "data.subjects", "data.naming"),
-    ("data.tables", "data.layouts", "data.nearby", "data.packing"),
+    ("data.simulate", "data.pictures", "data.volumes", "data.subjects"),
+    ("data.listing", "data.tree", "data.tables", "data.layouts", "data.pack"),
     ("dataset", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "scores.intervals", "scores.features", "scores.encoder", "scores.spaces"),

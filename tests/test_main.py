@@ -13,7 +13,7 @@ from PIL import Image
 from stylegan.__main__ import build_parser, main
 from stylegan.bench import _Convolutions, bench
 from stylegan.config import PRESETS, Config, make_config
-from stylegan.data import packing
+from stylegan.data import pack as packing
 
 
 @pytest.fixture(autouse=True)
