@@ -14,7 +14,7 @@ LEVELS = (
     ("config", "distributed", "rng", "graphs", "progressive", "precision", "resampling", "modules", "losses", "augment"),
     ("plots", "charts", "cache", "lock"),
     ("data.simulate", "data.pictures", "data.volumes", "data.subjects"),
-    ("data.listing", "data.tree", "data.tables", "data.layouts", "data.pack"),
+    ("data.listing", "data.tree", "data.report", "data.tables", "data.layouts", "data.pack"),
     ("dataset", "stylegan2", "stylegan1", "dcgan"),
     ("networks", "diagram", "summary"),
     ("checkpoint", "predict", "samples", "scores.intervals", "scores.features", "scores.encoder", "scores.spaces"),
