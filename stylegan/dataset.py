@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,18 +15,22 @@ import numpy as np
 
 from stylegan.data import subjects as who
 from stylegan.data import tables
+from stylegan.data.listing import parse_levels
 from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
+from stylegan.data.report import render_report, write_csv
 from stylegan.data.subjects import SPLITS, split_by_subject
-from stylegan.data.tree import class_order
-from stylegan.files import cache_folder, checkout, printable, replacing
+from stylegan.files import cache_folder, checkout, printable
+
+__all__ = [
+    "SPLITS", "SliceDataset", "draw_batch", "load_slices", "mirror_axis", "normalised", "one_hot", "order", "render_report", "slices_of",
+    "split_by_subject", "write_csv",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from stylegan.config import Config
-
-CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,7 @@ class SliceDataset:
         where = self.splits == name
         if not where.any():
             counts = ", ".join(f"{split} {np.sum(self.splits == split)}" for split in SPLITS)
-            raise ValueError(
-                f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices, 'all' takes every one."
-            )
+            raise ValueError(f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices.")
         return self.select(where)
 
     def tensor(self, where: object = slice(None), device: str | torch.device = "cpu") -> torch.Tensor:
@@ -98,26 +98,24 @@ class SliceDataset:
 
     def describe(self) -> dict:
         """What the set holds, as JSON values; ``subjects`` is None where the layout hides who is who."""
+        everything = np.ones(len(self), bool)
         return {
             "layout": self.layout,
             "title": self.title,
             "size": self.size,
-            **self._count(np.ones(len(self), bool)),
-            "classes": {name: self._count(self.labels == i) for i, name in enumerate(self.classes)},
+            **self._count(everything),
+            "classes": self._by_class(everything),
             "splits": {
-                split: self._count(self.splits == split)
-                | {
-                    "classes": {
-                        name: self._count((self.splits == split) & (self.labels == i)) for i, name in enumerate(self.classes)
-                    }
-                }
-                for split in SPLITS
+                split: self._count(at) | {"classes": self._by_class(at)} for split in SPLITS for at in [self.splits == split]
             },
             "left_out": {reason: len(names) for reason, names in self.left_out.items()},
             "left_out_files": {reason: list(names[:20]) for reason, names in self.left_out.items()},
             "published_split_leaks": self.published_split_leaks,
             "warnings": list(self.warnings),
         }
+
+    def _by_class(self, where: np.ndarray) -> dict:
+        return {name: self._count(where & (self.labels == i)) for i, name in enumerate(self.classes)}
 
     def _count(self, where: np.ndarray) -> dict:
         people = {who.person(str(subject)) for subject in np.unique(self.subjects[where])}
@@ -153,7 +151,7 @@ def load_slices(
     data = Path(data).expanduser()
     root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
     images, index = pack_folder(root, resolution, chosen, contrast, cache)
-    joined, warnings = _join_table(data, root, subjects_csv, index)
+    joined, warnings = tables.join_index(data, root, subjects_csv, index)
     return _label(images, index, joined, warnings, seed)
 
 
@@ -166,16 +164,37 @@ def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> Sli
     return dataset if where.all() else dataset.select(where)
 
 
-def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
-    """(A, B) from 'A-B', 'A' or a pair of numbers; the pair also as text, as older runs recorded it."""
-    if levels is None:
-        return None
-    text = str(levels) if isinstance(levels, str | int) else "-".join(map(str, levels))
-    found = re.fullmatch(r"\(?(\d+)(?:(?:-|, ?)(\d+))?\)?", text.strip())
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-    if low > high:
-        raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
-    return low, high
+def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:
+    images, index = pack_simulated(resolution, cache)
+    labels = np.array(index["labels"], dtype=np.int64)
+    splits, warnings = split_by_subject(index["subjects"], labels, seed, index["classes"])
+    columns = {name: np.array(values, dtype=float) for name, values in index["columns"].items()}
+    return SliceDataset(
+        images=images, labels=labels, classes=tuple(index["classes"]), subjects=np.array(index["subjects"]), splits=splits,
+        levels=np.array(index["levels"], dtype=np.int64), columns=columns, layout="simulated", title=index["title"],
+        key=index["key"], sides=tuple(index["sides"]), warnings=tuple(warnings), size=f"{resolution} x {resolution}",
+    )  # fmt: skip
+
+
+def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: list[str], seed: int) -> SliceDataset:
+    """Decide people, classes and splits."""
+    people, folders, hidden, warnings = index["subjects"], index["folders"], index["hidden"], [*index["warnings"], *said]
+    if hidden and joined and joined.people is not None:
+        unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
+        people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
+        hidden = hidden if unnamed else ""
+        warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []
+    labels, classes = tables.classes_of(index["labels"], joined)
+    leaks = who.count_leaks(people, folders)
+    splits, said = who.choose_split(people, labels, folders, seed, classes, known=not hidden)
+    warnings += said + ([hidden] if hidden else [])
+    return SliceDataset(
+        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=joined.columns if joined else {},
+        levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
+        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"]),
+        left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
+        published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- the slices of a generator
@@ -200,9 +219,7 @@ def slices_of(
     size, rule = config["img_resolution"], config.get("normalise", "fixed")
     if isinstance(data, SliceDataset):
         if data.images.shape[1] != size:
-            raise ValueError(
-                f"The slices have {data.images.shape[1]} px, and the generator draws {size} px; load them at its size."
-            )
+            raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them at its size.")
         return normalised(data, rule)
     asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
     usual = {**{name: known.get(name) for name in asked}, "subjects_csv": _found_again(known.get("subjects_csv"))}
@@ -250,13 +267,10 @@ def _note_differences(known: Mapping, slices: SliceDataset, options: Mapping[str
 # Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels
 # stay bright beside dark ones. A generator draws what its data looked like: it is compared with slices under the same rule.
 
-Rule = Callable[[np.ndarray], np.ndarray]  # values of one subject -> values in [0, 1]
-LOW, HIGH = 0.5, 99.5  # percentiles that become black and white
-
 
 def percentiles(x: np.ndarray) -> np.ndarray:
     """The 0.5th percentile becomes 0 and the 99.5th 1; what lies beyond is cut off: a few hot pixels decide nothing."""
-    low, high = np.percentile(x, [LOW, HIGH])
+    low, high = np.percentile(x, [0.5, 99.5])
     return ((x - low) / max(high - low, 1e-12)).clip(0, 1)
 
 
@@ -274,7 +288,11 @@ def min_max(x: np.ndarray) -> np.ndarray:
     return (x - x.min()) / max(x.max() - x.min(), 1e-12)
 
 
-RULES: dict[str, Rule | None] = {"fixed": None, "percentiles": percentiles, "standardise": standardise_then_unit}
+RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
+    "fixed": None,
+    "percentiles": percentiles,
+    "standardise": standardise_then_unit,
+}
 
 
 def normalised(data: SliceDataset, rule: str) -> SliceDataset:
@@ -330,120 +348,3 @@ def order(length: int, seed: int, start: int, count: int) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _epoch(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(length)
-
-
-# ---------------------------------------------------------------------------------------------------------------- loading
-
-
-def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:
-    images, index = pack_simulated(resolution, cache)
-    labels = np.array(index["labels"], dtype=np.int64)
-    splits, warnings = split_by_subject(index["subjects"], labels, seed, index["classes"])
-    columns = {name: np.array(values, dtype=float) for name, values in index["columns"].items()}
-    return SliceDataset(
-        images=images, labels=labels, classes=tuple(index["classes"]), subjects=np.array(index["subjects"]), splits=splits,
-        levels=np.array(index["levels"], dtype=np.int64), columns=columns, layout="simulated", title=index["title"],
-        key=index["key"], sides=tuple(index["sides"]), warnings=tuple(warnings), size=f"{resolution} x {resolution}",
-    )  # fmt: skip
-
-
-def _join_table(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> tuple[tables.Joined | None, list[str]]:
-    """The given table, else one in the folder or beside it (beside the .zip for an archive), joined, and why a found one is not used.
-
-    Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
-    """
-    path = subjects_csv or tables.find_table(root, root.resolve().parent, data.resolve().parent)
-    if not path:
-        return None, []
-    images = [
-        found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]
-    ]
-    names = [Path(file).name for file in index["files"]]
-    files = names if len(set(names)) == len(names) else [""] * len(names)
-    try:
-        joined = tables.join(tables.read_table(path), [index["scans"], images, index["subjects"], files])
-        if joined is None:
-            raise ValueError(f"None of the ids in {path} is one of this set, such as {index['scans'][0]!r}.")
-    except ValueError as error:
-        if subjects_csv:
-            raise
-        return None, [f"A table was found but is not used. {error}"]
-    return joined, list(joined.warnings)
-
-
-def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: list[str], seed: int) -> SliceDataset:
-    """Decide people, classes and splits."""
-    people, folders, hidden = index["subjects"], index["folders"], index["hidden"]
-    warnings, columns = [*index["warnings"], *said], joined.columns if joined else {}
-    if hidden and joined and joined.people is not None:
-        unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
-        people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
-        hidden = hidden if unnamed else ""
-        warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []
-    labels, classes = _classes(index["labels"], columns, joined.classes if joined else None)
-    leaks = who.count_leaks(people, folders)
-    publishable = not hidden and not leaks and all(folders) and "train" in folders and len(set(folders)) > 1
-    splits, said = (
-        who.complete_split(people, labels, folders, seed, classes)
-        if publishable
-        else split_by_subject(people, labels, seed, classes)
-    )
-    warnings += [*said, *([hidden] if hidden else [])]
-    if leaks:
-        warnings.append(f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject.")
-    return SliceDataset(
-        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=columns,
-        levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
-        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"]),
-        left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
-        published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
-    )  # fmt: skip
-
-
-def _classes(names: list[str], columns: dict[str, np.ndarray], told: np.ndarray | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names from the folders; where they tell none, from the table's CDR (0, 0.5, 1, 2) or its Group."""
-    cdr = next((values for name, values in columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"), None)
-    if not any(names) and cdr is not None and np.isfinite(cdr).any():
-        names = [CDR_CLASSES.get(float(value), "") for value in cdr]
-    elif not any(names) and told is not None and 2 <= len(set(told) - {""}) <= 20:
-        names = told.tolist()
-    classes = tuple(sorted(set(names) - {""}, key=class_order))
-    number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    return np.array([number[name] for name in names], dtype=np.int64), classes
-
-
-# --------------------------------------------------------------------------------------------------------------- the report
-
-
-def write_csv(dataset: SliceDataset, out: str | Path) -> None:
-    """One line per slice: path, class, subject, level, split; what is not known stays empty."""
-    labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels]
-    levels = [level if level >= 0 else "" for level in dataset.levels.tolist()]
-    paths = dataset.paths if len(dataset.paths) else [""] * len(dataset)
-    with (
-        replacing(Path(out)) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("path", "class", "subject", "level", "split"))
-        writer.writerows(zip(paths, labels, dataset.subjects, levels, dataset.splits, strict=True))
-
-
-def render_report(report: dict) -> str:
-    """The report of ``SliceDataset.describe`` as plain text for a terminal."""
-
-    def count(entry: dict) -> str:
-        people = "?" if entry["subjects"] is None else entry["subjects"]
-        return f"{entry['slices']} ({people})"
-
-    rows = [["", "all", *SPLITS], ["slices (subjects)", count(report), *(count(report["splits"][split]) for split in SPLITS)]]
-    for name, entry in report["classes"].items():
-        rows.append([f"  {name}", count(entry), *(count(report["splits"][split]["classes"][name]) for split in SPLITS)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [f"{report['title']}: layout {report['layout']}, files of {report['size']} pixels", ""]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for reason, number in report["left_out"].items():
-        names = ", ".join(report["left_out_files"][reason][:3])
-        lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
-    return "\n".join(map(printable, lines))

@@ -161,7 +161,9 @@ def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp
     for other in (archive, class_folders.parent):
         found = load_slices(other, 16)
         assert found.key == folder.key and np.array_equal(found.columns["age"], folder.columns["age"])
-        assert all(np.array_equal(getattr(found, name), getattr(folder, name)) for name in ("subjects", "labels", "splits", "levels"))
+        assert all(
+            np.array_equal(getattr(found, name), getattr(folder, name)) for name in ("subjects", "labels", "splits", "levels")
+        )
 
 
 def test_dataset_json_of_a_stylegan_archive_tells_the_classes(tmp_path):

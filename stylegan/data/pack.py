@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
+import sys
 import tempfile
 import urllib.parse
 import zipfile
@@ -138,6 +140,9 @@ Found = list[tuple[Item, np.ndarray | LeftOut, volumes.Marks, list[str]]]  # sli
 
 def _read_all(catalogue: Catalogue) -> Found:
     """Every slice of every file, several files at a time, in the catalogue's order."""
+    if catalogue.volumes:  # takes minutes where there are hundreds
+        endings = ", ".join(sorted({re.sub(r".*?(\.[a-z]+(\.gz)?)$", r"\1", item.file.lower()) for item in catalogue.items}))
+        print(f"Reading {len(catalogue.items)} volumes ({endings[:40]}); the next start takes a second.", file=sys.stderr)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         quiet = True if len(catalogue.items) < QUIET_BELOW else None  # None: quiet unless a person is watching
         read = pool.map(lambda item: _read(catalogue, item), catalogue.items)

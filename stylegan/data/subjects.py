@@ -227,3 +227,16 @@ def complete_split(
     place, warnings = assign_people(people, seed, {name: fraction / share for name, fraction in missing.items()}, classes)
     splits[train] = [place[person(str(subjects[i]))] for i in train]
     return splits, warnings
+
+
+def choose_split(
+    subjects: Sequence[str], labels: Sequence[int], folders: Sequence[str], seed: int, classes: Sequence[str], known: bool
+) -> tuple[np.ndarray, list[str]]:
+    """The folder's own split where people are ``known`` and nobody is on two of its sides, else one by subject."""
+    leaks = count_leaks(subjects, folders)
+    if known and not leaks and all(folders) and "train" in folders and len(set(folders)) > 1:
+        return complete_split(subjects, labels, folders, seed, classes)
+    splits, said = split_by_subject(subjects, labels, seed, classes)
+    if leaks:
+        said = [*said, f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject."]
+    return splits, said

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stylegan.data.subjects import find_id, person, stem
+from stylegan.data.tree import class_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "image", "fil
               "subjectid", "id", "participant id", "patient id", "patient", "ptid", "person", "rid")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
 CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class")
+CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented"}
 BLANK = ("", "na", "n/a", "nan", "none", "null", "-", ".", "?")
 
 
@@ -125,6 +127,45 @@ def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
     taken = {name: _take(table.rows[name].to_numpy(str), at, "") for name in (people, classes) if name}
     by_person = people is None or all(person(normal(a)) == person(b) for a, b in zip(table.rows[people], ids, strict=True))
     return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
+
+
+def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> tuple[Joined | None, list[str]]:
+    """The given table, else one in the folder or beside it (beside the .zip for an archive), joined, and why a found one is not used.
+
+    Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
+    """
+    path = subjects_csv or find_table(root, root.resolve().parent, data.resolve().parent)
+    if not path:
+        return None, []
+    images = [
+        found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]
+    ]
+    names = [Path(file).name for file in index["files"]]
+    files = names if len(set(names)) == len(names) else [""] * len(names)
+    try:
+        joined = join(read_table(path), [index["scans"], images, index["subjects"], files])
+        if joined is None:
+            raise ValueError(f"None of the ids in {path} is one of this set, such as {index['scans'][0]!r}.")
+    except ValueError as error:
+        if subjects_csv:
+            raise
+        return None, [f"A table was found but is not used. {error}"]
+    return joined, list(joined.warnings)
+
+
+def classes_of(names: list[str], joined: Joined | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names from the folders; where they tell none, from the table's CDR (0, 0.5, 1, 2) or its Group."""
+    columns, told = (joined.columns, joined.classes) if joined else ({}, None)
+    cdr = next((values for name, values in columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"), None)
+    if not any(names) and cdr is not None and np.isfinite(cdr).any():
+        names = [CDR_CLASSES.get(float(value), "") for value in cdr]
+    elif not any(names) and told is not None and 2 <= len(set(told) - {""}) <= 20:
+        names = told.tolist()
+    classes = tuple(sorted(set(names) - {""}, key=class_order))
+    if len(classes) < 2:  # one class is no class
+        names, classes = [""] * len(names), ()
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    return np.array([number[name] for name in names], dtype=np.int64), classes
 
 
 def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:
