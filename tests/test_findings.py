@@ -32,12 +32,6 @@ def test_a_split_by_slices_leaks_people_with_many_slices_and_none_with_one():
     assert findings.leaks_of_random_split(np.arange(20)) == 0
 
 
-@pytest.mark.parametrize(("fd", "words"), [(30, "hardly be told"), (90, "near the real"), (200, "heads"), (900, "beginning")])
-def test_the_verdict_follows_the_ratio_to_the_floor(fd, words):
-    split = {"fd": {"value": fd}, "fd_floor": {"value": 30}, "kid": {"value": 5}, "kid_floor": {"value": 2}}
-    assert words in findings.verdict(split) and f"{fd / 30:.1f} times the floor" in findings.verdict(split)
-
-
 def test_nearest_finds_the_copy():
     others = np.random.default_rng(0).normal(size=(50, 8))
     distance, index = findings.nearest(others[[7, 3]], others)
