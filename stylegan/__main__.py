@@ -144,6 +144,8 @@ def _embed(args: argparse.Namespace) -> None:
 
     options = {"num": args.num, "early": args.early, "device": args.device, "neighbours": args.neighbors}
     found = study(args.path, args.data, seeds=parse_seeds(args.seeds), **_from(args), **options)
+    if found.sample.note:
+        print(f"Note: {found.sample.note}")
     for name, claim in found.result["claims"].items():
         print(f"{name}: {claim['claim']}")
     print(markdown_table(stability(found.result["maps"])))

@@ -14,7 +14,7 @@ from PIL import Image
 from stylegan import latent, predict
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import make_config
-from stylegan.networks import Generator, pick_device
+from stylegan.networks import Generator
 
 
 def build(**overrides) -> Generator:
@@ -69,13 +69,6 @@ def test_sampling_agrees_with_the_network_called_by_hand(G):
     with torch.no_grad():
         expected = G(z, truncation_psi=0.6, noise_mode="const")
     assert torch.allclose(predict.generate(G, [4, 5], truncation_psi=0.6), expected, atol=1e-5)
-
-
-def test_noise_is_new_for_each_seed_and_draw(G):
-    first, again, other = (predict.seed_noise(G, [1, 2], draw) for draw in (0, 0, 1))
-    assert [x.shape[1:] for x in first] == [x.shape[1:] for x in G.synthesis.draw_noise(1)]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], other[0]) and not torch.equal(first[0][0], first[0][1])
 
 
 def test_generate_leaves_the_network_as_it_found_it(G):
@@ -158,11 +151,6 @@ def test_classes_of_a_conditional_generator(conditional):
     )
 
 
-def test_psi_0_shows_the_average_of_each_class(conditional):
-    img = predict.generate(conditional, [0, 1, 5], truncation_psi=0.0, class_index=[1, 1, 2])
-    assert torch.equal(img[0], img[1]) and not torch.equal(img[0], img[2])
-
-
 def test_classes_that_do_not_fit_are_refused(G, conditional):
     with pytest.raises(ValueError, match="without classes"):
         predict.class_sweep(G, [0])
@@ -184,20 +172,6 @@ def test_seeds_are_read(text, seeds):
 def test_seeds_that_are_none_are_refused(text):
     with pytest.raises(ValueError, match=r"write for example|Seeds are"):
         predict.parse_seeds(text)
-
-
-def test_seeds_that_the_generator_would_wrap_around_are_refused():
-    with pytest.raises(ValueError, match="Seeds are"):
-        predict.latents([2**32], 4)
-    with pytest.raises(ValueError, match="Seeds are"):
-        predict.latents([-1], 4)
-
-
-def test_devices():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ValueError, match="There is no device 'tpu'"):
-        pick_device("tpu")
 
 
 # --- Grey levels ----------------------------------------------------------------------------------------------------------
