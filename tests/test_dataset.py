@@ -343,3 +343,12 @@ def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
     assert len(load_slices(None, 16, cache_dir=tmp_path, levels="1-2")) == 12
     with pytest.raises(ValueError, match="No slice has a level from 3 to 9; there are 0 to 2"):
         load_slices(None, 16, cache_dir=tmp_path, levels="3-9")
+
+
+def test_neighbouring_levels_are_more_alike_and_a_split_by_slices_leaks(simulated):
+    from stylegan.data.report import leaks_of_random_split, similarity
+
+    found = similarity(simulated, steps=(1, 3))
+    assert set(found) == {"same person, 1 level apart", "same person, 3 levels apart", "other person, same level"}
+    assert 1 >= found["same person, 1 level apart"] > found["same person, 3 levels apart"] > 0
+    assert leaks_of_random_split(np.repeat(np.arange(20), 30)) == 20 and leaks_of_random_split(np.arange(20)) == 0

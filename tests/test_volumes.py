@@ -110,7 +110,9 @@ def test_z_scored_volumes_keep_their_brain(head, background, tmp_path):
     z = np.where(inside, (shaded - shaded[inside].mean()) / shaded[inside].std(), background).astype(np.float32)
     for name, data in (("plain", (shaded * inside).astype(np.float32)), ("z", z)):
         nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii")
-    plain, scored = (volumes.read_scan(tmp_path / f"{name}.nii", levels=(10, 33)).pictures.astype(float) for name in ("plain", "z"))
+    plain, scored = (
+        volumes.read_scan(tmp_path / f"{name}.nii", levels=(10, 33)).pictures.astype(float) for name in ("plain", "z")
+    )
     assert scored[:, 0, 0].max() == 0 and np.corrcoef(plain.ravel(), scored.ravel())[0, 1] > 0.8
 
 
@@ -206,5 +208,3 @@ def test_grey_scale_survives_hot_voxels(head):
     assert np.array_equal(volumes.to_uint8(slices * 3), plain)  # the scanner's gain does not matter
     with pytest.raises(ValueError, match="constant"):
         volumes.to_uint8(np.zeros((4, 8, 8)))
-
-

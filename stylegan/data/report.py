@@ -1,13 +1,16 @@
-"""What was recognised in a folder of slices, as a table for a terminal and a csv with a line for each slice."""
+"""What was recognised in a folder of slices: a table for a terminal, a csv with a line for each slice, and why people are split."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stylegan.files import replacing
-from stylegan.data.subjects import SPLITS, printable
+import numpy as np
+
+from stylegan.data.subjects import SPLITS
+from stylegan.files import printable, replacing
 
 if TYPE_CHECKING:
     from stylegan.dataset import SliceDataset
@@ -45,3 +48,33 @@ def render_report(report: dict) -> str:
         lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join(map(printable, lines))
+
+
+def similarity(slices: SliceDataset, steps: Sequence[int] = (1, 2, 4, 8), most: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean correlation of pixels between slices that are so many levels apart in one subject, and between two subjects.
+
+    Keys: '1 level apart', ..., and 'other subject, same level'. A kind of pair that the set does not hold is left out.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(slices))[:most]
+    place = {(s, k): i for i, (s, k) in enumerate(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True))}
+    people = rng.permutation(np.unique(slices.subjects))
+    neighbour = dict(zip(people.tolist(), np.roll(people, 1).tolist(), strict=True))
+
+    def mean(partner) -> float:
+        pairs = [(i, place.get(partner(slices.subjects[i].item(), int(slices.levels[i])))) for i in rows]
+        return float(np.mean([_correlation(slices.images[i], slices.images[j]) for i, j in pairs if j is not None] or [np.nan]))
+
+    kinds = {f"same person, {n} level{'s' * (n > 1)} apart": mean(lambda s, k, n=n: (s, k + n)) for n in steps}
+    kinds["other person, same level"] = mean(lambda s, k: (neighbour[s], k))
+    return {name: value for name, value in kinds.items() if not np.isnan(value)}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def leaks_of_random_split(subjects: np.ndarray, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> int:
+    """Subjects that would have slices in more than one split if slices, not subjects, were dealt at random."""
+    split = np.random.default_rng(seed).choice(len(fractions), size=len(subjects), p=fractions)
+    return sum(len(set(split[subjects == subject])) > 1 for subject in np.unique(subjects))

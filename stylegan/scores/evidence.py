@@ -91,7 +91,9 @@ class Evidence:
         key = psi, None if classes is None else classes.tobytes()
         if key not in self.drawn or len(self.drawn[key].pictures) < n:
             pictures = self._draw(n, classes, psi, "random")
-            (vectors,) = distributed.split_across_processes(lambda first, last: (self.features(pictures[first:last], keep=False),), n)
+            (vectors,) = distributed.split_across_processes(
+                lambda first, last: (self.features(pictures[first:last], keep=False),), n
+            )
             first = self.seed * SEEDS_APART
             self.drawn[key] = Drawn(pictures, vectors, range(first, first + n), classes)
         return self.drawn[key].first(n)
