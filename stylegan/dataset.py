@@ -17,14 +17,9 @@ from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.listing import parse_levels
 from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
-from stylegan.data.report import render_report, write_csv
+from stylegan.data.report import render_report, write_csv  # noqa: F401, offered here too
 from stylegan.data.subjects import SPLITS, split_by_subject
 from stylegan.files import cache_folder, checkout, printable
-
-__all__ = [
-    "SPLITS", "SliceDataset", "draw_batch", "load_slices", "mirror_axis", "normalised", "one_hot", "order", "render_report", "slices_of",
-    "split_by_subject", "write_csv",
-]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
