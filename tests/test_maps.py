@@ -70,7 +70,11 @@ def test_an_untrained_generator_is_always_the_same_and_touches_nobody_elses_chan
 
 # What is left of the slices -> what a map of them still tests, and whether there is a note.
 FEW = {
-    "nobody held out": (lambda s: s.splits == "train", {"class", "person", "level", "ventricles", "brain", "enlargement"}, True),
+    "nobody held out": (
+        lambda s: s.splits == "train",
+        {"class", "person", "level", "ventricles", "brain", "enlargement"},
+        True,
+    ),
     "one person held out": (lambda s: (s.splits == "train") | (s.subjects == s.subjects[s.splits == "test"][0]), set(), True),
     "one slice a person": (lambda s: s.levels == s.levels[0], {"class", "ventricles", "brain"}, False),
     "a handful": (lambda s: (s.splits != "train") & (s.levels == s.levels[0]), {"class", "ventricles", "brain"}, False),
