@@ -111,7 +111,9 @@ def test_other_planes_are_left_as_they_lie_without_marks(tmp_path, template, pla
         picture = {"coronal": head[:, 14 + 2 * k, ::-1].T, "sagittal": head[14 + k, ::-1, ::-1].T}[plane]
         noise = (picture > 20) * np.random.default_rng(k).normal(0, 5, picture.shape)
         side = max(picture.shape)
-        square = np.pad((picture + noise).clip(0, 255).astype(np.uint8), [((side - n) // 2, (side - n + 1) // 2) for n in picture.shape])
+        square = np.pad(
+            (picture + noise).clip(0, 255).astype(np.uint8), [((side - n) // 2, (side - n + 1) // 2) for n in picture.shape]
+        )
         fixtures.save(tmp_path / f"x_slice_{k}.png", np.rot90(square, turns))
     data = load_slices(tmp_path, 32)
     assert data.sides == ("", "", "", "") and any("could not be told" in text for text in data.warnings)
@@ -140,7 +142,9 @@ def png16(path, channels):
     raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], 0, 0, 0)),
               (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]  # fmt: skip
-    body = b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
@@ -197,7 +201,11 @@ def test_an_archive_is_fetched_once_its_sum_is_right(class_folders, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders))
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert load_slices(pack.fetch(archive.as_uri(), sha256, tmp_path / "out"), 16).key == load_slices(class_folders, 16).key
-    for url, wrong, error in ((archive.as_uri(), "0" * 64, ValueError), (archive.as_uri() + "x", sha256, FileNotFoundError), ("ftp://x", sha256, ValueError)):
+    for url, wrong, error in (
+        (archive.as_uri(), "0" * 64, ValueError),
+        (archive.as_uri() + "x", sha256, FileNotFoundError),
+        ("ftp://x", sha256, ValueError),
+    ):
         with pytest.raises(error):
             pack.fetch(url, wrong, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "slices.zip"]
