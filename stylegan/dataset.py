@@ -49,6 +49,7 @@ class SliceDataset:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason: files
     published_split_leaks: int | None = 0  # subjects in two folders of the folder's own split; None where nobody can tell
     size: str = ""  # of the files, 'width x height'
+    grey: str = "fixed"  # the rule of `RULES` that the grey values have been through
     shelf: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # device: the slices there
 
     def __len__(self) -> int:
@@ -214,9 +215,7 @@ def slices_of(
     size, rule = config["img_resolution"], config.get("normalise", "fixed")
     if isinstance(data, SliceDataset):
         if data.images.shape[1] != size:
-            raise ValueError(
-                f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them at its size."
-            )
+            raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")
         return normalised(data, rule)
     asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
     usual = {**{name: known.get(name) for name in asked}, "subjects_csv": _found_again(known.get("subjects_csv"))}
@@ -293,18 +292,18 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
 
 
 def normalised(data: SliceDataset, rule: str) -> SliceDataset:
-    """The slices under one of `RULES`, subject by subject; 'fixed' leaves them as they are. ValueError for another name."""
+    """The slices under one of `RULES`, subject by subject; those that have been through it stay. ValueError for another name."""
     if rule not in RULES:
         raise ValueError(f"normalise is {rule!r}; choose one of {', '.join(RULES)}.")
     function = RULES[rule]
-    if function is None:
+    if function is None or data.grey == rule:
         return data
     images = np.empty(data.images.shape, dtype=np.uint8)
     for subject in np.unique(data.subjects):
         rows = np.flatnonzero(data.subjects == subject)
         images[rows] = np.rint(function(data.images[rows].astype(np.float64)) * 255)
     key = hashlib.sha256(f"{data.key} {rule}".encode()).hexdigest()
-    return replace(data, images=images, key=key)
+    return replace(data, images=images, key=key, grey=rule)
 
 
 # ----------------------------------------------------------------------------------------------------------------- batches

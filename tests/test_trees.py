@@ -74,6 +74,7 @@ KNOWN = {
     "LGG of Kaggle": ("kaggle_3m/TCGA_CS_{n:.4}_1996{j:02d}09/TCGA_CS_{n:.4}_1996{j:02d}09_{k}{s}.tif", "", ",_mask"),
     "MIRIAD": ("miriad_1{j:02d}/miriad_1{j:02d}_AD_M_0{v}_MR_1/miriad_1{j:02d}_AD_M_0{v}_MR_1.nii", "", ""),
     "PPMI": ("PPMI/3{i:03d}/MPRAGE_GRAPPA/{d}/I{image}/PPMI_3{i:03d}_MR_MPRAGE_br_raw_20110511_1_S104950_I{image}.nii", "", ""),
+    "UK Biobank": ("1000{i:03d}_20252_{v}_0/T1/T1_brain.nii.gz", "", ""),
     "nnU-Net": ("imagesTr/BRATS_{i:03d}_000{v}.nii.gz", "", ""),
     "nnU-Net in 2-D": ("imagesTr/brain_{i:02d}_slice_{k:03d}.nii.gz", "", ""),
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
@@ -124,6 +125,11 @@ def test_people_and_classes_are_told(kind):
         for item in found.items
         if re.search(r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair)[._]", item.file, re.I)
     ]
+
+
+def test_pictures_that_are_counted_are_not_taken_for_contrasts():
+    names = [f"Training/{name}/Tr-{name[:2]}_000{k}.jpg" for name in ("glioma", "notumor") for k in range(8)]
+    assert len(read(dict.fromkeys(names, (0, ""))).items) == 16
 
 
 @pytest.mark.parametrize("classes", ["", "AD,CN", "lepton,quark"])

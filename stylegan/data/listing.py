@@ -21,6 +21,9 @@ LABEL_VOLUMES = re.compile(  # further words of volumes' names
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
+NNUNET = re.compile(
+    r"(^|/)images(?:tr|ts|va)/", re.I
+)  # where pictures end in the number of their contrast; elsewhere they are counted
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 
 
@@ -190,7 +193,8 @@ def one_contrast(
     ``channels``: what nnU-Net's dataset.json calls ``_0000``, ``_0001``, ...
     """
     numbers = {name: m[1] for name in names if (m := re.search(r"_(000\d)$", stem(name)))}
-    numbered = len(numbers) == len(names) and (len(set(numbers.values())) > 1 or bool(channels))
+    nnunet = channels or all(name.lower().endswith(ENDINGS) or NNUNET.search(plain(name)) for name in names)
+    numbered = nnunet and len(numbers) == len(names) and (len(set(numbers.values())) > 1 or bool(channels))
     kinds = {name: contrast_of(channels.get(numbers[name], f"channel {numbers[name]}")) or f"channel {numbers[name]}" if numbered
              else contrast_of(name) for name in names}  # fmt: skip
     count = Counter(kinds.values())

@@ -30,6 +30,7 @@ IDS = tuple(
         (r"(IXI\d{3})(?!\d)", "{}"),
         (r"(?<![A-Z0-9])([A-Z]{3,6}-[A-Z]{2,4}-\d{4,5})(?!\d)", "{}"),  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
         (r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])", "{}"),  # BraTS2021_00007, Brats18_CBICA_AAM_1
+        (r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)", "{}"),  # UK Biobank: person, field, visit, repeat
         (r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)", "{}"),
         (r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)", "sub-{}"),  # BIDS; without a digit (sub-sampled) it may be any word
         (r"(?<![A-Z])(subj?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])",
