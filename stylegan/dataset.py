@@ -214,9 +214,7 @@ def slices_of(
     size, rule = config["img_resolution"], config.get("normalise", "fixed")
     if isinstance(data, SliceDataset):
         if data.images.shape[1] != size:
-            raise ValueError(
-                f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them at its size."
-            )
+            raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")
         return normalised(data, rule)
     asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
     usual = {**{name: known.get(name) for name in asked}, "subjects_csv": _found_again(known.get("subjects_csv"))}

@@ -171,27 +171,3 @@ def label_map(number: int, level: int) -> np.ndarray:
     """Background, fluid, grey and white matter as 0, 85, 170, 255."""
     picture = head(str(number), level)
     return np.select([picture == 0, picture < 100, picture < 150], [0, 85, 170], 255).astype(np.uint8)
-
-
-def add_bad_files(folder: Path, stem: str = "OAS1_0999_MR1_slice_") -> dict[str, int]:
-    """Mix the bad files seen in the wild into a folder, under names that fit it; how many must be left out for which reason."""
-    good = folder / f"{stem}90.png"
-    save(good, head("bad", 0, 64, 64))
-    data = good.read_bytes()
-    good.unlink()
-    (folder / f"{stem}50.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
-    (folder / f"{stem}51.png").write_bytes(data[: len(data) // 2])
-    (folder / f"{stem}52.png").write_bytes(b"")
-    (folder / f"{stem}53.png").write_text("<html>404 not found</html>")
-    save(folder / f"{stem}54.png", label_map(1, 1))
-    save(folder / f"{stem}55.png", np.zeros((40, 40), np.uint8))
-    save(folder / f"{stem}56.png", np.array([[200]], np.uint8))
-    jpeg = folder / f"{stem}57.jpg"
-    save(jpeg, head("bad", 1, 64, 64))
-    jpeg.write_bytes(jpeg.read_bytes()[:600])
-    (folder / "notes.txt").write_text("scanned on Monday")
-    (folder / ".DS_Store").write_bytes(b"\0")
-    return {
-        "Git LFS pointer": 1, "unreadable": 2, "empty file": 1, "not an image": 2, "label map": 1, "blank picture": 2,
-        "hidden or system file": 1,
-    }  # fmt: skip

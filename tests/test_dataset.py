@@ -13,7 +13,6 @@ import layouts_fixtures as fixtures
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from stylegan.data import subjects as who
 from stylegan.data.subjects import count_leaks, people_of, person
@@ -127,28 +126,6 @@ def test_volumes_carry_table_classes_and_sides(folders):
     chosen = load_slices(folders["nifti"], 16, levels="10-14")
     assert len(chosen) == 4 * 5 and chosen.sides == ("A", "P", "L", "R")
     assert sorted(set(chosen.levels)) == [10, 11, 12, 13, 14]
-
-
-def test_bad_files_are_counted_by_reason_and_nothing_else_is_lost(tmp_path):
-    truth = fixtures.class_folders(tmp_path / "slices", CLASSES)
-    expected = fixtures.add_bad_files(tmp_path / "slices/MildDemented")
-    first = tmp_path / "slices" / next(iter(truth))
-    shutil.copy(first, first.with_name("OAS1_0999_MR1_slice_01.png"))
-    Image.open(first).convert("RGB").save(first.with_name("OAS1_0998_MR1_slice_01.bmp"))
-    report = load_slices(tmp_path / "slices", 16).describe()
-    assert report["left_out"] == expected | {"duplicate": 2} and report["slices"] == len(truth)
-    assert "left out: 2 x duplicate (" in render_report(report)
-
-
-@pytest.mark.parametrize("only", ["label maps", "pointers"])
-def test_nothing_but_bad_files_is_one_sentence(tmp_path, only):
-    for i in range(3):
-        if only == "label maps":
-            fixtures.save(tmp_path / f"A/x{i}_slice_1.png", fixtures.label_map(i, 0))
-        else:
-            (tmp_path / f"x{i}_slice_1.png").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match=r"No slice was found in .* \(3 (label map|Git LFS pointer)\)"):
-        load_slices(tmp_path, 16)
 
 
 def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp_path):

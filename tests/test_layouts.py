@@ -97,13 +97,6 @@ def test_backslashes_spaces_quotes_and_unicode_in_names(tmp_path):
     ]  # fmt: skip
 
 
-def test_plain_images_tell_nothing(tmp_path):
-    truth = fixtures.plain_images(tmp_path)
-    catalogue = recognise(tmp_path)
-    assert catalogue.layout == "images" and "do not tell" in catalogue.hidden
-    check(catalogue, truth)
-
-
 def test_levels_choose_and_say_so(tmp_path):
     fixtures.class_folders(tmp_path / "slices", CLASSES, levels=5)
     catalogue = recognise(tmp_path / "slices", levels=(1, 2))
@@ -115,13 +108,6 @@ def test_names_that_do_not_fit_are_counted(tmp_path):
     fixtures.class_folders(tmp_path / "slices", CLASSES)
     fixtures.save(tmp_path / "slices/logo.png", fixtures.head("logo", 0))
     assert recognise(tmp_path / "slices").left_out == {"name does not fit the layout": ("logo.png",)}
-
-
-def test_no_folder_empty_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
-        recognise(tmp_path / "missing")
-    with pytest.raises(ValueError, match="the folder is empty"):
-        recognise(tmp_path)
 
 
 def test_a_loop_of_links_ends_and_linked_folders_are_followed(tmp_path):

@@ -159,6 +159,8 @@ def _read(catalogue: Catalogue, item: Item) -> Found:
             return [(item, pictures.read_picture(path), volumes.NO_MARKS, said)]
         scan = volumes.read_scan(path, catalogue.levels, said)
         if scan.levels is None:
+            if catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
+                raise LeftOut("outside levels {}-{}".format(*catalogue.levels))
             return [(item, scan.pictures[0], scan.marks, said)]
         return [
             (replace(item, level=int(level)), picture, scan.marks, said)
@@ -258,7 +260,7 @@ def fetch(url: str, sha256: str, out: str | Path) -> Path:
             raise FileNotFoundError(f"{url} could not be fetched: {getattr(error, 'reason', error)}.") from error
         except RuntimeError as error:
             raise ValueError(f"{url} is not the file it should be ({error}); nothing was kept.") from error
-        return _unpack(archive, Path(out))
+        return _unpack(archive, Path(out), Path(out).resolve().parent)
 
 
 def unpack_once(archive: Path, cache: Path) -> Path:
@@ -268,11 +270,11 @@ def unpack_once(archive: Path, cache: Path) -> Path:
     status = archive.stat()
     mark = hashlib.sha256(repr((str(archive.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:16]
     out = cache / f"unpacked-{mark}" / (archive.stem.strip(".") or "archive")  # the name is a stranger's: ".." leads elsewhere
-    return out if out.is_dir() else _unpack(archive, out)
+    return out if out.is_dir() else _unpack(archive, out, cache)
 
 
-def _unpack(archive: Path, out: Path) -> Path:
-    """Unpack a .zip to the new folder ``out``, which appears complete or not at all.
+def _unpack(archive: Path, out: Path, near: Path) -> Path:
+    """Unpack a .zip to the new folder ``out``, which appears complete or not at all; ``near`` is a folder of the same disk.
 
     All names are checked before anything is written: an archive with an absolute name, '..', a link or a device is refused as a
     whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says: zipfile checks that.
@@ -281,7 +283,7 @@ def _unpack(archive: Path, out: Path) -> Path:
         raise ValueError(f"{out} exists already; choose a new folder, or remove it first.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=out.parent) as scratch:
+        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=near) as scratch:
             members = [info for info in opened.infolist() if not info.is_dir()]
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
@@ -293,8 +295,11 @@ def _unpack(archive: Path, out: Path) -> Path:
                 with opened.open(info) as source, open(target, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
             (Path(scratch) / "all").mkdir(exist_ok=True)
-            if not out.exists():  # else another process was faster
+            try:
                 os.replace(Path(scratch) / "all", out)
+            except OSError:
+                if not out.is_dir():  # else another process was faster
+                    raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ValueError(f"{archive.name} is no .zip that can be unpacked: {error}.") from error
     return out

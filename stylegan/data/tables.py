@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,10 +199,8 @@ def _bare(value: str) -> str:
 
 def _doubts(table: Table, ids: Sequence[str], keys: Sequence[Sequence[str]], at: np.ndarray) -> list[str]:
     name = table.path.name
-    missing, twice = (
-        ids.count(""),
-        sorted({value for value in ids if value and ids.count(value) > 1}) if len(set(ids)) < len(ids) else [],
-    )
+    count = Counter(ids)
+    missing, twice = count.pop("", 0), sorted(value for value, times in count.items() if times > 1)
     unmatched = sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     said = []
     if missing:

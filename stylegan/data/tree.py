@@ -175,7 +175,9 @@ def read_tree(names: Sequence[str], volumes: bool = False) -> list[Item]:
     at_person = tree.find_person(at_class)
     labels, folders = _spelt(tree, at_class), _spelt(tree, at_person, core)
     shared = find_id(tree.shared)[0] if at_class is None and not any(found[0] for found in tree.ids) else ""
-    items = []
+    marks = tree.at(tree.splits) if tree.splits is not None else [""] * len(tree.names)
+    of = {mark: _split_name(mark) for mark in set(marks)}
+    splits, items = [of[mark] for mark in marks], []
     for i, name in enumerate(tree.names):
         person, scan, end = tree.ids[i]
         level, rest, explicit = _level(tree.stems[i], end - len("/".join([*tree.parts[i], ""])) if person else 0, volumes)
@@ -186,8 +188,7 @@ def read_tree(names: Sequence[str], volumes: bool = False) -> list[Item]:
             person, told = _from_stem(tree.stems[i], rest, explicit, volumes, labels[i])
             person = person or tree.group(i, at_class) or name
             level = level if told or explicit or person != name else -1
-        split = _split_name(tree.at(tree.splits)[i]) if tree.splits is not None else ""
-        items.append(Item(name, person, level, labels[i], split, scan or person, told))
+        items.append(Item(name, person, level, labels[i], splits[i], scan or person, told))
     return _numbered_anew(tree, _join_repeats(_doubt_lone(items, volumes), [not found[0] for found in tree.ids]), at_class)
 
 
@@ -237,10 +238,10 @@ def _from_stem(base: str, rest: str, explicit: bool, volumes: bool, label: str) 
 def _doubt_lone(items: list[Item], volumes: bool) -> list[Item]:
     """Names that each stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well."""
     count = Counter(item.subject for item in items)
-    lone = [item for item in items if item.told and count[item.subject] == 1 and stem(item.file).startswith(item.subject)]
-    if volumes or 2 * len(lone) < len(items) or any(SLICE.search(stem(item.file)) for item in lone):
+    lone = {i.file for i in items if i.told and count[i.subject] == 1 and stem(i.file).startswith(i.subject)}
+    if volumes or 2 * len(lone) < len(items) or any(SLICE.search(stem(name)) for name in lone):
         return items
-    return [replace(item, subject=item.file, scan=item.file, level=-1, told=False) if item in lone else item for item in items]
+    return [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
 
 
 def _join_repeats(items: list[Item], without_id: Sequence[bool]) -> list[Item]:
