@@ -234,8 +234,9 @@ PRESETS = {
     "smoke": {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "batch_size": 8,
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
     "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "r1_gamma": 0.3, "ema_kimg": 5.0,
-              "total_kimg": 60.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
-    "oasis64": {**_HOUSE},
+              "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
+    "oasis64": {**_HOUSE, "channel_max": 256, "batch_size": 8, "lr": 0.007, "lr_decay_kimg": 60.0, "r1_gamma": 0.3, "ema_kimg": 500.0,
+                "total_kimg": 1000.0, "kid_ticks": 3},
     "oasis128": {**_HOUSE, **_WIDE, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.2, "total_kimg": 1000.0},
     "oasis256": {**_HOUSE, **_WIDE, "img_resolution": 256, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.8, "total_kimg": 2000.0},
     "colab": {**_HOUSE, **_WIDE, "batch_size": 32, "total_kimg": 1000.0, "max_minutes": 60.0},
@@ -261,8 +262,11 @@ _OWN = "this project"
 NOTES = {
     "smoke": (_OWN, "Seconds on any machine: for tests of the plumbing, not for pictures."),
     "quick": (_OWN, "Nine minutes on two cores: StyleGAN2, small and with large steps."),
-    "oasis64": (_OWN, "StyleGAN2 with adaptive augmentation for 64 px slices, hours on a CPU or minutes on a GPU."),
-    "oasis128": (_OWN, "The same at 128 px; wants a GPU."),
+    "oasis64": (
+        _OWN,
+        "StyleGAN2 for 64 px slices, hours on a CPU: the recipe of quick with wider small maps, a falling rate and a long average.",
+    ),
+    "oasis128": (_OWN, "At 128 px, with the published rate and batch; wants a GPU."),
     "oasis256": (_OWN, "The same at 256 px; wants a GPU."),
     "colab": (
         _OWN,
