@@ -19,6 +19,7 @@ from stylegan.scores.metrics import kernel_distance
 from stylegan.train import new_state, train, training_step
 
 SYSTEMS = [name for name in PRESETS if name.startswith(("stylegan", "seed")) or name in ("dcgan", "modern")]
+LEARN_FAST = ("seed002-stylegan2-umap", "seed003-progressive", "dcgan")  # one of each architecture; the others take minutes
 
 
 def tiny(**changes) -> Config:
@@ -39,7 +40,9 @@ def seed():
 # --- Each preset learns -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", SYSTEMS)
+@pytest.mark.parametrize(
+    "preset", [name if name in LEARN_FAST else pytest.param(name, marks=pytest.mark.long) for name in SYSTEMS]
+)
 def test_each_preset_halves_the_distance_of_its_start(preset, simulated):
     """2 kimg at 32 px: the kernel distance in the space of 16 principal components of the pixels falls below half."""
     given = PRESETS[preset]

@@ -201,8 +201,8 @@ def _history(run_dir: Path, path: Path) -> dict:
 
 
 def changes(config: dict) -> dict:
-    """In which fields a run's config differs from its preset as it is now; an older version knew fewer fields."""
-    config = {**Config().to_dict(), **config}
+    """In which fields a run's config differs from its preset as it is now; older versions knew fewer fields and some that are gone."""
+    config = Config.from_dict(config).to_dict()
     usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
     return {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v}
 
