@@ -172,7 +172,7 @@ def test_processes_share_samples_and_scores(G, class_folders, tmp_path):
         sampled = stylegan(processes, "sample", untrained, "--seeds", "0-129", "--device", "cpu", "--out", out)
         scored = stylegan(
             processes, "evaluate", untrained, "--data", class_folders, "--split", "train", "--fakes", 16,
-            "--space", "pixel-pca", "--no-controls", "--device", "cpu", "--json",
+            "--no-controls", "--device", "cpu", "--json",
         )  # fmt: skip
         for line in (sampled, scored):
             done = subprocess.run(line, env=env, capture_output=True, text=True)
