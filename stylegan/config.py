@@ -190,8 +190,8 @@ def _size_mistake(config: Config) -> str:
         return f"img_resolution is {resolution}; take a power of two from 8 to 1024."
     if config.channel_base < resolution:
         return f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
-    if config.participation_weight and batch < 2:
-        return f"batch_size is {batch}; participation_weight compares slices of a batch with each other: take 2 or more."
+    if config.participation_weight and batch < 3:  # two centred slices are always opposite
+        return f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."
     whole = "the minibatch standard deviation works on whole groups"
     return f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {whole}." if batch % min(group, batch) else ""
 

@@ -100,11 +100,12 @@ def path_length_penalty(lengths: Tensor, pl_mean: Tensor, decay: float) -> tuple
 
 
 def sharing(img: Tensor) -> Tensor:
-    """How much the fine detail of a batch lies in few directions: 1 / its participation ratio, between 1 / pixels and 1.
+    """How much the fine detail of a batch lies in few directions: a number from 1 / (N - 1)^2 to 1, which a single direction has.
 
-    img [N, C, H, W], N >= 2 and sides of whole fours. With h what a blur over 4 pixels takes away, centred over the batch, this is
-    the mean of <h_i, h_j>^2 over pairs, divided by the square of the mean of ||h_i||^2: an estimate of tr(S^2) / tr(S)^2 for the
-    covariance S of h. Matching such second moments is what McGAN does in features (Mroueh et al. 2017, arXiv:1702.08398).
+    img [N, C, H, W], N >= 3 and sides of whole fours. With h what a blur over 4 pixels takes away, centred over the batch, this is
+    the mean of <h_i, h_j>^2 over pairs, divided by the square of the mean of ||h_i||^2. It follows tr(S^2) / tr(S)^2, the inverse
+    participation ratio of the covariance S of h; centring by the batch itself raises it, alike for real slices and fakes in batches
+    of one size. Matching second moments is what McGAN does in features (Mroueh et al. 2017, arXiv:1702.08398).
     """
     img = img.float()
     coarse = F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")

@@ -77,6 +77,7 @@ def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_di
     pairs = [(h[i] @ h[j]).item() ** 2 for i in range(6) for j in range(6) if i != j]
     power = sum((x @ x).item() for x in h) / 6
     assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / power**2, rel=1e-4)
+    assert sharing(img[:2]).item() == pytest.approx(1)
     few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
     assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))
 
@@ -103,6 +104,8 @@ def test_every_generator_learns_from_the_penalty_and_a_checkpoint_keeps_its_mean
     assert not all(torch.equal(a, b) for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True))
 
 
-def test_a_single_slice_has_no_pair():
+@pytest.mark.parametrize("batch", [1, 2])
+def test_batches_that_cannot_differ_in_sharing_are_refused(batch):
+    """Two slices, centred, lie in one direction whatever they show."""
     with pytest.raises(ValueError, match="participation_weight"):
-        make_config("smoke", batch_size=1, participation_weight=1.0)
+        make_config("smoke", batch_size=batch, participation_weight=1.0)
