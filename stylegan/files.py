@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -16,10 +15,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 try:
     import fcntl
@@ -98,31 +95,6 @@ def _checkout() -> Path | None:
             if project.get("project", {}).get("name") == "stylegan":
                 return folder
     return None
-
-
-def store_images(folder: Path, shape: tuple[int, int, int], fill: Callable[[np.ndarray], None]) -> str:
-    """Let ``fill`` write uint8 [N, R, R] straight into a file; returns the sha256 of the content, which names the file."""
-    with replacing(folder / f"packing-{os.urandom(4).hex()}.npy") as temporary:
-        if hasattr(os, "posix_fallocate"):  # claim the space: writing to a map on a full disk would end the process, not raise
-            with open(temporary, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) + 4096)
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        fill(images)
-        images.flush()
-        key = hashlib.sha256(repr(shape).encode())
-        key.update(images)
-        del images  # Windows cannot rename a mapped file
-        os.replace(temporary, folder / f"{key.hexdigest()}.npy")
-    return key.hexdigest()
-
-
-def open_images(folder: Path, key: str, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The memory-mapped uint8 [N, R, R] stored under that key, None where it is absent or damaged."""
-    try:
-        images = np.load(folder / f"{key}.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
 # --- Writing so that no reader ever meets half a file ----------------------------------------------------------------------------

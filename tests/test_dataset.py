@@ -199,7 +199,7 @@ def test_two_scans_of_one_person_stay_together():
 def test_published_train_and_test_get_a_val_out_of_train():
     subjects = np.array([f"s{i}" for i in range(40)])
     folders = np.array(["test" if i % 4 == 0 else "train" for i in range(40)])
-    splits, _ = who.complete_split(subjects, np.arange(40) % 2, folders, seed=0)
+    splits, _ = who.choose_split(subjects, np.arange(40) % 2, folders, 0, (), True)
     assert np.array_equal(splits == "test", folders == "test")
     assert 4 <= (splits == "val").sum() <= 8
 
@@ -323,7 +323,8 @@ def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
 
 
 def test_neighbouring_levels_are_more_alike_and_a_split_by_slices_leaks(simulated):
-    from stylegan.data.report import leaks_of_random_split, similarity
+    from stylegan.data.subjects import leaks_of_random_split
+    from stylegan.dataset import similarity
 
     found = similarity(simulated, steps=(1, 3))
     assert set(found) == {"same person, 1 level apart", "same person, 3 levels apart", "other person, same level"}

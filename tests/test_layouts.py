@@ -5,9 +5,9 @@ from __future__ import annotations
 import layouts_fixtures as fixtures
 import pytest
 
-from stylegan.data.layouts import FOUR_CLASS, recognise
+from stylegan.data.layouts import recognise
 from stylegan.data.listing import list_files
-from stylegan.data.subjects import FOUR_CLASSES, recover_four_class
+from stylegan.data.subjects import FOUR_CLASS, FOUR_CLASSES, recover_four_class
 
 CLASSES = {"NonDemented": 4, "MildDemented": 3}
 

@@ -82,8 +82,8 @@ def test_ventricles_grow_with_the_enlargement():
 
 
 def test_the_wall_moves_by_about_the_enlargement():
-    template = atlas._template()
-    ventricle = template.volume[3].numpy() > 0.5
+    volume, origin = atlas._template()
+    ventricle = volume[3].numpy() > 0.5
     x = np.arange(-60.0, 61.0)
     z = np.array([20.0])
     subject = atlas.draw_subject(np.random.default_rng(0), label=0)
@@ -91,7 +91,7 @@ def test_the_wall_moves_by_about_the_enlargement():
     widths = []
     for enlargement in (0.0, 3.0):
         points = atlas.pull_back(atlas.Subject(**{**vars(subject), **still, "ventricle": enlargement}), x, np.array([5.0]), z)
-        inside = atlas._sample(torch.from_numpy(ventricle[None].astype(np.float32)), template.origin, 1.0, points)[0] > 0.5
+        inside = atlas._sample(torch.from_numpy(ventricle[None].astype(np.float32)), origin, 1.0, points)[0] > 0.5
         widths.append(int(inside.sum()))
     assert 3 <= widths[1] - widths[0] <= 12  # two outer walls, 3 mm each on average over all walls
 

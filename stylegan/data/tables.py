@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.data.subjects import find_id, person, stem
-from stylegan.data.tree import class_order
+from stylegan.data.subjects import class_order, find_id, person, stem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,9 +98,9 @@ class Joined:
     """A table beside the slices: one entry per slice."""
 
     columns: dict[str, np.ndarray]  # float (NaN unknown) or str ('' unknown)
-    people: np.ndarray | None  # str, the person of each slice ('' unknown) where the table was joined by something else
-    classes: np.ndarray | None  # str, what a column such as Group says
-    warnings: tuple[str, ...]
+    people: np.ndarray | None = None  # str, the person of each slice ('' unknown) where the table was joined by something else
+    classes: np.ndarray | None = None  # str, what a column such as Group says
+    warnings: tuple[str, ...] = ()
 
 
 def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
