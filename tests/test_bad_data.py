@@ -7,10 +7,8 @@ import io
 import os
 import re
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,12 +65,7 @@ def only(*contents: bytes, name: str = STRANGE):
 
 def huge_png(width: int, height: int) -> bytes:
     """A valid 1-bit PNG of so many pixels in a few kilobytes."""
-    row = b"\0" + b"\xaa" * ((width + 7) // 8)
-    packed = zlib.compressobj(9)
-    data = b"".join(packed.compress(row) for _ in range(height)) + packed.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
+    return fixtures.png_of([b"\xaa" * ((width + 7) // 8)] * height, width, 1, 0)
 
 
 def links(root: Path) -> None:
@@ -85,12 +78,8 @@ def links(root: Path) -> None:
 
 def table(content: str | bytes):
     """A table beside the slices."""
-
-    def make(root: Path) -> None:
-        data = content.encode() if isinstance(content, str) else content
-        (root.parent / "subjects.csv").write_bytes(data)
-
-    return make
+    data = content.encode() if isinstance(content, str) else content
+    return lambda root: (root.parent / "subjects.csv").write_bytes(data) and None
 
 
 def rows(**changes: str) -> str:
@@ -137,14 +126,13 @@ def scans(spoil: Callable[[Path], None], ending: str = ".nii.gz"):
     return make
 
 
-def save_volume(data: np.ndarray, path: Path, affine: np.ndarray | None = None) -> None:
-    affine = np.eye(4) if affine is None else affine
+def save_volume(data: np.ndarray, path: Path) -> None:
     if path.suffix == ".hdr":
         header = nib.AnalyzeHeader(endianness=">")
         header.set_data_dtype(np.int16)
         nib.AnalyzeImage(data, None, header).to_filename(path)
     else:
-        nib.save(nib.Nifti1Image(data, affine), path)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), path)
 
 
 def with_values(change: Callable[[np.ndarray], np.ndarray]):
@@ -155,13 +143,11 @@ def with_header(field: str, value: object):
     """The volume with one field of its header set, whatever nibabel thinks of it."""
 
     def spoil(path: Path) -> None:
-        image = nib.load(path)
-        raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
-        template = image.header.template_dtype
-        kind, offset = template.fields[field][:2]
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        kind, offset = nib.load(path).header.template_dtype.fields[field][:2]
         content = np.broadcast_to(np.asarray(value, dtype=kind.base), kind.shape).tobytes()
         raw[offset : offset + len(content)] = content
-        path.write_bytes(gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
+        path.write_bytes(gzip.compress(bytes(raw)))
 
     return spoil
 
