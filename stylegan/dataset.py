@@ -6,7 +6,6 @@ import csv
 import functools
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import numpy as np
 
 from stylegan.data import subjects as who
 from stylegan.data import tables
+from stylegan.data.listing import parse_levels
 from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
 from stylegan.data.pictures import RULES, min_max, percentiles, standardise_then_unit  # noqa: F401, offered here too
 from stylegan.data.subjects import SPLITS, split_by_subject  # noqa: F401, likewise
@@ -68,11 +68,10 @@ class SliceDataset:
         """The slices of 'train', 'val' or 'test'; 'all' is the whole set. ValueError where there is no such slice."""
         if name == "all":
             return self
-        where = self.splits == name
-        if not where.any():
+        if name not in self.splits:
             counts = ", ".join(f"{split} {np.sum(self.splits == split)}" for split in SPLITS)
             raise ValueError(f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices.")
-        return self.select(where)
+        return self.select(self.splits == name)
 
     def tensor(self, where: object = slice(None), device: str | torch.device = "cpu") -> torch.Tensor:
         """float32 [n, 1, R, R] in [-1, 1] of the chosen slices, on the device."""
@@ -133,13 +132,13 @@ def load_slices(
     chosen, cache = parse_levels(levels), cache_folder(cache_dir)
     if data is None:
         images, index = pack_simulated(resolution, cache)
-        joined, said = tables.Joined({name: np.array(values) for name, values in index["columns"].items()}), []
+        joined = tables.Joined({name: np.array(values) for name, values in index["columns"].items()})
     else:
         data = Path(data).expanduser()
         root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
         images, index = pack_folder(root, resolution, chosen, contrast, cache)
-        joined, said = tables.join_index(data, root, subjects_csv, index)
-    dataset = _label(images, index, joined, said, seed)
+        joined = tables.join_index(data, root, subjects_csv, index)
+    dataset = _label(images, index, joined, seed)
     if data is not None or chosen is None:
         return dataset
     where = (dataset.levels >= chosen[0]) & (dataset.levels <= chosen[1])
@@ -149,10 +148,15 @@ def load_slices(
     return dataset.select(where)
 
 
-def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: list[str], seed: int) -> SliceDataset:
+def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) -> SliceDataset:
     """Decide people, classes and splits."""
-    people, folders, hidden, warnings = index["subjects"], index["folders"], index["hidden"], [*index["warnings"], *said]
-    if hidden and joined and joined.people is not None:
+    people, folders, hidden, warnings = (
+        index["subjects"],
+        index["folders"],
+        index["hidden"],
+        [*index["warnings"], *joined.warnings],
+    )
+    if hidden and joined.people is not None:
         unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
         people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
         hidden = hidden if unnamed else ""
@@ -162,24 +166,12 @@ def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: 
     splits, said = who.choose_split(people, labels, folders, seed, classes, known=not hidden)
     warnings += said + ([hidden] if hidden else [])
     return SliceDataset(
-        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=joined.columns if joined else {},
+        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=joined.columns,
         levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
         subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"], dtype=str),
         left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
         published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
     )  # fmt: skip
-
-
-def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
-    """(A, B) from 'A-B', 'A' or a pair of numbers; the pair also as text, as older runs recorded it."""
-    if levels is None:
-        return None
-    text = str(levels) if isinstance(levels, str | int) else "-".join(map(str, levels))
-    found = re.fullmatch(r"\(?(\d+)(?:(?:-|, ?)(\d+))?\)?", text.strip())
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-    if low > high:
-        raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
-    return low, high
 
 
 # ------------------------------------------------------------------------------------------------------------------- reports
@@ -305,13 +297,12 @@ def normalised(data: SliceDataset, rule: str) -> SliceDataset:
     """The slices under one of `RULES`, subject by subject; those that have been through it stay. ValueError for another name."""
     if rule not in RULES:
         raise ValueError(f"normalise is {rule!r}; choose one of {', '.join(RULES)}.")
-    function = RULES[rule]
-    if function is None or data.grey == rule:
+    if rule in ("fixed", data.grey):
         return data
     images = np.empty(data.images.shape, dtype=np.uint8)
     for subject in np.unique(data.subjects):
         rows = np.flatnonzero(data.subjects == subject)
-        images[rows] = np.rint(function(data.images[rows].astype(np.float64)) * 255)
+        images[rows] = np.rint(RULES[rule](data.images[rows].astype(np.float64)) * 255)
     key = hashlib.sha256(f"{data.key} {rule}".encode()).hexdigest()
     return replace(data, images=images, key=key, grey=rule)
 

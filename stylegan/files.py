@@ -46,8 +46,11 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     temporary directory takes its place: slower at the next start, never wrong.
     """
     base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
-    first = Path(base).expanduser() / "cache" if base else _user_cache()
-    for folder in (first, Path(tempfile.gettempdir()) / f"stylegan-cache-{_user()}"):
+    homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
+    home = homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    first = (Path(base, "cache") if base else Path(home, "stylegan")).expanduser()
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    for folder in (first, Path(tempfile.gettempdir()) / f"stylegan-cache-{user}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -73,23 +76,13 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-
-
-def _user_cache() -> Path:
-    homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
-    return Path(homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stylegan"
-
-
 def checkout() -> Path:
     """The nearest folder upwards whose pyproject.toml is this project's, else the working directory."""
     return _checkout() or Path.cwd()
 
 
 def _checkout() -> Path | None:
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (Path.cwd(), *Path.cwd().parents):
         with contextlib.suppress(OSError, ValueError):
             project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
             if project.get("project", {}).get("name") == "stylegan":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -123,7 +122,7 @@ def test_z_scored_pictures_keep_their_brain(tmp_path, background):
 
 def png16(path, channels):
     """Write uint16 [H, W, C] as a PNG of 16 bits, which Pillow does not for colour."""
-    height, width, count = channels.shape
+    _, width, count = channels.shape
     rows = [row.astype(">u2").tobytes() for row in channels]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(fixtures.png_of(rows, width, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count]))
@@ -175,20 +174,6 @@ def test_the_key_tells_the_pictures_apart(class_folders):
     assert data.key == load_slices(class_folders, 16, seed=5).key  # a split changes no picture
     some = data.select(data.labels == 0)
     assert some.key != data.key and some.key == data.select(np.flatnonzero(data.labels == 0)).key
-
-
-def test_an_archive_is_fetched_once_its_sum_is_right(class_folders, tmp_path):
-    archive = Path(shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders))
-    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    assert load_slices(pack.fetch(archive.as_uri(), sha256, tmp_path / "out"), 16).key == load_slices(class_folders, 16).key
-    for url, wrong, error in (
-        (archive.as_uri(), "0" * 64, ValueError),
-        (archive.as_uri() + "x", sha256, FileNotFoundError),
-        ("ftp://x", sha256, ValueError),
-    ):
-        with pytest.raises(error):
-            pack.fetch(url, wrong, tmp_path / "other")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "slices.zip"]
 
 
 def test_an_archive_beyond_the_limits_is_refused(class_folders, tmp_path, monkeypatch):

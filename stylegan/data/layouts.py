@@ -132,13 +132,13 @@ def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tup
     items = read_tree(chosen, volumes)
     hidden = HIDDEN if any(not item.told for item in items) else ""
     if volumes:
-        oasis = all(item.subject.startswith("OAS1_") and "t88" in stem(item.file).lower() for item in items)
-        return "oasis1-volumes" if items and oasis else "nifti", items, hidden
+        oasis = items and all(item.subject.startswith("OAS1_") and "t88" in stem(item.file).lower() for item in items)
+        return "oasis1-volumes" if oasis else "nifti", items, hidden
     labels = _dataset_json(root, names)
     if labels:
         return "stylegan", [replace(item, label=labels.get(plain(item.file), "")) for item in items], hidden
     classes = {item.label.upper() for item in items} - {""}
-    diagnoses = classes and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"}
+    diagnoses = bool(classes) and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"}
     if diagnoses and all(IMAGE_ID.fullmatch(stem(item.file)) for item in items):
         return "uq-adni", items, hidden and HIDDEN_ADNI
     return "class-folders" if classes else "images", items, hidden
@@ -168,7 +168,7 @@ def _read_uq_oasis(matches: dict[str, re.Match]) -> list[Item]:
 
 
 class Tree:
-    """The folders of some files, level by level below the folder that all of them share."""
+    """The folders of files, level by level below the one that all share. A level of splits has no other names: a class may be "test"."""
 
     def __init__(self, names: Sequence[str], volumes: bool):
         self.names, self.volumes = list(names), volumes
@@ -180,10 +180,9 @@ class Tree:
         self.parts = [part[shared:] for part in parts]
         self.stems = [stem(name) for name in names]
         self.ids = [find_id("/".join([*part, base])) for part, base in zip(self.parts, self.stems, strict=True)]
-        self.depth = max(map(len, self.parts), default=0)
-        # A level is the published split only if all its names are names of splits: a class may be called "test".
-        self.splits = next((d for d in range(self.depth) if all(map(split_name, self.folders(d)))), None)
-        self.open = [d for d in range(self.depth) if d != self.splits and not self._says_nothing(d)]
+        depths = range(max(map(len, self.parts), default=0))
+        self.splits = next((d for d in depths if all(map(split_name, self.folders(d)))), None)
+        self.open = [d for d in depths if d != self.splits and not self._says_nothing(d)]
 
     def at(self, depth: int) -> list[str]:
         """The folder of each file at a depth, without case; '' where the file lies higher."""
@@ -225,7 +224,7 @@ class Tree:
     def find_class(self) -> int | None:
         """The level of classes: few names that each hold several people, the names known for it first."""
         known = [d for d in self.open if all(is_class_name(name) for name in self.folders(d))]
-        innermost = next((d for d in self.open if self.people_like(d)), self.depth)
+        innermost = next((d for d in self.open if self.people_like(d)), max(self.open, default=0) + 1)
         for d in [*known, *(d for d in self.open if d not in known and d < innermost)]:
             names = self.folders(d)
             if not 2 <= len(names) <= (20 if d in known else 10):

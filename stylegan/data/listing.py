@@ -234,6 +234,18 @@ def _rank(name: str) -> int:
     return next((i for i, match in enumerate(found) if match), len(STAGES))
 
 
+def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
+    """(A, B) from 'A-B', 'A' or a pair of numbers; the pair also as text, as older runs recorded it."""
+    if levels is None:
+        return None
+    text = str(levels) if isinstance(levels, str | int) else "-".join(map(str, levels))
+    found = re.fullmatch(r"\(?(\d+)(?:(?:-|, ?)(\d+))?\)?", text.strip())
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+    if low > high:
+        raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
+    return low, high
+
+
 # -------------------------------------------------------------------------------------------------------------------- nothing
 
 

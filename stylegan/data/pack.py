@@ -13,7 +13,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import urllib.parse
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -251,62 +250,37 @@ def _front(mean: np.ndarray, marks: list[Marks], warnings: list[str]) -> tuple[i
 # ------------------------------------------------------------------------------------------------------------------ archives
 
 
-def fetch(url: str, sha256: str, out: str | Path) -> Path:
-    """Download a .zip, check it against its sha256 (64 hexadecimal digits) and unpack it to the new folder ``out``.
-
-    Raises ValueError for another sum or an archive that cannot be unpacked, FileNotFoundError where the download fails.
-    """
-    from torch.hub import download_url_to_file
-
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file") or len(sha256) != 64:
-        raise ValueError(
-            f"{url} with sha256 {sha256!r} cannot be fetched; give an https:// address and the 64 digits of its sum."
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch) / "archive.zip"
-        try:
-            download_url_to_file(url, str(archive), hash_prefix=sha256.lower(), progress=False)
-        except OSError as error:
-            raise FileNotFoundError(f"{url} could not be fetched: {getattr(error, 'reason', error)}.") from error
-        except RuntimeError as error:
-            raise ValueError(f"{url} is not the file it should be ({error}); nothing was kept.") from error
-        return _unpack(archive, Path(out), Path(out).resolve().parent)
-
-
 def unpack_once(archive: Path, cache: Path) -> Path:
-    """The folder a .zip was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time)."""
+    """The folder a .zip was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time).
+
+    It appears complete or not at all. All names are checked before anything is written: an archive with an absolute name, '..', a
+    link or a device is refused as a whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says:
+    zipfile checks that.
+    """
     if not archive.is_file():
         raise FileNotFoundError(f"There is no archive {archive}.")
     status = archive.stat()
     mark = hashlib.sha256(repr((str(archive.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:16]
     out = cache / f"unpacked-{mark}" / (archive.stem.strip(".") or "archive")  # the name is a stranger's: ".." leads elsewhere
-    return out if out.is_dir() else _unpack(archive, out, cache)
-
-
-def _unpack(archive: Path, out: Path, near: Path) -> Path:
-    """Unpack a .zip to the new folder ``out``, which appears complete or not at all; ``near`` is a folder of the same disk.
-
-    All names are checked before anything is written: an archive with an absolute name, '..', a link or a device is refused as a
-    whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says: zipfile checks that.
-    """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose a new folder, or remove it first.")
+    if out.is_dir():
+        return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=near) as scratch:
+        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as scratch:
             members = [info for info in opened.infolist() if not info.is_dir()]
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
                 raise ValueError(
                     f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused."
                 )
-            for info, target in [(info, Path(scratch) / "all" / _inside(archive, info)) for info in members]:
+            everything = Path(scratch) / "all"
+            everything.mkdir()
+            for info, target in [(info, everything / _inside(archive, info)) for info in members]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(info) as source, open(target, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-            (Path(scratch) / "all").mkdir(exist_ok=True)
             try:
-                os.replace(Path(scratch) / "all", out)
+                os.replace(everything, out)
             except OSError:
                 if not out.is_dir():  # else another process was faster
                     raise

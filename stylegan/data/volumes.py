@@ -46,10 +46,11 @@ def read_scan(path: str | Path, levels: tuple[int, int] | None = None, said: lis
     A file of one plane is one slice. Errors and ``said`` as for `read_volume`.
     """
     image = _open(path)
-    if sorted(image.shape[:3])[0] == 1 or len(image.shape) == 2:
+    if min(image.shape[:3]) == 1 or len(image.shape) == 2:
         picture, marks = _single_plane(image, path)
         return Scan(picture[None], None, marks)
-    pictures = to_uint8(axial_slices(_read(image, path, said), levels))
+    tell = warnings.warn if said is None else said.append
+    pictures = to_uint8(axial_slices(_read(image, path, tell), levels))
     return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), sides(image))
 
 
@@ -61,11 +62,10 @@ def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
     ValueError with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
     nothing finite, colour, a header that cannot be true.
     """
-    return _read(_open(path), path, said)
+    return _read(_open(path), path, warnings.warn if said is None else said.append)
 
 
-def _read(image: nib.spatialimages.SpatialImage, path: str | Path, said: list[str] | None) -> np.ndarray:
-    tell = warnings.warn if said is None else said.append
+def _read(image: nib.spatialimages.SpatialImage, path: str | Path, tell: Callable[[str], None]) -> np.ndarray:
     if len(image.shape) < 3 or min(image.shape[:3]) < 8:
         raise ValueError(f"{path} has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
     data = on_black(_finite(_voxels(image, path), path, tell))
@@ -128,8 +128,9 @@ def _open(path: str | Path) -> nib.spatialimages.SpatialImage:
     try:
         return nib.load(path)
     except Exception as e:  # nibabel raises whatever a damaged header makes it stumble over
+        why = _one_line(e)
         raise ValueError(
-            f"{path} cannot be read as a NIfTI or Analyze volume ({_one_line(e)}); leave it out or fetch it again."
+            f"{path} cannot be read as a NIfTI or Analyze volume ({why}); leave it out or fetch it again."
         ) from None
 
 
@@ -210,21 +211,15 @@ def _foreground(values: np.ndarray) -> np.ndarray:
     return values > low + 0.1 * (high - low)
 
 
-def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last plane along an axis that hold a tenth of the fullest plane's foreground: specks do not count."""
-    counts = mask.sum(tuple(i for i in range(3) if i != axis))
-    planes = np.flatnonzero(counts >= 0.1 * counts.max())
-    return int(planes[0]), int(planes[-1])
-
-
 def _ventricle_levels(volume: np.ndarray, count: int) -> np.ndarray:
     """Indices [count] of evenly spaced levels around the lateral ventricles."""
     depth = volume.shape[2]
     if depth < count:
         raise ValueError(f"The volume has {depth} levels, {count} are wanted; ask for fewer.")
     mask = _foreground(volume)
-    (back, front), (_, top) = _extent(mask, 1), _extent(mask, 2)
-    length = front - back + 1
+    rows, planes = mask.sum((0, 2)), mask.sum((0, 1))
+    rows, planes = (np.flatnonzero(count >= 0.1 * count.max()) for count in (rows, planes))  # specks do not count
+    top, length = int(planes[-1]), int(rows[-1] - rows[0] + 1)
     step = max(1, min(round(LEVEL_SPAN * length / count), depth // count))
     first = round(top - CENTRE_BELOW_TOP * length - step * (count - 1) / 2)
     first = min(max(first, 0), depth - 1 - step * (count - 1))
