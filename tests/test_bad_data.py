@@ -302,24 +302,23 @@ def spoilt(content: bytes, rng: np.random.Generator, within: int) -> bytes:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", pictures.FORMATS)
 def test_a_damaged_picture_is_read_or_left_out_whatever_its_bytes(format, tmp_path):
-    content, rng, outcomes = png(head(), format), np.random.default_rng(0), []
+    content, rng, outcomes = png(head(), format), np.random.default_rng(0), set()
     for _ in range(150):
         (tmp_path / "x.png").write_bytes(spoilt(content, rng, 400))
         try:
-            outcomes.append(pictures.read_picture(tmp_path / "x.png").ndim)
+            outcomes.add(pictures.read_picture(tmp_path / "x.png").ndim)
         except LeftOut as reason:
-            outcomes.append(str(reason))
-    assert set(outcomes) > {"unreadable"} and set(outcomes) <= {
-        2, "unreadable", "not an image", "empty file", "larger than 8192 pixels", "several pictures in one file",
-    }  # fmt: skip
+            outcomes.add(str(reason))
+    reasons = {"unreadable", "not an image", "empty file", "larger than 8192 pixels", "several pictures in one file"}
+    assert {"unreadable"} < outcomes <= {2} | reasons
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".hdr"])
 def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_path):
-    path, rng = tmp_path / f"x{ending}", np.random.default_rng(0)
+    path, rng, read = tmp_path / f"x{ending}", np.random.default_rng(0), 0
     save_volume(fixtures.volume("sub-0", (16, 18, 16)), path)
-    content, read, refused = path.read_bytes(), 0, 0
+    content = path.read_bytes()
     for _ in range(150):
         path.write_bytes(spoilt(content, rng, 352))
         try:
@@ -328,5 +327,4 @@ def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_pat
             read += 1
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error)
-            refused += 1
-    assert read > 10 and refused > 10
+    assert 10 < read < 140

@@ -177,8 +177,7 @@ def standardise_then_unit(x: np.ndarray) -> np.ndarray:
 
     The first step cancels out of the second: this is `min_max`, whatever the mean and the deviation are.
     """
-    z = (x - x.mean()) / max(x.std(), 1e-12)
-    return min_max(z)
+    return min_max((x - x.mean()) / max(x.std(), 1e-12))
 
 
 def min_max(x: np.ndarray) -> np.ndarray:
