@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,9 @@ from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.listing import parse_levels
 from stylegan.data.pack import pack_folder, pack_simulated, unpack_once
-from stylegan.data.report import render_report, write_csv  # noqa: F401, offered here too
-from stylegan.data.subjects import SPLITS, split_by_subject
-from stylegan.files import cache_folder, checkout, printable
+from stylegan.data.pictures import RULES, min_max, percentiles, standardise_then_unit  # noqa: F401, offered here too
+from stylegan.data.subjects import SPLITS, split_by_subject  # noqa: F401, likewise
+from stylegan.files import cache_folder, checkout, printable, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +58,7 @@ class SliceDataset:
 
     def select(self, where: np.ndarray | Sequence[int]) -> SliceDataset:
         """The slices of a bool mask or of indices, in that order."""
-        rows = np.arange(len(self))[np.asarray(where)]
-        rows = rows.reshape(-1)
+        rows = np.arange(len(self))[np.asarray(where)].reshape(-1)
         arrays = {name: getattr(self, name)[rows] for name in ("images", "labels", "subjects", "levels", "splits")}
         key = hashlib.sha256(self.key.encode() + rows.tobytes()).hexdigest()
         columns = {name: values[rows] for name, values in self.columns.items()}
@@ -68,11 +68,10 @@ class SliceDataset:
         """The slices of 'train', 'val' or 'test'; 'all' is the whole set. ValueError where there is no such slice."""
         if name == "all":
             return self
-        where = self.splits == name
-        if not where.any():
+        if name not in self.splits:
             counts = ", ".join(f"{split} {np.sum(self.splits == split)}" for split in SPLITS)
             raise ValueError(f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices.")
-        return self.select(where)
+        return self.select(self.splits == name)
 
     def tensor(self, where: object = slice(None), device: str | torch.device = "cpu") -> torch.Tensor:
         """float32 [n, 1, R, R] in [-1, 1] of the chosen slices, on the device."""
@@ -80,42 +79,32 @@ class SliceDataset:
 
         if torch.device(device).type == "cpu":
             images = torch.from_numpy(np.array(self.images[where], ndmin=3))
-        else:
-            images = self._all_on(str(device))[torch.as_tensor(where, device=device)]
+        else:  # a device with memory of its own holds all slices as bytes: 10,000 of 256 px are 655 MB
+            if str(device) not in self.shelf:
+                self.shelf[str(device)] = torch.from_numpy(np.array(self.images)).to(device)
+            images = self.shelf[str(device)][torch.as_tensor(where, device=device)]
         return images[:, None].float().div_(127.5).sub_(1)
-
-    def _all_on(self, device: str) -> torch.Tensor:
-        """All slices as bytes on a device with memory of its own, copied there once: 10,000 of 256 px are 655 MB."""
-        import torch
-
-        if device not in self.shelf:
-            self.shelf[device] = torch.from_numpy(np.array(self.images)).to(device)
-        return self.shelf[device]
 
     def describe(self) -> dict:
         """What the set holds, as JSON values; ``subjects`` is None where the layout hides who is who."""
-        everything = np.ones(len(self), bool)
         return {
             "layout": self.layout,
             "title": self.title,
             "size": self.size,
-            **self._count(everything),
-            "classes": self._by_class(everything),
-            "splits": {
-                split: self._count(at) | {"classes": self._by_class(at)} for split in SPLITS for at in [self.splits == split]
-            },
+            **self._count(self.labels >= -1),
+            "splits": {split: self._count(self.splits == split) for split in SPLITS},
             "left_out": {reason: len(names) for reason, names in self.left_out.items()},
             "left_out_files": {reason: list(names[:20]) for reason, names in self.left_out.items()},
             "published_split_leaks": self.published_split_leaks,
             "warnings": list(self.warnings),
         }
 
-    def _by_class(self, where: np.ndarray) -> dict:
-        return {name: self._count(where & (self.labels == i)) for i, name in enumerate(self.classes)}
-
-    def _count(self, where: np.ndarray) -> dict:
+    def _count(self, where: np.ndarray, by_class: bool = True) -> dict:
+        """Slices and subjects of a mask, and those of each class."""
         people = {who.person(str(subject)) for subject in np.unique(self.subjects[where])}
-        return {"slices": int(where.sum()), "subjects": len(people) if self.subjects_known else None}
+        count = {"slices": int(where.sum()), "subjects": len(people) if self.subjects_known else None}
+        classes = {name: self._count(where & (self.labels == i), False) for i, name in enumerate(self.classes) if by_class}
+        return count | ({"classes": classes} if by_class else {})
 
 
 # ------------------------------------------------------------------------------------------------------------------ loading
@@ -140,42 +129,34 @@ def load_slices(
     """
     if not 8 <= resolution <= 1024:
         raise ValueError(f"resolution is {resolution}; take 8 to 1024 pixels.")
-    chosen = parse_levels(levels)
-    cache = cache_folder(cache_dir)
+    chosen, cache = parse_levels(levels), cache_folder(cache_dir)
     if data is None:
-        return _choose_levels(_simulated(resolution, seed, cache), chosen)
-    data = Path(data).expanduser()
-    root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
-    images, index = pack_folder(root, resolution, chosen, contrast, cache)
-    joined, warnings = tables.join_index(data, root, subjects_csv, index)
-    return _label(images, index, joined, warnings, seed)
-
-
-def _choose_levels(dataset: SliceDataset, chosen: tuple[int, int] | None) -> SliceDataset:
-    where = np.ones(len(dataset), bool) if chosen is None else (dataset.levels >= chosen[0]) & (dataset.levels <= chosen[1])
+        images, index = pack_simulated(resolution, cache)
+        joined = tables.Joined({name: np.array(values) for name, values in index["columns"].items()})
+    else:
+        data = Path(data).expanduser()
+        root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
+        images, index = pack_folder(root, resolution, chosen, contrast, cache)
+        joined = tables.join_index(data, root, subjects_csv, index)
+    dataset = _label(images, index, joined, seed)
+    if data is not None or chosen is None:
+        return dataset
+    where = (dataset.levels >= chosen[0]) & (dataset.levels <= chosen[1])
     if not where.any():
-        raise ValueError(
-            f"No slice has a level from {chosen[0]} to {chosen[1]}; there are {dataset.levels.min()} to {dataset.levels.max()}."
-        )
-    return dataset if where.all() else dataset.select(where)
+        there = f"there are {dataset.levels.min()} to {dataset.levels.max()}"
+        raise ValueError(f"No slice has a level from {chosen[0]} to {chosen[1]}; {there}.")
+    return dataset.select(where)
 
 
-def _simulated(resolution: int, seed: int, cache: Path) -> SliceDataset:
-    images, index = pack_simulated(resolution, cache)
-    labels = np.array(index["labels"], dtype=np.int64)
-    splits, warnings = split_by_subject(index["subjects"], labels, seed, index["classes"])
-    columns = {name: np.array(values, dtype=float) for name, values in index["columns"].items()}
-    return SliceDataset(
-        images=images, labels=labels, classes=tuple(index["classes"]), subjects=np.array(index["subjects"]), splits=splits,
-        levels=np.array(index["levels"], dtype=np.int64), columns=columns, layout="simulated", title=index["title"],
-        key=index["key"], sides=tuple(index["sides"]), warnings=tuple(warnings), size=f"{resolution} x {resolution}",
-    )  # fmt: skip
-
-
-def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: list[str], seed: int) -> SliceDataset:
+def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) -> SliceDataset:
     """Decide people, classes and splits."""
-    people, folders, hidden, warnings = index["subjects"], index["folders"], index["hidden"], [*index["warnings"], *said]
-    if hidden and joined and joined.people is not None:
+    people, folders, hidden, warnings = (
+        index["subjects"],
+        index["folders"],
+        index["hidden"],
+        [*index["warnings"], *joined.warnings],
+    )
+    if hidden and joined.people is not None:
         unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
         people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
         hidden = hidden if unnamed else ""
@@ -185,12 +166,68 @@ def _label(images: np.ndarray, index: dict, joined: tables.Joined | None, said: 
     splits, said = who.choose_split(people, labels, folders, seed, classes, known=not hidden)
     warnings += said + ([hidden] if hidden else [])
     return SliceDataset(
-        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=joined.columns if joined else {},
+        images=images, labels=labels, classes=classes, subjects=np.array(people), splits=splits, columns=joined.columns,
         levels=np.array(index["levels"], dtype=np.int64), layout=index["layout"], title=index["title"], key=index["key"],
-        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"]),
+        subjects_known=not hidden, sides=tuple(index["sides"]), warnings=tuple(map(printable, warnings)), paths=np.array(index["files"], dtype=str),
         left_out={reason: tuple(names) for reason, names in index["left_out"].items()}, size=index["size"],
         published_split_leaks=None if hidden and any(folders) and not leaks else leaks,
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------------- reports
+
+
+def write_csv(dataset: SliceDataset, out: str | Path) -> None:
+    """One line per slice: path, class, subject, level, split; what is not known stays empty."""
+    labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels]
+    levels = [level if level >= 0 else "" for level in dataset.levels.tolist()]
+    paths = dataset.paths if len(dataset.paths) else [""] * len(dataset)
+    rows = zip(paths, labels, dataset.subjects, levels, dataset.splits, strict=True)
+    with replacing(Path(out)) as new, open(new, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([("path", "class", "subject", "level", "split"), *rows])
+
+
+def render_report(report: dict) -> str:
+    """The report of ``SliceDataset.describe`` as plain text for a terminal."""
+
+    groups = [report, *(report["splits"][split] for split in SPLITS)]
+
+    def row(name: str, counts: list[dict]) -> list[str]:
+        return [name, *(f"{count['slices']} ({'?' if count['subjects'] is None else count['subjects']})" for count in counts)]
+
+    rows = [["", "all", *SPLITS], row("slices (subjects)", groups)]
+    rows += [row(f"  {name}", [group["classes"][name] for group in groups]) for name in report["classes"]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{report['title']}: layout {report['layout']}, files of {report['size']} pixels", ""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for reason, number in report["left_out"].items():
+        names = ", ".join(report["left_out_files"][reason][:3])
+        lines.append(f"left out: {number} x {reason} ({names}{', ...' if number > 3 else ''})")
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(map(printable, lines))
+
+
+def similarity(slices: SliceDataset, steps: Sequence[int] = (1, 2, 4, 8), most: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean correlation of pixels between slices that are so many levels apart in one subject, and between two subjects.
+
+    Keys: '1 level apart', ..., and 'other subject, same level'. A kind of pair that the set does not hold is left out.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(slices))[:most]
+    ids = list(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True))
+    place = {name: i for i, name in enumerate(ids)}
+    people = rng.permutation(np.unique(slices.subjects))
+    other = dict(zip(people.tolist(), np.roll(people, 1).tolist(), strict=True))
+    kinds = {f"same person, {n} level{'s' * (n > 1)} apart": {(s, k): (s, k + n) for s, k in ids} for n in steps}
+    kinds["other person, same level"] = {(s, k): (other[s], k) for s, k in ids}
+    found = {}
+    for kind, partner in kinds.items():
+        pairs = [(i, place[partner[ids[i]]]) for i in rows if partner[ids[i]] in place]
+        if pairs:
+            found[kind] = float(
+                np.mean([np.corrcoef(slices.images[i].ravel(), slices.images[j].ravel())[0, 1] for i, j in pairs])
+            )
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- the slices of a generator
@@ -226,13 +263,13 @@ def slices_of(
     except (ValueError, FileNotFoundError):
         if data is None or options == asked:
             raise
-        slices = load_slices(
-            source, size, cache_dir=cache_dir, **asked
-        )  # other slices: what the run was trained with is not for them
+        options = asked  # other slices: what the run was trained with is not for them
+        slices = load_slices(source, size, cache_dir=cache_dir, **options)
         if slices.key == known.get("key"):
             raise
-        options = asked
-    _note_differences(known, slices, {name: value and str(value) for name, value in options.items()})
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        for note in _differences(known, slices, options):
+            print(f"Note: {printable(note)}", file=sys.stderr)
     return normalised(slices, rule)
 
 
@@ -244,64 +281,28 @@ def _found_again(path: str | None) -> Path | None:
     return beside if not Path(path).exists() and beside.exists() else Path(path)
 
 
-def _note_differences(known: Mapping, slices: SliceDataset, options: Mapping[str, str | None]) -> None:
-    notes = []
+def _differences(known: Mapping, slices: SliceDataset, options: Mapping[str, object]) -> Iterator[str]:
     if known.get("key", slices.key) != slices.key:
-        notes.append(
-            f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."
-        )
-    for name, now in options.items():
-        before = known.get(name)
+        yield f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."
+    for name, value in options.items():
+        before, now = known.get(name), value and str(value)
         if before != now and not (name == "subjects_csv" and before and Path(before).name == Path(now or "").name):
-            notes.append(f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}.")
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        for note in notes:
-            print(f"Note: {printable(note)}", file=sys.stderr)
+            yield f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}."
 
 
 # ------------------------------------------------------------------------------------------------------------- grey values
-# Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels
-# stay bright beside dark ones. A generator draws what its data looked like: it is compared with slices under the same rule.
-
-
-def percentiles(x: np.ndarray) -> np.ndarray:
-    """The 0.5th percentile becomes 0 and the 99.5th 1; what lies beyond is cut off: a few hot pixels decide nothing."""
-    low, high = np.percentile(x, [0.5, 99.5])
-    return ((x - low) / max(high - low, 1e-12)).clip(0, 1)
-
-
-def standardise_then_unit(x: np.ndarray) -> np.ndarray:
-    """(x - mean) / deviation, and the result from its least to its greatest value onto [0, 1], as two steps.
-
-    The first step cancels out of the second: this is `min_max`, whatever the mean and the deviation are.
-    """
-    z = (x - x.mean()) / max(x.std(), 1e-12)
-    return min_max(z)
-
-
-def min_max(x: np.ndarray) -> np.ndarray:
-    """(x - min) / (max - min)."""
-    return (x - x.min()) / max(x.max() - x.min(), 1e-12)
-
-
-RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
-    "fixed": None,
-    "percentiles": percentiles,
-    "standardise": standardise_then_unit,
-}
 
 
 def normalised(data: SliceDataset, rule: str) -> SliceDataset:
     """The slices under one of `RULES`, subject by subject; those that have been through it stay. ValueError for another name."""
     if rule not in RULES:
         raise ValueError(f"normalise is {rule!r}; choose one of {', '.join(RULES)}.")
-    function = RULES[rule]
-    if function is None or data.grey == rule:
+    if rule in ("fixed", data.grey):
         return data
     images = np.empty(data.images.shape, dtype=np.uint8)
     for subject in np.unique(data.subjects):
         rows = np.flatnonzero(data.subjects == subject)
-        images[rows] = np.rint(function(data.images[rows].astype(np.float64)) * 255)
+        images[rows] = np.rint(RULES[rule](data.images[rows].astype(np.float64)) * 255)
     key = hashlib.sha256(f"{data.key} {rule}".encode()).hexdigest()
     return replace(data, images=images, key=key, grey=rule)
 

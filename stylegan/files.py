@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -16,10 +15,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 try:
     import fcntl
@@ -49,8 +46,11 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     temporary directory takes its place: slower at the next start, never wrong.
     """
     base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
-    first = Path(base).expanduser() / "cache" if base else _user_cache()
-    for folder in (first, Path(tempfile.gettempdir()) / f"stylegan-cache-{_user()}"):
+    homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
+    home = homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    first = (Path(base, "cache") if base else Path(home, "stylegan")).expanduser()
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    for folder in (first, Path(tempfile.gettempdir()) / f"stylegan-cache-{user}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -76,53 +76,18 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-
-
-def _user_cache() -> Path:
-    homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
-    return Path(homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stylegan"
-
-
 def checkout() -> Path:
     """The nearest folder upwards whose pyproject.toml is this project's, else the working directory."""
     return _checkout() or Path.cwd()
 
 
 def _checkout() -> Path | None:
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (Path.cwd(), *Path.cwd().parents):
         with contextlib.suppress(OSError, ValueError):
             project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
             if project.get("project", {}).get("name") == "stylegan":
                 return folder
     return None
-
-
-def store_images(folder: Path, shape: tuple[int, int, int], fill: Callable[[np.ndarray], None]) -> str:
-    """Let ``fill`` write uint8 [N, R, R] straight into a file; returns the sha256 of the content, which names the file."""
-    with replacing(folder / f"packing-{os.urandom(4).hex()}.npy") as temporary:
-        if hasattr(os, "posix_fallocate"):  # claim the space: writing to a map on a full disk would end the process, not raise
-            with open(temporary, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) + 4096)
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        fill(images)
-        images.flush()
-        key = hashlib.sha256(repr(shape).encode())
-        key.update(images)
-        del images  # Windows cannot rename a mapped file
-        os.replace(temporary, folder / f"{key.hexdigest()}.npy")
-    return key.hexdigest()
-
-
-def open_images(folder: Path, key: str, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The memory-mapped uint8 [N, R, R] stored under that key, None where it is absent or damaged."""
-    try:
-        images = np.load(folder / f"{key}.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
 # --- Writing so that no reader ever meets half a file ----------------------------------------------------------------------------

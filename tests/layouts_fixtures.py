@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
-
-LEVELS = range(32)
-FOUR_CLASS_PREFIX = {
-    "NonDemented": "nonDem",
-    "VeryMildDemented": "verymildDem",
-    "MildDemented": "mildDem",
-    "ModerateDemented": "moderateDem",
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,9 @@ def four_class_names(counts: dict[str, int], cut: dict[str, int], first_level: i
                     name = f"test/{label}/{level}.jpg" if s == 1 else f"test/{label}/{level} ({s}).jpg"
                     truth[name] = Truth(who, level - 1, label, "test")
                 else:
-                    truth[f"train/{label}/{FOUR_CLASS_PREFIX[label]}{number}.jpg"] = Truth(who, level - 1, label, "train")
+                    truth[f"train/{label}/{label.removesuffix('Demented').lower()}Dem{number}.jpg"] = Truth(
+                        who, level - 1, label, "train"
+                    )
                     number += 1
     return truth
 
@@ -171,3 +167,11 @@ def label_map(number: int, level: int) -> np.ndarray:
     """Background, fluid, grey and white matter as 0, 85, 170, 255."""
     picture = head(str(number), level)
     return np.select([picture == 0, picture < 100, picture < 150], [0, 85, 170], 255).astype(np.uint8)
+
+
+def png_of(rows: list[bytes], width: int, depth: int, colour: int) -> bytes:
+    """A PNG of these rows of packed pixels, whatever Pillow would write; ``colour`` as in the PNG's header."""
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows), 1)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body

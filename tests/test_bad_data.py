@@ -7,10 +7,8 @@ import io
 import os
 import re
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,12 +65,7 @@ def only(*contents: bytes, name: str = STRANGE):
 
 def huge_png(width: int, height: int) -> bytes:
     """A valid 1-bit PNG of so many pixels in a few kilobytes."""
-    row = b"\0" + b"\xaa" * ((width + 7) // 8)
-    packed = zlib.compressobj(9)
-    data = b"".join(packed.compress(row) for _ in range(height)) + packed.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
+    return fixtures.png_of([b"\xaa" * ((width + 7) // 8)] * height, width, 1, 0)
 
 
 def links(root: Path) -> None:
@@ -85,12 +78,8 @@ def links(root: Path) -> None:
 
 def table(content: str | bytes):
     """A table beside the slices."""
-
-    def make(root: Path) -> None:
-        data = content.encode() if isinstance(content, str) else content
-        (root.parent / "subjects.csv").write_bytes(data)
-
-    return make
+    data = content.encode() if isinstance(content, str) else content
+    return lambda root: (root.parent / "subjects.csv").write_bytes(data) and None
 
 
 def rows(**changes: str) -> str:
@@ -137,14 +126,13 @@ def scans(spoil: Callable[[Path], None], ending: str = ".nii.gz"):
     return make
 
 
-def save_volume(data: np.ndarray, path: Path, affine: np.ndarray | None = None) -> None:
-    affine = np.eye(4) if affine is None else affine
+def save_volume(data: np.ndarray, path: Path) -> None:
     if path.suffix == ".hdr":
         header = nib.AnalyzeHeader(endianness=">")
         header.set_data_dtype(np.int16)
         nib.AnalyzeImage(data, None, header).to_filename(path)
     else:
-        nib.save(nib.Nifti1Image(data, affine), path)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), path)
 
 
 def with_values(change: Callable[[np.ndarray], np.ndarray]):
@@ -155,13 +143,11 @@ def with_header(field: str, value: object):
     """The volume with one field of its header set, whatever nibabel thinks of it."""
 
     def spoil(path: Path) -> None:
-        image = nib.load(path)
-        raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
-        template = image.header.template_dtype
-        kind, offset = template.fields[field][:2]
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        kind, offset = nib.load(path).header.template_dtype.fields[field][:2]
         content = np.broadcast_to(np.asarray(value, dtype=kind.base), kind.shape).tobytes()
         raw[offset : offset + len(content)] = content
-        path.write_bytes(gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
+        path.write_bytes(gzip.compress(bytes(raw)))
 
     return spoil
 
@@ -316,24 +302,23 @@ def spoilt(content: bytes, rng: np.random.Generator, within: int) -> bytes:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", pictures.FORMATS)
 def test_a_damaged_picture_is_read_or_left_out_whatever_its_bytes(format, tmp_path):
-    content, rng, outcomes = png(head(), format), np.random.default_rng(0), []
+    content, rng, outcomes = png(head(), format), np.random.default_rng(0), set()
     for _ in range(150):
         (tmp_path / "x.png").write_bytes(spoilt(content, rng, 400))
         try:
-            outcomes.append(pictures.read_picture(tmp_path / "x.png").ndim)
+            outcomes.add(pictures.read_picture(tmp_path / "x.png").ndim)
         except LeftOut as reason:
-            outcomes.append(str(reason))
-    assert set(outcomes) > {"unreadable"} and set(outcomes) <= {
-        2, "unreadable", "not an image", "empty file", "larger than 8192 pixels", "several pictures in one file",
-    }  # fmt: skip
+            outcomes.add(str(reason))
+    reasons = {"unreadable", "not an image", "empty file", "larger than 8192 pixels", "several pictures in one file"}
+    assert {"unreadable"} < outcomes <= {2} | reasons
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".hdr"])
 def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_path):
-    path, rng = tmp_path / f"x{ending}", np.random.default_rng(0)
+    path, rng, read = tmp_path / f"x{ending}", np.random.default_rng(0), 0
     save_volume(fixtures.volume("sub-0", (16, 18, 16)), path)
-    content, read, refused = path.read_bytes(), 0, 0
+    content = path.read_bytes()
     for _ in range(150):
         path.write_bytes(spoilt(content, rng, 352))
         try:
@@ -342,5 +327,4 @@ def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_pat
             read += 1
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error)
-            refused += 1
-    assert read > 10 and refused > 10
+    assert 10 < read < 140

@@ -1,5 +1,7 @@
 """The simulated population: the same for the same seed, no folds, and a ground truth that holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,7 @@ def small() -> atlas.Simulation:
 def test_shapes_and_names(small):
     assert small.images.shape == (64, 32, 32) and small.images.dtype == np.uint8
     assert small.subjects[[0, 3, 4, -1]].tolist() == ["SIM_0001", "SIM_0001", "SIM_0002", "SIM_0016"]
-    assert small.levels[:6].tolist() == [0, 1, 2, 3, 0, 1]
-    assert np.bincount(small.labels).tolist() == [32, 32]
+    assert small.levels[:6].tolist() == [0, 1, 2, 3, 0, 1] and np.bincount(small.labels).tolist() == [32, 32]
     assert all(len(values) == 64 and np.isfinite(values).all() for values in small.columns.values())
 
 
@@ -58,53 +59,33 @@ def _jacobian(subject: atlas.Subject, step: float = 2.0) -> np.ndarray:
     return np.linalg.det(gradients)
 
 
-def test_no_head_is_torn_or_folded():
+def test_no_head_is_torn_or_folded_and_a_fold_would_be_seen():
     for k in range(12):
         subject = atlas.draw_subject(np.random.default_rng([0, k]), label=k % 2)
         determinant = _jacobian(subject)
-        assert determinant.min() > 0, f"subject {k} is folded: {determinant.min()}"
-        assert determinant.max() < 4
-
-
-def test_the_fold_test_can_fail():
-    subject = atlas.draw_subject(np.random.default_rng(0), label=0)
-    torn = atlas.Subject(**{**vars(subject), "controls": tuple(8 * grid for grid in subject.controls)})
-    assert _jacobian(torn).min() < 0
-
-
-def test_ventricles_grow_with_the_enlargement():
-    subject = atlas.draw_subject(np.random.default_rng(3), label=1)
-    areas = []
-    for enlargement in (0.0, 1.5, 3.0, 4.5, 6.0):
-        wider = atlas.Subject(**{**vars(subject), "ventricle": enlargement})
-        areas.append(atlas._render(wider, 8, 32, np.random.default_rng(0))[1].mean())
-    assert np.all(np.diff(areas) > 0.5), areas
+        assert determinant.min() > 0 and determinant.max() < 4, k
+    assert _jacobian(replace(subject, controls=tuple(8 * grid for grid in subject.controls))).min() < 0
 
 
 def test_the_wall_moves_by_about_the_enlargement():
-    template = atlas._template()
-    ventricle = template.volume[3].numpy() > 0.5
-    x = np.arange(-60.0, 61.0)
-    z = np.array([20.0])
+    volume, origin = atlas._template()
+    ventricle = volume[3].numpy() > 0.5
     subject = atlas.draw_subject(np.random.default_rng(0), label=0)
-    still = {"affine": np.eye(3), "shift": np.zeros(3), "controls": tuple(0 * grid for grid in subject.controls)}
+    still = replace(subject, affine=np.eye(3), shift=np.zeros(3), controls=tuple(0 * grid for grid in subject.controls))
     widths = []
     for enlargement in (0.0, 3.0):
-        points = atlas.pull_back(atlas.Subject(**{**vars(subject), **still, "ventricle": enlargement}), x, np.array([5.0]), z)
-        inside = atlas._sample(torch.from_numpy(ventricle[None].astype(np.float32)), template.origin, 1.0, points)[0] > 0.5
+        line = (np.arange(-60.0, 61.0), np.array([5.0]), np.array([20.0]))
+        points = atlas.pull_back(replace(still, ventricle=enlargement), *line)
+        inside = atlas._sample(torch.from_numpy(ventricle[None].astype(np.float32)), origin, 1.0, points)[0] > 0.5
         widths.append(int(inside.sum()))
     assert 3 <= widths[1] - widths[0] <= 12  # two outer walls, 3 mm each on average over all walls
 
 
 def test_groups_overlap_but_differ():
-    draws = {
-        name: np.array([atlas.draw_subject(np.random.default_rng([0, i, k]), i).ventricle for k in range(200)])
-        for i, name in enumerate(atlas.CLASSES)
-    }
-    control, atrophy = draws["control"], draws["atrophy"]
-    assert atrophy.mean() - control.mean() > 1.5
-    assert control.max() > atrophy.min()
-    assert min(control.min(), atrophy.min()) >= 0 and max(control.max(), atrophy.max()) <= atlas.MAX_ENLARGEMENT
+    draws = [[atlas.draw_subject(np.random.default_rng([0, i, k]), i).ventricle for k in range(200)] for i in (0, 1)]
+    control, atrophy = np.array(draws)
+    assert atrophy.mean() - control.mean() > 1.5 and control.max() > atrophy.min()
+    assert np.min(draws) >= 0 and np.max(draws) <= atlas.MAX_ENLARGEMENT
 
 
 def test_the_measured_area_follows_the_known_enlargement():

@@ -1,29 +1,37 @@
 """How a folder of slices is laid out, told by the names of its files alone: who, which class, which level, which published split.
 
-Whether a file really is a slice is decided when it is read (``pack.py``). data/README.md shows the layouts that people have.
+A level of folders is a split, a class or a person, or it says nothing of these: wrappers, visits, contrasts, shards. A class level has
+few names that each hold several people. A person is an id of a collection wherever it stands, else the folder below the class, else the
+file's name without all that tells one scan of a person from another. data/README.md shows the layouts that people have.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stylegan.data import subjects as who
-from stylegan.data.listing import (
-    Listing,
-    candidates,
-    channel_names,
-    list_files,
+from stylegan.data.listing import Listing, choose_files, list_files, nothing_found
+from stylegan.data.subjects import (
+    FOUR_CLASS,
+    HASH,
+    NOISE,
+    PICTURE,
+    WRAPPER,
+    Item,
+    core,
+    find_id,
+    is_class_name,
+    is_generic,
+    is_technical,
     natural,
-    nothing_found,
-    one_contrast,
-    one_version,
+    plain,
+    read_four_class,
+    split_name,
+    stem,
 )
-from stylegan.data.subjects import plain, stem
-from stylegan.data.tree import IMAGE_ID, SPLIT_NAMES, Item, read_tree
 from stylegan.files import read_json
 
 TITLES = {
@@ -31,11 +39,7 @@ TITLES = {
     "class-folders": 'class folders "{}"', "stylegan": 'pictures with dataset.json "{}"', "images": 'pictures "{}"',
     "oasis1-volumes": 'OASIS-1 volumes "{}"', "nifti": 'NIfTI volumes "{}"',
 }  # fmt: skip
-PICTURE = r"\.(?:png|jpe?g|bmp|gif|tiff?|webp|pgm)$"
 UQ_OASIS = re.compile(r"(?:^|/)(?:keras_png_slices_(train|validate|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + PICTURE, re.I)
-FOUR_CLASS = re.compile(
-    r"(?:^|/)(?P<folder>train|test)/(?P<label>NonDemented|VeryMildDemented|MildDemented|ModerateDemented)/"
-    r"(?:[a-z]+(?P<number>\d+)|(?P<level>\d+)(?: ?\((?P<subject>\d+)\))?)" + PICTURE, re.I)  # fmt: skip
 HIDDEN = (
     "The names do not tell which pictures show the same person: one person may be in training and in test, and held-out scores may be too "
     "good. Name the files <subject>_slice_<level>, give each person a folder, or name a table of file and subject (--subjects CSV)."
@@ -48,6 +52,13 @@ HIDDEN_FOUR = (
     "Files are missing from this copy of the four-class upload, so not all subjects could be recovered: people may appear in two splits, "
     "and held-out scores may be too good."
 )
+IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<slice>
+SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
+SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
+SHARD = re.compile(r"0\d{4}|(?:shard|chunk|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
+COUNTER = re.compile(
+    r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I
+)  # no collection's id
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,9 @@ def recognise(
     """
     root = Path(root)
     files, no_files = listing or list_files(root)
-    left_out = {reason: list(which) for reason, which in no_files.items()}
+    left_out = defaultdict(list, {reason: list(which) for reason, which in no_files.items()})
     names = [name for name, _, _ in files]
-    chosen, volumes = candidates(names, left_out)
-    chosen, warnings = one_contrast(chosen, contrast, channel_names(root, names), left_out)
-    if volumes:
-        chosen = one_version(chosen, left_out)
+    chosen, volumes, warnings = choose_files(root, names, contrast, left_out)
     layout, items, hidden = _read(root, chosen, names, volumes)
     if levels and not volumes:
         left_out[f"outside levels {levels[0]}-{levels[1]}"] = [i.file for i in items if not levels[0] <= i.level <= levels[1]]
@@ -91,49 +99,47 @@ def recognise(
     if layout not in ("four-class", "stylegan") and 0 < 10 * len(strange) <= len(items):  # a logo among slices
         left_out["name does not fit the layout"] = sorted(strange)
         items, hidden = [item for item in items if item.file not in strange], ""
-    found = {reason: tuple(which) for reason, which in left_out.items() if which}
     if not items:
-        raise ValueError(nothing_found(root, found))
-    items = sorted(_one_name_each(items), key=lambda item: natural(item.file))
-    return Catalogue(root, layout, tuple(items), found, hidden, volumes, levels, tuple(warnings))
+        raise ValueError(nothing_found(root, left_out))
+    scans = _gather((item.subject, item.scan) for item in items)
+    lone = {who: min(found) for who, found in scans.items() if len(found) == 1 and re.search(r"_MR\d+$", min(found))}
+    items = [replace(item, subject=lone.get(item.subject, item.subject)) for item in items]  # OAS1_0001_MR1, but OAS2_0001
+    items.sort(key=lambda item: natural(item.file))
+    left_out = {reason: tuple(which) for reason, which in left_out.items() if which}
+    return Catalogue(root, layout, tuple(items), left_out, hidden, volumes, levels, tuple(warnings))
 
 
-def _one_name_each(items: list[Item]) -> list[Item]:
-    """A person of one scan goes by the scan's name, OAS1_0001_MR1; one of several scans by the person's, OAS2_0001."""
-    scans = defaultdict(set)
-    for item in items:
-        scans[item.subject].add(item.scan)
-    one = {name: min(found) for name, found in scans.items() if len(found) == 1 and re.search(r"_MR\d+$", min(found))}
-    return [replace(item, subject=one.get(item.subject, item.subject)) for item in items]
+def _gather(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
+    """{name: all that is paired with it}; '' is no name."""
+    found = defaultdict(set)
+    for name, value in pairs:
+        found[name].add(value)
+    found.pop("", None)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- known layouts
 
 
 def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tuple[str, list[Item], str]:
     """(layout, items, why people are hidden)."""
-    if not volumes:
-        for layout, pattern, read in (("uq-oasis", UQ_OASIS, _read_uq_oasis), ("four-class", FOUR_CLASS, _read_four_class)):
-            found = {name: m for name in chosen if (m := pattern.search(f"{root.resolve().name}/{plain(name)}"))}
-            if found and 2 * len(found) >= len(chosen):
-                items = read(found)
-                lost = any(not item.told for item in items)
-                return (
-                    layout,
-                    items + [Item(name, name, told=False) for name in chosen if name not in found],
-                    HIDDEN_FOUR * lost,
-                )
+    for layout, pattern, read in (("uq-oasis", UQ_OASIS, _read_uq_oasis), ("four-class", FOUR_CLASS, read_four_class)):
+        found = {name: m for name in chosen if (m := pattern.search(f"{root.resolve().name}/{plain(name)}"))}
+        if found and 2 * len(found) >= len(chosen) and not volumes:
+            items = read(found)
+            hidden = "" if all(item.told for item in items) else HIDDEN_FOUR
+            return layout, items + [Item(name, name, told=False) for name in chosen if name not in found], hidden
     items = read_tree(chosen, volumes)
     hidden = HIDDEN if any(not item.told for item in items) else ""
     if volumes:
-        oasis = all(item.subject.startswith("OAS1_") and "t88" in stem(item.file).lower() for item in items)
-        return "oasis1-volumes" if items and oasis else "nifti", items, hidden
+        oasis = items and all(item.subject.startswith("OAS1_") and "t88" in stem(item.file).lower() for item in items)
+        return "oasis1-volumes" if oasis else "nifti", items, hidden
     labels = _dataset_json(root, names)
     if labels:
         return "stylegan", [replace(item, label=labels.get(plain(item.file), "")) for item in items], hidden
     classes = {item.label.upper() for item in items} - {""}
-    if (
-        classes
-        and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"}
-        and all(IMAGE_ID.fullmatch(stem(i.file)) for i in items)
-    ):
+    diagnoses = bool(classes) and classes <= {"AD", "CN", "NC", "MCI", "EMCI", "LMCI", "SMC"}
+    if diagnoses and all(IMAGE_ID.fullmatch(stem(item.file)) for item in items):
         return "uq-adni", items, hidden and HIDDEN_ADNI
     return "class-folders" if classes else "images", items, hidden
 
@@ -144,50 +150,201 @@ def _dataset_json(root: Path, names: Sequence[str]) -> dict[str, str]:
     pairs = (read_json(root / path) or {}).get("labels") if path else None
     if not isinstance(pairs, list):
         return {}
-    folder = plain(path)[: -len("dataset.json")]
-    found = {
-        folder + plain(str(pair[0])): str(pair[1])
-        for pair in pairs
-        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)
-    }
+    folder, pairs = (
+        plain(path).removesuffix("dataset.json"),
+        [pair for pair in pairs if isinstance(pair, list) and len(pair) == 2],
+    )
+    found = {folder + plain(str(name)): str(label) for name, label in pairs if isinstance(label, int)}
     return found if len(set(found.values())) > 1 else {}
 
 
 def _read_uq_oasis(matches: dict[str, re.Match]) -> list[Item]:
     """Case NNN is OASIS-1 number NNN, so tables join by OAS1_0NNN_MR1."""
-    return [
-        Item(
-            name,
-            f"OAS1_{int(m[2]):04d}_MR1",
-            int(m[3]),
-            "",
-            SPLIT_NAMES.get((m[1] or "").lower(), ""),
-            f"OAS1_{int(m[2]):04d}_MR1",
-        )
-        for name, m in matches.items()
-    ]
+    ids = {name: f"OAS1_{int(m[2]):04d}_MR1" for name, m in matches.items()}
+    return [Item(name, ids[name], int(m[3]), "", split_name(m[1] or ""), ids[name]) for name, m in matches.items()]
 
 
-def _read_four_class(matches: dict[str, re.Match]) -> list[Item]:
-    """Subjects recovered from the numbering (``subjects.recover_four_class``); levels 0-based like everywhere else."""
-    labels = {label.lower(): label for label in who.FOUR_CLASSES}
-    trained: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    tested: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    for name, m in matches.items():
-        label = labels[m["label"].lower()]
-        if m["number"]:
-            trained[label].append((int(m["number"]), name))
-        else:
-            tested[label].append((int(m["level"]), int(m["subject"] or 1), name))
-    first_level = min((level for files in tested.values() for level, _, _ in files), default=26)
-    items = []
-    for label in who.FOUR_CLASSES:
-        numbers, places = {number for number, _ in trained[label]}, {(level, s) for level, s, _ in tested[label]}
-        found = who.recover_four_class(label, numbers, places, first_level)
-        for number, name in trained[label]:
-            level, s = found.get(number, (0, 0))
-            items.append(
-                Item(name, f"{label}-{s:03d}" if s else f"{label}-train-{number}", level - 1, label, "train", told=bool(s))
-            )
-        items += [Item(name, f"{label}-{s:03d}", level - 1, label, "test") for level, s, name in tested[label]]
-    return items
+# --------------------------------------------------------------------------------------------------------------- any other tree
+
+
+class Tree:
+    """The folders of files, level by level below the one that all share. A level of splits has no other names: a class may be "test"."""
+
+    def __init__(self, names: Sequence[str], volumes: bool):
+        self.names, self.volumes = list(names), volumes
+        parts = [plain(name).split("/")[:-1] for name in names]
+        shared = 0
+        while all(len(part) > shared for part in parts) and len({part[shared] for part in parts}) == 1:
+            shared += 1
+        self.shared = "/".join(parts[0][:shared]) if parts else ""
+        self.parts = [part[shared:] for part in parts]
+        self.stems = [stem(name) for name in names]
+        self.ids = [find_id("/".join([*part, base])) for part, base in zip(self.parts, self.stems, strict=True)]
+        depths = range(max(map(len, self.parts), default=0))
+        self.splits = next((d for d in depths if all(map(split_name, self.folders(d)))), None)
+        self.open = [d for d in depths if d != self.splits and not self._says_nothing(d)]
+
+    def at(self, depth: int) -> list[str]:
+        """The folder of each file at a depth, without case; '' where the file lies higher."""
+        return [part[depth].casefold() if len(part) > depth else "" for part in self.parts]
+
+    def folders(self, depth: int) -> set[str]:
+        return set(self.at(depth)) - {""}
+
+    def spelt(self, depth: int | None, change: Callable[[str], str] = str) -> list[str]:
+        """The folder of each file at a depth as it is first spelt; '' without one."""
+        if depth is None:
+            return [""] * len(self.names)
+        first: dict[str, str] = {}
+        names = [change(part[depth]) or part[depth] if len(part) > depth else "" for part in self.parts]
+        return [first.setdefault(name.casefold(), name) for name in names]
+
+    def _says_nothing(self, depth: int) -> bool:
+        """Whether a level is one folder, technical, or storage: so many files each, named alike, the files numbered through."""
+        names = self.folders(depth)
+        if len(names) < 2:
+            return not any(find_id(name)[0] for name in names)
+        told = [name for name in names if is_class_name(name) or not is_technical(name)]
+        storage = all(map(SHARD.fullmatch, names)) and not self.volumes and len(set(self.stems)) == len(self.stems)
+        return 5 * len(told) < len(names) or storage
+
+    def people_like(self, depth: int) -> bool:
+        """Whether a level's names are those of people: many, or alike but for their numbers."""
+        names = self.folders(depth)
+        if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
+            return True
+        if all(
+            re.fullmatch(r"\d", name) for name in names
+        ):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
+            files = _gather(zip(self.at(depth), self.stems, strict=True)).values()
+            return "0" not in names and 2 * len(set.intersection(*files)) > max(map(len, files))
+        alike = len({re.sub(r"\d+", "#", name) for name in names}) <= max(1, len(names) // 3)
+        return alike and all(re.search(r"\d", name) for name in names)
+
+    def find_class(self) -> int | None:
+        """The level of classes: few names that each hold several people, the names known for it first."""
+        known = [d for d in self.open if all(is_class_name(name) for name in self.folders(d))]
+        innermost = next((d for d in self.open if self.people_like(d)), max(self.open, default=0) + 1)
+        for d in [*known, *(d for d in self.open if d not in known and d < innermost)]:
+            names = self.folders(d)
+            if not 2 <= len(names) <= (20 if d in known else 10):
+                continue
+            if d in known and not any(find_id(name)[0] for name in names):
+                return d
+            inner = self.spelt(next((deeper for deeper in self.open if deeper > d), None), str.casefold)
+            bases = map(core, self.stems) if self.volumes else self.stems
+            people = [who or folder or base for (who, _, _), folder, base in zip(self.ids, inner, bases, strict=True)]
+            owners = _gather(zip(self.at(d), people, strict=True)).values()
+            everybody = Counter(one for some in owners for one in some)
+            several = sum(len(some) > 1 for some in owners)
+            if 2 * several >= len(names) and 2 * sum(n > 1 for n in everybody.values()) < len(everybody):
+                return d
+        return None
+
+    def group(self, i: int, at_class: int | None) -> str:
+        """The visits, image ids and series that a file lies in: what surely belongs together where people cannot be told."""
+        above = max((d for d in (at_class, self.splits) if d is not None), default=-1)
+        below = self.parts[i][above + 1 :]
+        told = [d for d, name in enumerate(below) if not core(name) and not WRAPPER.fullmatch(name)]
+        return "/".join([*self.parts[i][: above + 1], *below[: told[-1] + 1]]) if told else ""
+
+    def find_person(self, at_class: int | None) -> int | None:
+        """The level of people's folders: the first one below the class that can be it, else one above classes of slices."""
+        below = [d for d in self.open if at_class is None or d > at_class]
+        above = [d for d in self.open if d not in below and d != at_class and self.people_like(d)]
+        likely = (d for d in below if self.people_like(d) or self._apart(d, at_class) or self._one_scan_each(d))
+        return next(likely, above[0] if above else None)
+
+    def _apart(self, depth: int, at_class: int | None) -> bool:
+        """Whether hardly any name of a level lies in two classes, as those of sites or visits would."""
+        if at_class is None:
+            return False
+        owners = _gather(zip(self.at(depth), self.at(at_class), strict=True)).values()
+        return 2 * sum(len(labels) > 1 for labels in owners) < len(owners)
+
+    def _one_scan_each(self, depth: int) -> bool:
+        scans = _gather((name or "/", core(base)) for name, base in zip(self.at(depth), self.stems, strict=True))
+        return self.volumes and all(len(found) == 1 for found in scans.values())
+
+
+def read_tree(names: Sequence[str], volumes: bool = False) -> list[Item]:
+    """What the names tell of each file of any tree."""
+    tree = Tree(names, volumes)
+    at_class = tree.find_class()
+    labels, folders, marks = tree.spelt(at_class), tree.spelt(tree.find_person(at_class), core), tree.spelt(tree.splits)
+    shared = find_id(tree.shared)[0] if at_class is None and not any(found[0] for found in tree.ids) else ""
+    splits, items = {mark: split_name(mark) for mark in set(marks)}, []
+    for i, name in enumerate(tree.names):
+        person, scan, end = tree.ids[i]
+        level, rest, explicit = _level(tree.stems[i], end - len("/".join([*tree.parts[i], ""])) if person else 0, volumes)
+        person, told = person or folders[i] or shared, True
+        if not person:
+            person, told = _from_stem(tree.stems[i], rest, explicit, volumes, labels[i])
+            person = person or tree.group(i, at_class) or name
+            level = level if told or explicit or person != name else -1
+        items.append(Item(name, person, level, labels[i], splits[marks[i]], scan or person, told))
+    return _numbered_anew(tree, _join_repeats(_doubt_lone(items, volumes), tree), at_class)
+
+
+def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
+    """(level, the name without it, whether it is called one); what stands before ``start`` is an id."""
+    text = base[max(0, start) :]
+    found = SLICE.search(text)
+    explicit = found is not None
+    if volumes and not explicit:
+        return -1, re.sub(r"_000\d$", "", text), False
+    if not explicit:
+        hidden = NOISE.sub(lambda m: "~" * (len(m[0]) - len(m["n"] or "")) + (m["n"] or ""), text)
+        found = next(reversed(list(re.finditer(r"(\d+)", hidden))), None)
+        if not found or len(found[1]) > 9:
+            return -1, text, False
+    rest = text[: found.start()] + "_" + text[found.end() :]
+    return int(found[1]), rest.strip("_-. " if explicit else "_-. ()"), explicit
+
+
+def _from_stem(base: str, rest: str, explicit: bool, volumes: bool, label: str) -> tuple[str, bool]:
+    """(the person or narrowest group in a file's name or '', whether it is a person)."""
+    image = None if volumes else IMAGE_ID.fullmatch(base)
+    if image and not HASH.search(base):
+        return image[1], False
+    name = core(rest)
+    words, numbered = re.findall(r"[^\W\d_]+", name), bool(re.search(r"\d", name))
+    own = numbered and bool(words)  # P07, not 07
+    if HASH.search(base):
+        told = False
+    elif volumes:
+        told = not is_generic(name)
+    elif explicit:
+        told = bool(name) and (not is_generic(name) or (own and not any(map(SCAN_WORDS.fullmatch, words))))
+    else:
+        told = own and not is_generic(name) and label.casefold() not in map(str.casefold, words)
+    group = rest if explicit and not HASH.search(base) and not volumes and re.search(r"\d", rest) else ""
+    return (name, True) if told else (group, False)
+
+
+def _doubt_lone(items: list[Item], volumes: bool) -> list[Item]:
+    """Names that each stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well."""
+    count = Counter(item.subject for item in items)
+    lone = {i.file for i in items if i.told and count[i.subject] == 1 and stem(i.file).startswith(i.subject)}
+    if volumes or 2 * len(lone) < len(items) or any(SLICE.search(stem(name)) for name in lone):
+        return items
+    return [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
+
+
+def _join_repeats(items: list[Item], tree: Tree) -> list[Item]:
+    """P01_1 and P01_2 are two scans of P01 where nobody has more than a few."""
+    without_id = {item.subject for item, (known, _, _) in zip(items, tree.ids, strict=True) if item.told and not known}
+    short = {who: m[1] for who in without_id if (m := re.fullmatch(r"(.*[^\W\d].*\d.*)[_-](?:\d{1,2}|[a-d])", who))}
+    scans = Counter(short.values())
+    if len(scans) < 3 or max(scans.values()) > 4:
+        return items
+    return [replace(item, subject=short.get(item.subject, item.subject)) for item in items]
+
+
+def _numbered_anew(tree: Tree, items: list[Item], at_class: int | None) -> list[Item]:
+    """Where each class numbers its people from 1, AD/patient_01 and CN/patient_01 are two."""
+    labels = _gather((item.subject, item.label) for item in items)
+    several = sum(len(found) > 1 for found in labels.values())
+    if at_class is None or 2 * several < len(labels) or any(known and not COUNTER.fullmatch(known) for known, _, _ in tree.ids):
+        return items
+    return [replace(item, subject=f"{item.label}/{item.subject}", scan=f"{item.label}/{item.subject}") for item in items]

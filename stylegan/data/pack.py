@@ -13,23 +13,25 @@ import shutil
 import stat
 import sys
 import tempfile
-import urllib.parse
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from stylegan.data import pictures, volumes
-from stylegan.data.layouts import Catalogue, Item, recognise
+from stylegan.data.layouts import Catalogue, recognise
 from stylegan.data.listing import list_files, nothing_found
 from stylegan.data.pictures import LeftOut, Measure
-from stylegan.files import open_images, read_json, store_images, write_json
+from stylegan.data.subjects import Item
+from stylegan.data.volumes import NO_MARKS, Marks
+from stylegan.files import read_json, replacing, write_json
 
 FORMAT = 3  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
@@ -40,8 +42,10 @@ UNTURNED = (
     "Which plane the slices show, or where the front of the head is, could not be told for sure; they are shown as they lie in the "
     "files, without marks."
 )
+OTHER_WAY = "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
 
 Index = dict  # what is kept beside the packed pictures: lists of one entry per slice, and what was left out
+Fill = Callable[[np.ndarray], None]  # writes the pictures into uint8 [N, R, R]
 
 
 def pack_folder(
@@ -56,162 +60,179 @@ def pack_folder(
     told = repr((FORMAT, str(root.resolve()), resolution, levels, contrast, *listing))
     mark = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
     return _packed_once(
-        cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution, cache)
+        cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution)
     )
 
 
 def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
     """The embedded default uint8 [N, R, R], simulated once per resolution, memory-mapped ever after, and its index.
 
-    The index holds per slice: subjects, levels, labels, columns; and for the set: key, classes, title, sides.
+    The index is that of a folder, and holds the ``columns`` that a table would bring.
     """
     code = hashlib.sha256(Path(__file__).with_name("simulate.py").read_bytes()).hexdigest()  # another simulation, another cache
     index_file = cache / f"simulated-{SIMULATED_SUBJECTS}x{SIMULATED_LEVELS}-{resolution}px-{code[:8]}.json"
-    return _packed_once(index_file, resolution, lambda: _simulate(resolution, cache))
+    return _packed_once(index_file, resolution, lambda: _simulate(resolution))
 
 
-def _packed_once(index_file: Path, resolution: int, pack: Callable[[], Index]) -> tuple[np.ndarray, Index]:
+def _packed_once(index_file: Path, resolution: int, pack: Callable[[], tuple[Index, Fill]]) -> tuple[np.ndarray, Index]:
     """The pictures and index that are in the cache; where one is absent or damaged, ``pack`` makes both first."""
-
-    def opened(index: Index) -> np.ndarray | None:
-        return open_images(index_file.parent, index["key"], (len(index["subjects"]), resolution, resolution))
-
     index = read_json(index_file)
-    images = index and opened(index)
-    if index is None or images is None:
-        index = pack()
+    images = index and _opened(index_file.parent, index, resolution)
+    if images is None:
+        index, fill = pack()
+        index["key"] = _store(index_file.parent, (len(index["subjects"]), resolution, resolution), fill)
         write_json(index_file, index)
-        images = opened(index)
-        assert images is not None
+        images = _opened(index_file.parent, index, resolution)
     return images, index
 
 
-def _simulate(resolution: int, cache: Path) -> Index:
+def _opened(cache: Path, index: Index, resolution: int) -> np.ndarray | None:
+    try:
+        images = np.load(cache / f"{index['key']}.npy", mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return images if images.shape == (len(index["subjects"]), resolution, resolution) and images.dtype == np.uint8 else None
+
+
+def _store(cache: Path, shape: tuple[int, int, int], fill: Fill) -> str:
+    """Let ``fill`` write straight into a file; returns the sha256 of the content, which names the file."""
+    with replacing(cache / f"packing-{os.urandom(4).hex()}.npy") as temporary:
+        if hasattr(os, "posix_fallocate"):  # claim the space: writing to a map on a full disk would end the process, not raise
+            with open(temporary, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) + 4096)
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        fill(images)
+        images.flush()
+        key = hashlib.sha256(repr(shape).encode())
+        key.update(images)
+        del images  # Windows cannot rename a mapped file
+        os.replace(temporary, cache / f"{key.hexdigest()}.npy")
+    return key.hexdigest()
+
+
+def _simulate(resolution: int) -> tuple[Index, Fill]:
     from stylegan.data import simulate  # loads torch: only the first start pays
 
     found = simulate.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
-
-    def fill(images: np.ndarray) -> None:
-        images[:] = found.images
-
-    return {
-        "key": store_images(cache, found.images.shape, fill), "title": found.title, "sides": list(found.sides),
-        "classes": list(found.classes), "labels": found.labels.tolist(), "subjects": found.subjects.tolist(),
-        "levels": found.levels.tolist(), "columns": {name: values.tolist() for name, values in found.columns.items()},
+    index = {
+        "layout": "simulated", "title": found.title, "hidden": "", "files": [], "subjects": found.subjects.tolist(),
+        "levels": found.levels.tolist(), "labels": [found.classes[label] for label in found.labels], "folders": [""] * len(found.labels),
+        "left_out": {}, "warnings": [], "sides": list(found.sides), "size": f"{resolution} x {resolution}",
+        "columns": {name: values.tolist() for name, values in found.columns.items()},
     }  # fmt: skip
+    return index, lambda packed: np.copyto(packed, found.images)
 
 
 # ------------------------------------------------------------------------------------------------------------------- packing
 
 
-def _pack(catalogue: Catalogue, resolution: int, cache: Path) -> Index:
-    left_out = {reason: list(names) for reason, names in catalogue.left_out.items()}
+class Found(NamedTuple):
+    """A slice with its picture, or why it has none."""
+
+    item: Item
+    picture: np.ndarray | LeftOut
+    marks: Marks = NO_MARKS
+    said: Sequence[str] = ()  # warnings
+
+
+def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Fill]:
+    left_out = defaultdict(list, {reason: list(names) for reason, names in catalogue.left_out.items()})
     warnings = list(catalogue.warnings)
-    items, images, measures, marks = _fit(_read_all(catalogue), left_out, warnings)
-    if not items:
+    found, measures = _fit(_read_all(catalogue), left_out, warnings)
+    if not found:
         raise ValueError(" ".join([nothing_found(catalogue.root, left_out), *warnings[:1]]))
-    lost = sorted({item.label for item in catalogue.items} - {item.label for item in items})
-    warnings += [f"No slice of class {label} can be used; the class is missing." for label in lost if label]
+    items = [one.item for one in found]
+    lost = sorted({item.label for item in catalogue.items} - {item.label for item in items} - {""})
+    warnings += [f"No slice of class {label} can be used; the class is missing." for label in lost]
     squares, scale = pictures.common_squares(measures), pictures.common_scale(measures)
 
-    def write(rows: Sequence[int], turns: int, packed: np.ndarray) -> None:
-        for at, row in enumerate(rows):
-            picture = pictures.to_bytes(images[row], *scale)
+    def write(packed: np.ndarray, step: int = 1, turns: int = 0) -> None:
+        for at, one in enumerate(found[::step]):
+            picture = pictures.to_bytes(one.picture, *scale)
             packed[at] = pictures.frame(picture, squares[picture.shape], packed.shape[-1], turns)
 
-    thumbnails = np.zeros((len(items[:: 1 + len(items) // 256]), TEMPLATE_SIZE, TEMPLATE_SIZE), np.uint8)
-    write(range(0, len(items), 1 + len(items) // 256), 0, thumbnails)
-    turns, sides = _front(thumbnails.mean(0), marks, warnings)
-    key = store_images(cache, (len(items), resolution, resolution), lambda packed: write(range(len(items)), turns, packed))
-    span = min(square[2] for square in squares.values())
+    step = 1 + len(items) // 256
+    thumbnails = np.zeros((len(items[::step]), TEMPLATE_SIZE, TEMPLATE_SIZE), np.uint8)
+    write(thumbnails, step)
+    turns, sides = _front(thumbnails.mean(0), [one.marks for one in found], warnings)
+    span = min(side for _, _, side in squares.values())
     if span < resolution:
         warnings.append(f"The heads span only {span} pixels in the files; {resolution} px enlarges them.")
+    sizes = [f"{width} x {height}" for (height, width), _ in Counter(item.shape for item in measures).most_common()]
     return {
-        "key": key, "layout": catalogue.layout, "title": catalogue.title, "hidden": catalogue.hidden,
+        "layout": catalogue.layout, "title": catalogue.title, "hidden": catalogue.hidden,
         "files": [item.file for item in items], "subjects": [item.subject for item in items],
         "scans": [item.scan or item.subject for item in items], "levels": [item.level for item in items],
         "labels": [item.label for item in items], "folders": [item.folder for item in items],
-        "left_out": left_out, "warnings": warnings, "sides": list(sides), "size": _sizes(measures),
-    }  # fmt: skip
+        "left_out": left_out, "warnings": warnings, "sides": list(sides),
+        "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""),
+    }, lambda packed: write(packed, turns=turns)  # fmt: skip
 
 
-Found = list[tuple[Item, np.ndarray | LeftOut, volumes.Marks, list[str]]]  # slices with their pictures, or why they have none
-
-
-def _read_all(catalogue: Catalogue) -> Found:
+def _read_all(catalogue: Catalogue) -> list[Found]:
     """Every slice of every file, several files at a time, in the catalogue's order."""
+    count = len(catalogue.items)
     if catalogue.volumes:  # takes minutes where there are hundreds
         endings = ", ".join(sorted({re.sub(r".*?(\.[a-z]+(\.gz)?)$", r"\1", item.file.lower()) for item in catalogue.items}))
-        print(f"Reading {len(catalogue.items)} volumes ({endings[:40]}); the next start takes a second.", file=sys.stderr)
+        print(f"Reading {count} volumes ({endings[:40]}); the next start takes a second.", file=sys.stderr)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        quiet = True if len(catalogue.items) < QUIET_BELOW else None  # None: quiet unless a person is watching
         read = pool.map(lambda item: _read(catalogue, item), catalogue.items)
-        return [
-            one for found in tqdm(read, total=len(catalogue.items), desc="reading", unit="file", disable=quiet) for one in found
-        ]
+        quiet = True if count < QUIET_BELOW else None  # None: quiet unless a person is watching
+        return [one for found in tqdm(read, total=count, desc="reading", unit="file", disable=quiet) for one in found]
 
 
-def _read(catalogue: Catalogue, item: Item) -> Found:
+def _read(catalogue: Catalogue, item: Item) -> list[Found]:
     """The slices of one file."""
     path, said = catalogue.root / item.file, []
     try:
         if not catalogue.volumes:
-            return [(item, pictures.read_picture(path), volumes.NO_MARKS, said)]
+            return [Found(item, pictures.read_picture(path))]
         scan = volumes.read_scan(path, catalogue.levels, said)
-        if scan.levels is None:
-            if catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
-                raise LeftOut("outside levels {}-{}".format(*catalogue.levels))
-            return [(item, scan.pictures[0], scan.marks, said)]
-        return [
-            (replace(item, level=int(level)), picture, scan.marks, said)
-            for level, picture in zip(scan.levels, scan.pictures, strict=True)
-        ]
+        if scan.levels is not None:
+            levels = zip(scan.levels.tolist(), scan.pictures, strict=True)
+            return [Found(replace(item, level=level), picture, scan.marks, said) for level, picture in levels]
+        if catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
+            raise LeftOut("outside levels {}-{}".format(*catalogue.levels))
+        return [Found(item, scan.pictures[0], scan.marks, said)]
     except LeftOut as reason:
-        return [(item, reason, volumes.NO_MARKS, said)]
+        return [Found(item, reason, said=said)]
     except (ValueError, OSError) as error:
-        if pictures.why_unreadable(path, error) == "Git LFS pointer":
-            return [(item, LeftOut("Git LFS pointer"), volumes.NO_MARKS, said)]
+        pointer = pictures.why_unreadable(path, error) == "Git LFS pointer"
         sentence = str(error) if path.name in str(error) else f"{path}: {error}"
-        return [(item, LeftOut("unusable volume", sentence), volumes.NO_MARKS, said)]
+        return [Found(item, LeftOut("Git LFS pointer") if pointer else LeftOut("unusable volume", sentence), said=said)]
 
 
-def _fit(
-    found: Found, left_out: dict[str, list[str]], warnings: list[str]
-) -> tuple[list[Item], list[np.ndarray], list[Measure], list[volumes.Marks]]:
+def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list[str]) -> tuple[list[Found], list[Measure]]:
     """The slices that are fit to be used; the others are added to ``left_out``. Of equal pictures the first is kept."""
-    items, images, measures, marks = [], [], [], []
-    first: dict[str, Item] = {}
-    two_classes: list[tuple[Item, Item]] = []
-    for item, picture, sides, said in found:
-        warnings += [sentence for sentence in said if sentence not in warnings]
+    found, measures, first, two_classes = [], [], {}, []
+    for one in everything:
+        item = one.item
+        warnings += [sentence for sentence in one.said if sentence not in warnings]
         try:
-            if isinstance(picture, LeftOut):
-                raise picture
-            measured = pictures.measure(picture)
+            if isinstance(one.picture, LeftOut):
+                raise one.picture
+            measured = pictures.measure(one.picture)
             twin = first.setdefault(measured.digest, item)
             if twin is not item:
                 two_classes += [(twin, item)] if item.label != twin.label else []
                 raise LeftOut("duplicate")
         except LeftOut as reason:
-            names = left_out.setdefault(str(reason), [])
-            if item.file not in names[-1:]:  # a volume is left out once, not once per level
-                names.append(item.file)
+            if item.file not in left_out[str(reason)][-1:]:  # a volume is left out once, not once per level
+                left_out[str(reason)].append(item.file)
                 warnings += [reason.sentence] if reason.sentence else []
             continue
-        items.append(item)
-        images.append(picture)
+        found.append(one)
         measures.append(measured)
-        marks.append(sides)
     if two_classes:
         one, other = two_classes[0]
         warnings.append(
             f"{len(two_classes)} pictures lie in two classes at once, such as {one.file} and {other.file}: which label is right is "
             "not known; the first one counts."
         )
-    return items, images, measures, marks
+    return found, measures
 
 
-def _front(mean: np.ndarray, marks: list[volumes.Marks], warnings: list[str]) -> tuple[int, volumes.Marks]:
+def _front(mean: np.ndarray, marks: list[Marks], warnings: list[str]) -> tuple[int, Marks]:
     """Quarter turns that bring the front up, and the marks (top, bottom, left, right) that may then be shown.
 
     Volumes whose headers know front and back are taken at their word; everything else is turned only where the mean of up to 256
@@ -220,83 +241,46 @@ def _front(mean: np.ndarray, marks: list[volumes.Marks], warnings: list[str]) ->
     sides = tuple(which[0] if len(set(which)) == 1 else "" for which in zip(*marks, strict=True))
     turns, sure = pictures.find_turns(mean, pictures.template_pictures(TEMPLATE_SIZE))
     if sides[0]:
-        if sure and turns:
-            warnings.append(
-                "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
-            )
+        warnings += [OTHER_WAY] if turns else []
         return 0, sides
-    if sure:
-        return turns, ("A", "P", "", "")
-    warnings.append(UNTURNED)
-    return 0, volumes.NO_MARKS
-
-
-def _sizes(measures: list[Measure]) -> str:
-    """'176 x 208', width first; the most frequent size and how many others."""
-    counts = Counter(item.shape for item in measures).most_common()
-    (height, width), _ = counts[0]
-    return f"{width} x {height}" + (f" and {len(counts) - 1} other sizes" if len(counts) > 1 else "")
+    warnings += [] if sure else [UNTURNED]
+    return turns, ("A", "P", "", "") if sure else NO_MARKS
 
 
 # ------------------------------------------------------------------------------------------------------------------ archives
 
 
-def fetch(url: str, sha256: str, out: str | Path) -> Path:
-    """Download a .zip, check it against its sha256 (64 hexadecimal digits) and unpack it to the new folder ``out``.
-
-    Raises ValueError for another sum or an archive that cannot be unpacked, FileNotFoundError where the download fails.
-    """
-    from torch.hub import download_url_to_file
-
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file") or len(sha256) != 64:
-        raise ValueError(
-            f"{url} with sha256 {sha256!r} cannot be fetched; give an https:// address and the 64 digits of its sum."
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch) / "archive.zip"
-        try:
-            download_url_to_file(url, str(archive), hash_prefix=sha256.lower(), progress=False)
-        except OSError as error:
-            raise FileNotFoundError(f"{url} could not be fetched: {getattr(error, 'reason', error)}.") from error
-        except RuntimeError as error:
-            raise ValueError(f"{url} is not the file it should be ({error}); nothing was kept.") from error
-        return _unpack(archive, Path(out), Path(out).resolve().parent)
-
-
 def unpack_once(archive: Path, cache: Path) -> Path:
-    """The folder a .zip was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time)."""
+    """The folder a .zip was unpacked to below ``cache``, unpacking it the first time (keyed by name, size and time).
+
+    It appears complete or not at all. All names are checked before anything is written: an archive with an absolute name, '..', a
+    link or a device is refused as a whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says:
+    zipfile checks that.
+    """
     if not archive.is_file():
         raise FileNotFoundError(f"There is no archive {archive}.")
     status = archive.stat()
     mark = hashlib.sha256(repr((str(archive.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:16]
     out = cache / f"unpacked-{mark}" / (archive.stem.strip(".") or "archive")  # the name is a stranger's: ".." leads elsewhere
-    return out if out.is_dir() else _unpack(archive, out, cache)
-
-
-def _unpack(archive: Path, out: Path, near: Path) -> Path:
-    """Unpack a .zip to the new folder ``out``, which appears complete or not at all; ``near`` is a folder of the same disk.
-
-    All names are checked before anything is written: an archive with an absolute name, '..', a link or a device is refused as a
-    whole, as is one beyond ``MAX_BYTES`` or ``MAX_FILES``. No member gives more bytes than it says: zipfile checks that.
-    """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose a new folder, or remove it first.")
+    if out.is_dir():
+        return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=near) as scratch:
+        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as scratch:
             members = [info for info in opened.infolist() if not info.is_dir()]
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
                 raise ValueError(
                     f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused."
                 )
-            for info, target in [(info, Path(scratch) / "all" / _inside(archive, info)) for info in members]:
+            everything = Path(scratch) / "all"
+            everything.mkdir()
+            for info, target in [(info, everything / _inside(archive, info)) for info in members]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(info) as source, open(target, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-            (Path(scratch) / "all").mkdir(exist_ok=True)
             try:
-                os.replace(Path(scratch) / "all", out)
+                os.replace(everything, out)
             except OSError:
                 if not out.is_dir():  # else another process was faster
                     raise

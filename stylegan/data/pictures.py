@@ -7,7 +7,7 @@ common scale, black where the square leaves the picture, and one Lanczos resize.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +100,11 @@ def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
 def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
     """float32 [H, W, C] of a file decoded as another mode and order of bytes than it claims."""
     with Image.open(path, formats=FORMATS) as image:
-        image._mode = mode
-        tiles = [list(tile) for tile in image.tile]
-        for tile in tiles:
-            tile[3] = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
-        image.tile = [
-            type(old)(*new) if hasattr(old, "_fields") else tuple(new) for old, new in zip(image.tile, tiles, strict=True)
-        ]
+        image._mode, tiles = mode, []
+        for codec, box, offset, args in image.tile:
+            args = (raw, *args[1:]) if isinstance(args, tuple) else raw
+            tiles.append((codec, box, offset, args))
+        image.tile = [type(old)(*new) if hasattr(old, "_fields") else new for old, new in zip(image.tile, tiles, strict=True)]
         image.load()
         return np.asarray(image, np.float32)
 
@@ -115,9 +113,8 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         picture = np.asarray(image, dtype=np.float32)
         known = np.isfinite(picture)
-        return (
-            picture if known.all() else np.where(known, picture, picture[known].min() if known.any() else 0).astype(np.float32)
-        )
+        darkest = picture[known].min() if known.any() else np.float32(0)
+        return picture if known.all() else np.where(known, picture, darkest)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -163,6 +160,36 @@ def common_scale(measures: Sequence[Measure]) -> tuple[float, float]:
     black = float(np.quantile([item.floor for item in deep], 0.01))
     white = float(np.quantile([item.peak for item in deep], 0.99))
     return black, 65535.0 if black == 0 and white > 16383 else white
+
+
+# Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels
+# stay bright beside dark ones. A generator draws what its data looked like: it is compared with slices under the same rule.
+
+
+def percentiles(x: np.ndarray) -> np.ndarray:
+    """The 0.5th percentile becomes 0 and the 99.5th 1; what lies beyond is cut off: a few hot pixels decide nothing."""
+    low, high = np.percentile(x, [0.5, 99.5])
+    return ((x - low) / max(high - low, 1e-12)).clip(0, 1)
+
+
+def standardise_then_unit(x: np.ndarray) -> np.ndarray:
+    """(x - mean) / deviation, and the result from its least to its greatest value onto [0, 1], as two steps.
+
+    The first step cancels out of the second: this is `min_max`, whatever the mean and the deviation are.
+    """
+    return min_max((x - x.mean()) / max(x.std(), 1e-12))
+
+
+def min_max(x: np.ndarray) -> np.ndarray:
+    """(x - min) / (max - min)."""
+    return (x - x.min()) / max(x.max() - x.min(), 1e-12)
+
+
+RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
+    "fixed": None,
+    "percentiles": percentiles,
+    "standardise": standardise_then_unit,
+}
 
 
 @dataclass(frozen=True)
@@ -246,17 +273,19 @@ def _square_around(low: list[float], high: list[float], scale: float) -> Square:
     return top, left, side
 
 
-def frame(picture: np.ndarray, square: Square, resolution: int, turns: int = 0) -> np.ndarray:
-    """The square cut from uint8 [H, W] as uint8 [R, R], black outside the picture, turned counter-clockwise by quarters."""
+def frame(
+    picture: np.ndarray, square: Square, resolution: int, turns: int = 0, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> np.ndarray:
+    """The square cut from [H, W] as [R, R], black outside the picture, turned counter-clockwise by quarters."""
     top, left, side = square
     cut = Image.fromarray(picture).crop((left, top, left + side, top + side))
     if side != resolution:
-        cut = cut.resize((resolution, resolution), Image.Resampling.LANCZOS)
+        cut = cut.resize((resolution, resolution), resample)
     return np.rot90(np.asarray(cut), turns)
 
 
-def find_turns(mean: np.ndarray, templates: dict[str, np.ndarray]) -> tuple[int, bool]:
-    """Quarter turns that bring the set's mean picture [r, r] closest to the axial templates [n, r, r], and whether it surely is axial.
+def find_turns(mean: np.ndarray, templates: dict[str, list[np.ndarray]]) -> tuple[int, bool]:
+    """Quarter turns that bring the set's mean picture [r, r] closest to the axial templates, and whether it surely is axial.
 
     Likeness is the correlation, once as the pictures are and once stretched to fill the frame: heads differ in shape. The axial plane
     must win over the others, turned and mirrored, by a margin that no coronal or sagittal set of the template reaches, whatever its
@@ -279,40 +308,28 @@ def find_turns(mean: np.ndarray, templates: dict[str, np.ndarray]) -> tuple[int,
     return (int(np.argmax(scores)), True) if sure else (0, False)
 
 
-def template_pictures(size: int) -> dict[str, np.ndarray]:
-    """Mean slices of the ICBM152 template by plane, float32 [n, size, size]: front or top of the head up, in the square around the head."""
+def template_pictures(size: int) -> dict[str, list[np.ndarray]]:
+    """Mean slices of the ICBM152 template by plane, float32 [size, size] each: front or top of the head up, in the square around the head."""
     from nilearn import datasets  # seconds to import: only who packs pays
 
     image = datasets.load_mni152_template(resolution=2)
     volume, origin = image.get_fdata(dtype=np.float32), image.affine[:3, 3]
     found = {}
     for plane, (axis, ranges) in PLANES.items():
-        means = []
+        found[plane] = []
         for low, high in ranges:
             first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
-            means.append(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
-        found[plane] = np.stack([_squared(picture, size) for picture in means])
+            mean = np.ascontiguousarray(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
+            rows, columns = (np.flatnonzero(mean.max(axis) > 0.05) for axis in (1, 0))
+            square = _square_around([rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1], 1)
+            found[plane].append(frame(mean, square, size, resample=Image.Resampling.BICUBIC).clip(0))
     return found
-
-
-def _squared(picture: np.ndarray, size: int) -> np.ndarray:
-    """A picture [H, W] cut to the square around its foreground, float32 [size, size]."""
-    rows, columns = (np.flatnonzero(picture.max(axis) > 0.05) for axis in (1, 0))
-    square = _square_around([rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1], 1)
-    top, left, side = square
-    cut = Image.fromarray(np.ascontiguousarray(picture)).crop((left, top, left + side, top + side))
-    return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC)).clip(0)
 
 
 def _stretched(picture: np.ndarray) -> np.ndarray:
     """The foreground of a mean picture [r, r] stretched to fill it."""
-    inside = picture > 0.15 * picture.max()
-    rows, columns = (np.flatnonzero(inside.sum(axis) >= 2) for axis in (1, 0))
-    if not len(rows) or not len(columns):
+    rows, columns = (_span((picture > 0.15 * picture.max()).sum(axis)) for axis in (1, 0))
+    if rows is None or columns is None:
         return picture
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(
-            picture.shape[::-1], Image.Resampling.BILINEAR, box=box
-        )
-    )
+    image = Image.fromarray(np.ascontiguousarray(picture, np.float32))
+    return np.asarray(image.resize(image.size, Image.Resampling.BILINEAR, box=(columns[0], rows[0], columns[1], rows[1])))

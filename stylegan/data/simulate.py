@@ -138,7 +138,10 @@ def pull_back(subject: Subject, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> 
         bent = torch.einsum("zk,ckji->zcji", along_z, torch.from_numpy(controls).float())  # [Z, 3, J, I]
         bent = along_y @ bent @ along_x.T  #                                                 [Z, 3, Y, X]
         moved += bent.permute(0, 2, 3, 1)
-    return moved + _ventricle_shift(moved, subject.ventricle)
+    flow, entry = _ventricle_flow(), subject.ventricle / FLOW_STEP
+    below = min(int(entry), len(flow) - 2)
+    push = torch.lerp(flow[below], flow[below + 1], entry - below)
+    return moved + _sample(push, FLOW_LOW, FLOW_SPACING, moved).permute(1, 2, 3, 0)
 
 
 # -------- one subject
@@ -159,13 +162,19 @@ def _render(subject: Subject, num_levels: int, resolution: int, rng: np.random.G
     """Pictures uint8 [L, R, R] and ventricle area [L] in % of the brain; sampled twice as fine up to 128 px."""
     fine = resolution * (2 if resolution <= 128 else 1)
     z = np.linspace(*LEVELS_MM, num_levels) if num_levels > 1 else np.array([np.mean(LEVELS_MM)])
-    template, (x, y) = _template(), _pixels(fine // 2)
+    (volume, origin), (x, y) = _template(), _pixels(fine // 2)
     # The deformation is smooth: interpolating every second point errs by less than half a millimetre.
     points = F.interpolate(pull_back(subject, x, y, z).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
-    t1, grey, white, ventricle = _sample(template.volume, template.origin, 1.0, points.permute(0, 2, 3, 1))
+    t1, grey, white, ventricle = _sample(volume, origin, 1.0, points.permute(0, 2, 3, 1))
     brain = (t1 / 0.2).clamp(0, 1)
     area = 100 * ventricle.sum((1, 2)) / brain.sum((1, 2)).clamp(min=1)
-    signal = _signal(subject, t1, grey, white, ventricle, brain)
+    fluid = (brain - grey - white).clamp(0, 1)
+    sulci = (1.6 * subject.sulci * fluid * (1 - ventricle)).clamp(
+        0, 1
+    )  # outside the ventricles; saturated, so dark bands widen
+    own_grey, own_white, own_fluid = (float(value) for value in subject.tissue)
+    signal = t1 + own_grey * grey + own_white * white + own_fluid * fluid
+    signal = signal.mul(1 - 0.55 * sulci).clamp(min=0) * subject.gain * brain
     signal = F.interpolate(signal[:, None], (resolution, resolution), mode="bicubic", antialias=True, align_corners=False)[:, 0]
     inside = F.interpolate(brain[:, None], (resolution, resolution), mode="area")[:, 0]
     shading = _shading(subject.bias, *_pixels(resolution), z)
@@ -178,15 +187,6 @@ def _pixels(resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres x [R] from left to right and y [R] from the front to the back, in mm."""
     offsets = ((np.arange(resolution) + 0.5) / resolution - 0.5) * FIELD_MM
     return CENTRE_MM[0] + offsets, CENTRE_MM[1] - offsets
-
-
-def _signal(subject: Subject, t1, grey, white, ventricle, brain) -> torch.Tensor:
-    """The T1 picture [L, H, W] with this subject's own grey, white and fluid; sulci are the fluid outside the ventricles."""
-    fluid = (brain - grey - white).clamp(0, 1)
-    sulci = (1.6 * subject.sulci * fluid * (1 - ventricle)).clamp(0, 1)  # above 1 it saturates: the dark bands widen
-    own_grey, own_white, own_fluid = (float(value) for value in subject.tissue)
-    signal = t1 + own_grey * grey + own_white * white + own_fluid * fluid
-    return signal.mul(1 - 0.55 * sulci).clamp(min=0) * subject.gain * brain
 
 
 def _shading(bias: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> torch.Tensor:
@@ -218,15 +218,12 @@ def _spline_basis(axis: np.ndarray, dimension: int, spacing: float) -> np.ndarra
 # -------- template and its ventricles
 
 
-@dataclass(frozen=True)
-class _Template:
-    volume: torch.Tensor  # float32 [4, Z, Y, X] at 1 mm: T1, grey matter, white matter, lateral ventricles; each in [0, 1]
-    origin: np.ndarray  # mm of the first voxel (x, y, z)
-
-
 @lru_cache(maxsize=1)
-def _template() -> _Template:
-    """The template from nilearn's wheel (no network), cut to the heights that deformed slices can reach."""
+def _template() -> tuple[torch.Tensor, np.ndarray]:
+    """T1, grey matter, white matter and lateral ventricles float32 [4, Z, Y, X] in [0, 1] at 1 mm, and the first voxel's mm (x, y, z).
+
+    Read from nilearn's wheel (no network) and cut to the heights that deformed slices can reach.
+    """
     from nilearn import datasets  # three seconds to import: only who simulates pays
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
@@ -236,7 +233,7 @@ def _template() -> _Template:
     volume = np.stack([t1, grey, white, _ventricles(t1, grey + white, origin)])
     low, high = (int(z - origin[2]) for z in (LEVELS_MM[0] - 45, LEVELS_MM[1] + 45))
     volume = volume[..., low:high].transpose(0, 3, 2, 1)
-    return _Template(torch.from_numpy(np.ascontiguousarray(volume)), origin + np.array([0, 0, low]))
+    return torch.from_numpy(np.ascontiguousarray(volume)), origin + np.array([0, 0, low])
 
 
 def _ventricles(t1: np.ndarray, tissue: np.ndarray, origin: np.ndarray) -> np.ndarray:
@@ -261,8 +258,8 @@ def _ventricle_flow() -> torch.Tensor:
     The velocity points outwards from the blurred ventricles and vanishes far from them. Following a smooth velocity is
     one-to-one however far one goes (Arsigny et al. 2006, MICCAI); a plain push would fold the narrow horns.
     """
-    template = _template()
-    ventricle = template.volume[3].numpy()
+    volume, origin = _template()
+    ventricle = volume[3].numpy()
     blurred = ndimage.gaussian_filter(ventricle, 5.0)
     velocity = -np.stack(np.gradient(blurred)[::-1])  # [3, Z, Y, X], x first
     wall = ndimage.binary_dilation(ventricle > 0.5) & (ventricle < 0.5)
@@ -272,18 +269,9 @@ def _ventricle_flow() -> torch.Tensor:
     field, here, flow = torch.from_numpy(velocity.astype(np.float32)), start.clone(), []
     for _ in range(round(MAX_ENLARGEMENT / FLOW_STEP) + 1):
         flow.append((here - start).permute(3, 0, 1, 2))
-        middle = here - FLOW_STEP / 2 * _sample(field, template.origin, 1.0, here).permute(1, 2, 3, 0)
-        here = here - FLOW_STEP * _sample(field, template.origin, 1.0, middle).permute(1, 2, 3, 0)
+        middle = here - FLOW_STEP / 2 * _sample(field, origin, 1.0, here).permute(1, 2, 3, 0)
+        here = here - FLOW_STEP * _sample(field, origin, 1.0, middle).permute(1, 2, 3, 0)
     return torch.stack(flow)
-
-
-def _ventricle_shift(points: torch.Tensor, enlargement: float) -> torch.Tensor:
-    """Backward displacement [Z, Y, X, 3] mm at these points for an enlargement in mm."""
-    flow = _ventricle_flow()
-    entry = enlargement / FLOW_STEP
-    below = min(int(entry), len(flow) - 2)
-    field = torch.lerp(flow[below], flow[below + 1], entry - below)
-    return _sample(field, FLOW_LOW, FLOW_SPACING, points).permute(1, 2, 3, 0)
 
 
 def _sample(volume: torch.Tensor, origin: np.ndarray, spacing: float, points: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Who is who: the person in a path, the subjects of the four-class upload, and splits that keep every person on one side."""
+"""Who is who: what names tell of people, classes and splits, the subjects of the four-class upload, and splits that leave nobody on two sides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,7 @@ LAST_ONLY = {
     "CT": "ct",
     "DWI": "fa|md|trace",
     "BOLD": "rest|func",
-}  # contrasts only as a name's last word: PD is a disease too
+}  # only as a name's last word: PD is a disease too
 STAGES = (  # versions of one scan, the one to be used first
     "t88_masked", r"aligned_norm", r"(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88", "sbj_111|restore|preproc|nu|n4|n3",
 )  # fmt: skip
@@ -71,6 +72,37 @@ HASH = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}|[0-9a-f]{16}", re.I)
 GENERIC = re.compile(
     r"(?:im|img|image|slice|sl|scan|pic|picture|photo|brain|head|mri?|vol|volume|file|data|frame|axial|nii|nifti|anat|struct\w*|series|sample|"
     r"output|item|unnamed|copy|z|id|train|val|valid|validation|tr|te|va|dcm|export|fake|seed|plane|layer|level)?", re.I)  # fmt: skip
+# Words of folders: classes, published splits, and what says nothing of either.
+HEALTHY_TO_ILL = (  # the known order of classes, as patterns on names without spaces and signs
+    "healthy|normal|controls?|hc|nc|cn|ctrl?", "smc|scd", "non-?demented|nondementia", "notumou?r|no", "converted", "emci", "mci|smci", "lmci|pmci",
+    "verymild(?:dement\\w*)?", "mild(?:dement\\w*)?", "moderate(?:dement\\w*)?", "severe(?:dement\\w*)?", "demented", "ad|alzheimers?(?:disease)?", "yes",
+)  # fmt: skip
+CLASS_NAME = re.compile(
+    "|".join(HEALTHY_TO_ILL) + r"|patients?|sick|ill|(?:ab)?normal|disease\w*|dement\w*|tumou?rs?|glioma\w*|meningioma\w*|pituitary\w*|[hl]gg|positive|"
+    r"negative|males?|females?|young|old|elderly|(?:class|grade|stage|group|label|cdr|type|category|cohort)[\d.a-z]{1,4}|asd|td|"
+    r"tdc|adhd|pd|ms|ftd|stroke", re.I)  # fmt: skip
+SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "trn": "train", "validate": "val", "validation": "val", "valid": "val",
+               "val": "val", "va": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test", "tst": "test"}  # fmt: skip
+WRAPPER = re.compile(
+    r"(?:(?:keras|png|jpe?g|tiff?|nii|nifti|gz|slices?|images?|imgs?|pictures?|pics?|dataset|data|raw\w*|(?:un|pre)?processed|proc|orig\w*|volumes?|scans?|mri?s?|"
+    r"brains?|heads?|oasis\d?|adni\d?|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|rawdata|sourcedata|skull\w*|"
+    r"subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|slices?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
+SERIES = re.compile(
+    r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])",
+    re.I)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file as the names tell it; what they do not tell is '' or -1."""
+
+    file: str  # relative to the root
+    subject: str  # where people are hidden: the narrowest group that is known to belong together
+    level: int = -1
+    label: str = ""
+    folder: str = ""  # published split: 'train' | 'val' | 'test' | ''
+    scan: str = ""  # the subject with its visit, where visits have names of their own
+    told: bool = True  # whether the subject is a person
 
 
 def plain(name: str) -> str:
@@ -115,6 +147,37 @@ def is_generic(name: str) -> bool:
     return not re.sub(r"[\W_]+", "", name) or (bool(words) and all(GENERIC.fullmatch(word) for word in words))
 
 
+def is_class_name(name: str, pattern: re.Pattern = CLASS_NAME) -> bool:
+    """Whether a name, with its spaces and signs or without, is one that is known for classes."""
+    return bool(pattern.fullmatch(re.sub(r"[\W_]+", "", name)) or pattern.fullmatch(name))
+
+
+def is_technical(name: str) -> bool:
+    """Whether a folder's name says nothing of people or classes: wrappers, visits, series, contrasts, dates."""
+    rest = core(name)
+    return bool(WRAPPER.fullmatch(name) or not rest or (SERIES.search(name) and not re.search(r"\d\d", rest)))
+
+
+def split_name(name: str) -> str:
+    """'train' | 'val' | 'test' from a folder's name such as ``Training``, ``train_images``, ``Test set`` or ``imagesTr``; '' otherwise."""
+    words = [word for word in re.split(r"[\W_]+|(?<=images)(?=t[rs]$|va$)", name.casefold()) if word]
+    found = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+    others = [word for word in words if word not in SPLIT_NAMES]
+    plain_words = all(WRAPPER.fullmatch(word) or word in ("set", "split", "folder") for word in others)
+    return found[0] if len(found) == 1 and plain_words else ""
+
+
+def natural(name: str) -> list:
+    """Sorting key that puts slice 9 before slice 10."""
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def class_order(name: str) -> tuple:
+    """Sorting key of classes: from healthy to ill where that is known, then by name."""
+    known = (i for i, pattern in enumerate(HEALTHY_TO_ILL) if is_class_name(name, re.compile(pattern, re.I)))
+    return next(known, len(HEALTHY_TO_ILL)), natural(name)
+
+
 def person(subject: str) -> str:
     """The person behind a subject id: OASIS scans OAS1_0061_MR1 and OAS1_0061_MR2 show the same one."""
     return re.sub(r"_MR(?:\d+|_d\d+)$", "", subject, flags=re.I)
@@ -126,6 +189,32 @@ def people_of(slices: SliceDataset) -> np.ndarray:
 
 
 # -------------------------------------------------------------------------------------------- the four-class upload of OASIS-1
+
+PICTURE = r"\.(?:png|jpe?g|bmp|gif|tiff?|webp|pgm)$"
+FOUR_CLASS = re.compile(
+    r"(?:^|/)(?P<folder>train|test)/(?P<label>NonDemented|VeryMildDemented|MildDemented|ModerateDemented)/"
+    r"(?:[a-z]+(?P<number>\d+)|(?P<level>\d+)(?: ?\((?P<subject>\d+)\))?)" + PICTURE, re.I)  # fmt: skip
+
+
+def read_four_class(matches: dict[str, re.Match]) -> list[Item]:
+    """Subjects recovered from the numbering (``recover_four_class``); levels 0-based like everywhere else."""
+    trained, tested = defaultdict(dict), defaultdict(dict)
+    for name, m in matches.items():
+        if m["number"]:
+            trained[m["label"].lower()][name] = int(m["number"])
+        else:
+            tested[m["label"].lower()][name] = (int(m["level"]), int(m["subject"] or 1))
+    first_level = min((level for places in tested.values() for level, _ in places.values()), default=26)
+    items = []
+    for label in FOUR_CLASSES:
+        numbers, places = trained[label.lower()], tested[label.lower()]
+        found = recover_four_class(label, set(numbers.values()), set(places.values()), first_level)
+        for name, number in numbers.items():
+            level, s = found.get(number, (0, 0))
+            who = f"{label}-{s:03d}" if s else f"{label}-train-{number}"
+            items.append(Item(name, who, level - 1, label, "train", told=bool(s)))
+        items += [Item(name, f"{label}-{s:03d}", level - 1, label, "test") for name, (level, s) in places.items()]
+    return items
 
 
 def recover_four_class(
@@ -159,39 +248,30 @@ def recover_four_class(
 
 
 def split_by_subject(
-    subjects: Sequence[str], labels: Sequence[int], seed: int = 0, classes: Sequence[str] = ()
+    subjects: Sequence[str],
+    labels: Sequence[int],
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    fractions: dict[str, float] = FRACTIONS,
 ) -> tuple[np.ndarray, list[str]]:
     """'train' | 'val' | 'test' per slice, 70/15/15 by person and stratified by class, and what has to be said about it.
 
     A person's place depends on the ids and the seed, not on the order of files: people of a class are drawn in the order of a
-    hash, because a library's shuffle would depend on how they are listed. Classes with fewer than 3 people go to train only.
+    hash, because a library's shuffle would depend on how they are listed. A person's class is the commonest one among the slices.
+    Classes with fewer than 3 people go to train only; of the others at least one person goes to each held-out split.
     """
-    place, warnings = assign_people(_people(subjects, labels), seed, classes=classes)
-    return np.array([place[person(subject)] for subject in subjects], dtype="<U5"), warnings
-
-
-def _people(subjects: Sequence[str], labels: Sequence[int]) -> dict[str, int]:
-    """Each person's class: the most frequent one among the slices, the lower index on a tie."""
-    counts: dict[str, Counter] = defaultdict(Counter)
-    for subject, label in zip(subjects, labels, strict=True):
-        counts[person(str(subject))][int(label)] += 1
-    return {who: min(count, key=lambda label: (-count[label], label)) for who, count in counts.items()}
-
-
-def assign_people(
-    people: dict[str, int], seed: int, fractions: dict[str, float] = FRACTIONS, classes: Sequence[str] = ()
-) -> tuple[dict[str, str], list[str]]:
-    """{person: split} from {person: class}; at least one person per held-out split where a class has 3 or more."""
-    by_class: dict[int, list[str]] = defaultdict(list)
-    for who in people:
-        by_class[people[who]].append(who)
-    place, warnings = dict.fromkeys(people, "train"), []
+    people = [person(str(subject)) for subject in subjects]
+    counts, by_class = defaultdict(Counter), defaultdict(list)
+    for who, label in zip(people, labels, strict=True):
+        counts[who][int(label)] += 1
+    for who, count in counts.items():
+        by_class[min(count, key=lambda label: (-count[label], label))].append(who)
+    place, warnings = dict.fromkeys(counts, "train"), []
     for label, members in sorted(by_class.items()):
         if len(members) < 3:
             name = classes[label] if 0 <= label < len(classes) else "What has no class" if len(by_class) > 1 else "The set"
-            warnings.append(
-                f"{name} has only {len(members)} subject{'s' * (len(members) > 1)}: all its slices are for training."
-            )
+            several = "s" * (len(members) > 1)
+            warnings.append(f"{name} has only {len(members)} subject{several}: all its slices are for training.")
             continue
         members.sort(key=lambda who: hashlib.sha256(f"{seed}:{who}".encode("utf-8", "surrogateescape")).digest())
         start = 0
@@ -199,45 +279,39 @@ def assign_people(
             count = max(1, math.floor(fraction * len(members) + 0.5))
             place |= dict.fromkeys(members[start : start + count], split)
             start += count
-    return place, warnings
+    return np.array([place[who] for who in people], dtype="<U5"), warnings
 
 
 def count_leaks(subjects: Sequence[str], folders: Sequence[str]) -> int:
     """People with slices in more than one folder of a published split."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    for subject, folder in zip(subjects, folders, strict=True):
-        if folder:
-            seen[person(str(subject))].add(str(folder))
-    return sum(len(where) > 1 for where in seen.values())
+    places = {(person(str(subject)), str(folder)) for subject, folder in zip(subjects, folders, strict=True) if folder}
+    return sum(times > 1 for times in Counter(who for who, _ in places).values())
 
 
-def complete_split(
-    subjects: Sequence[str], labels: Sequence[int], folders: Sequence[str], seed: int, classes: Sequence[str] = ()
-) -> tuple[np.ndarray, list[str]]:
-    """A published split by subject, its missing val or test carved out of train by subject, stratified by class."""
-    splits = np.array(folders, dtype="<U5")
-    present = {str(folder) for folder in splits}
-    missing = {name: fraction for name, fraction in FRACTIONS.items() if name not in present}
-    if not missing:
-        return splits, []
-    train = np.flatnonzero(splits == "train")
-    share = 1 - sum(
-        fraction for name, fraction in FRACTIONS.items() if name in present
-    )  # so that val is 15 % of all, not of train
-    people = _people([subjects[i] for i in train], [labels[i] for i in train])
-    place, warnings = assign_people(people, seed, {name: fraction / share for name, fraction in missing.items()}, classes)
-    splits[train] = [place[person(str(subjects[i]))] for i in train]
-    return splits, warnings
+def leaks_of_random_split(subjects: np.ndarray, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> int:
+    """Subjects that would have slices in more than one split if slices, not subjects, were dealt at random."""
+    split = np.random.default_rng(seed).choice(len(fractions), size=len(subjects), p=fractions)
+    return sum(len(set(split[subjects == subject])) > 1 for subject in np.unique(subjects))
 
 
 def choose_split(
     subjects: Sequence[str], labels: Sequence[int], folders: Sequence[str], seed: int, classes: Sequence[str], known: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """The folder's own split where people are ``known`` and nobody is on two of its sides, else one by subject."""
-    leaks = count_leaks(subjects, folders)
-    if known and not leaks and all(folders) and "train" in folders and len(set(folders)) > 1:
-        return complete_split(subjects, labels, folders, seed, classes)
-    splits, said = split_by_subject(subjects, labels, seed, classes)
-    if leaks:
-        said = [*said, f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject."]
+    """The folder's own split where people are ``known`` and nobody is on two of its sides, else one by subject.
+
+    A missing val or test is carved out of train by subject, as large a part of the whole set as it would otherwise be.
+    """
+    splits, leaks = np.array(folders, dtype="<U5"), count_leaks(subjects, folders)
+    if not known or leaks or not all(folders) or "train" not in folders or len(set(folders)) < 2:
+        drawn, said = split_by_subject(subjects, labels, seed, classes)
+        if leaks:
+            said.append(f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject.")
+        return drawn, said
+    missing = {name: fraction for name, fraction in FRACTIONS.items() if name not in folders}
+    if not missing:
+        return splits, []
+    share = 1 - sum(fraction for name, fraction in FRACTIONS.items() if name in folders)
+    train = np.flatnonzero(splits == "train")
+    fractions = {name: fraction / share for name, fraction in missing.items()}
+    splits[train], said = split_by_subject([subjects[i] for i in train], [labels[i] for i in train], seed, classes, fractions)
     return splits, said

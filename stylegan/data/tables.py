@@ -6,14 +6,13 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.data.subjects import find_id, person, stem
-from stylegan.data.tree import class_order
+from stylegan.data.subjects import class_order, find_id, person, stem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,6 @@ class Table:
 
     path: Path
     rows: pd.DataFrame
-    warnings: tuple[str, ...] = ()
 
     def names(self, wanted: Sequence[str]) -> list[str]:
         """The table's columns of these names, without regard to case, spaces and underscores, in the order wanted."""
@@ -44,11 +42,11 @@ class Table:
 
 def find_table(*folders: Path) -> Path | None:
     """The table that belongs to a folder of slices: the first of the usual names, in the folders in turn."""
-    for folder in folders:
-        there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
-        for name in TABLE_NAMES:
-            if name in there:
-                return there[name]
+    for folder in filter(Path.is_dir, folders):
+        there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+        found = [there[name] for name in TABLE_NAMES if name in there]
+        if found:
+            return found[0]
     return None
 
 
@@ -68,40 +66,38 @@ def read_table(path: str | Path) -> Table:
     first = text.lstrip("\r\n").partition("\n")[0]
     if not first.strip():
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
-    width = len(first.split(told[1] if told else max(",;\t", key=first.count)))
+    separator = told[1] if told else max(",;\t", key=first.count)
+    width = len(first.split(separator))
     try:
-        rows = pd.read_csv(io.StringIO(text), sep=told[1] if told else max(",;\t", key=first.count), dtype=str, keep_default_na=False,
-                           engine="python", on_bad_lines=lambda cells: cells[:width], skipinitialspace=True, index_col=False)  # fmt: skip
+        rows = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, engine="python", skipinitialspace=True,
+                           index_col=False, on_bad_lines=lambda cells: cells[:width])  # fmt: skip
     except Exception as error:  # whatever a file that is no table makes the reader stumble over
         raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
     rows = rows.fillna("").astype(str).apply(lambda column: column.str.strip())
     table = Table(path, rows.mask(rows.map(lambda cell: cell.lower() in BLANK), ""))
     if not table.names(ID_COLUMNS):
-        raise ValueError(
-            f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {', '.join(map(str, rows.columns))})."
-        )
+        there = ", ".join(map(str, rows.columns))
+        raise ValueError(f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {there}).")
     return table
 
 
 def _decoded(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
-    for encoding in ("utf-8-sig", "latin-1"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return ""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 @dataclass(frozen=True)
 class Joined:
     """A table beside the slices: one entry per slice."""
 
-    columns: dict[str, np.ndarray]  # float (NaN unknown) or str ('' unknown)
-    people: np.ndarray | None  # str, the person of each slice ('' unknown) where the table was joined by something else
-    classes: np.ndarray | None  # str, what a column such as Group says
-    warnings: tuple[str, ...]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # float (NaN unknown) or str ('' unknown)
+    people: np.ndarray | None = None  # str, the person of each slice ('' unknown) where the table was joined by something else
+    classes: np.ndarray | None = None  # str, what a column such as Group says
+    warnings: tuple[str, ...] = ()
 
 
 def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
@@ -122,25 +118,23 @@ def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
     warnings = _doubts(table, ids, keys, at)
     people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
     classes = next((name for name in table.names(CLASS_COLUMNS) if name != key), None)
-    columns = {
-        name: _column(table, name, at, warnings) for name in table.rows.columns if name not in (key, people) and name.strip()
-    }
+    others = [name for name in table.rows.columns if name not in (key, people) and name.strip()]
+    columns = {name: _column(table, name, at, warnings) for name in others}
     taken = {name: _take(table.rows[name].to_numpy(str), at, "") for name in (people, classes) if name}
     by_person = people is None or all(person(normal(a)) == person(b) for a, b in zip(table.rows[people], ids, strict=True))
     return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
 
 
-def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> tuple[Joined | None, list[str]]:
-    """The given table, else one in the folder or beside it (beside the .zip for an archive), joined, and why a found one is not used.
+def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> Joined:
+    """The given table, else one in the folder or beside it (beside the .zip for an archive), joined; empty, with a warning, without.
 
     Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
     """
     path = subjects_csv or find_table(root, root.resolve().parent, data.resolve().parent)
     if not path:
-        return None, []
-    images = [
-        found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]
-    ]
+        return Joined()
+    found = [re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file) for file in index["files"]]
+    images = [match[1] if match else "" for match in found]
     names = [Path(file).name for file in index["files"]]
     files = names if len(set(names)) == len(names) else [""] * len(names)
     try:
@@ -150,18 +144,17 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
     except ValueError as error:
         if subjects_csv:
             raise
-        return None, [f"A table was found but is not used. {error}"]
-    return joined, list(joined.warnings)
+        return Joined(warnings=(f"A table was found but is not used. {error}",))
+    return joined
 
 
-def classes_of(names: list[str], joined: Joined | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def classes_of(names: list[str], joined: Joined) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names from the folders; where they tell none, from the table's CDR (0, 0.5, 1, 2) or its Group."""
-    columns, told = (joined.columns, joined.classes) if joined else ({}, None)
-    cdr = next((values for name, values in columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"), None)
-    if not any(names) and cdr is not None and np.isfinite(cdr).any():
-        names = [CDR_CLASSES.get(float(value), "") for value in cdr]
-    elif not any(names) and told is not None and 2 <= len(set(told) - {""}) <= 20:
-        names = told.tolist()
+    cdr = [values for name, values in joined.columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"]
+    if not any(names) and cdr and np.isfinite(cdr[0]).any():
+        names = [CDR_CLASSES.get(float(value), "") for value in cdr[0]]
+    elif not any(names) and joined.classes is not None and 2 <= len(set(joined.classes) - {""}) <= 20:
+        names = joined.classes.tolist()
     classes = tuple(sorted(set(names) - {""}, key=class_order))
     if len(classes) < 2:  # one class is no class
         names, classes = [""] * len(names), ()
@@ -198,17 +191,16 @@ def _bare(value: str) -> str:
 
 
 def _doubts(table: Table, ids: Sequence[str], keys: Sequence[Sequence[str]], at: np.ndarray) -> list[str]:
-    name = table.path.name
-    count = Counter(ids)
+    count, unmatched = Counter(ids), sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     missing, twice = count.pop("", 0), sorted(value for value, times in count.items() if times > 1)
-    unmatched = sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
-    said = []
-    if missing:
-        said.append(f"{name}: {missing} rows without an id were skipped.")
-    if twice:
-        said.append(f"{name}: {len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])}).")
+    doubts = {
+        f"{missing} rows without an id were skipped.": missing,
+        f"{len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])}).": twice,
+    }
+    said = [f"{table.path.name}: {sentence}" for sentence, doubt in doubts.items() if doubt]
     if unmatched:
-        said.append(f"{name} has no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
+        unknown = f"{len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])})"
+        said.append(f"{table.path.name} has no row for {unknown}.")
     return said
 
 
@@ -225,9 +217,8 @@ def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.
 
     cells = table.rows[name]
     filled = cells != ""
-    numbers = pd.to_numeric(cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce").to_numpy(
-        float, copy=True
-    )
+    points = cells.str.replace(r"^([+-]?\d+),(\d+)$", r"\1.\2", regex=True)
+    numbers = pd.to_numeric(points, errors="coerce").to_numpy(float, copy=True)
     numbers[~np.isfinite(numbers)] = np.nan
     known = ~np.isnan(numbers)
     if not filled.any() or known.sum() < 0.8 * filled.sum():
@@ -238,7 +229,6 @@ def _column(table: Table, name: str, at: np.ndarray, warnings: list[str]) -> np.
         numbers[known & ~decimal & (np.abs(numbers) > 50 * typical)] = np.nan
     damaged = list(cells[filled & np.isnan(numbers)])
     if damaged:
-        warnings.append(
-            f"{table.path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({', '.join(damaged[:5])})."
-        )
+        such = ", ".join(damaged[:5])
+        warnings.append(f"{table.path.name}: {len(damaged)} damaged values in {name} are taken as unknown ({such}).")
     return _take(numbers, at, np.nan)

@@ -10,7 +10,8 @@ at the left or at the right cannot be seen in a picture and the files do not say
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,11 +46,13 @@ def read_scan(path: str | Path, levels: tuple[int, int] | None = None, said: lis
 
     A file of one plane is one slice. Errors and ``said`` as for `read_volume`.
     """
-    image = _open(path)
-    if sorted(image.shape[:3])[0] == 1 or len(image.shape) == 2:
-        picture, marks = _single_plane(image, path)
-        return Scan(picture[None], None, marks)
-    pictures = to_uint8(axial_slices(_read(image, path, said), levels))
+    with _about(path, said) as tell:
+        image = nib.load(path)
+        if len(image.shape) == 2 or 1 in image.shape[:3]:
+            picture, marks = _single_plane(image)
+            return Scan(picture[None], None, marks)
+        volume = _read(image, tell)
+    pictures = to_uint8(axial_slices(volume, levels))
     return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), sides(image))
 
 
@@ -61,25 +64,49 @@ def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
     ValueError with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
     nothing finite, colour, a header that cannot be true.
     """
-    return _read(_open(path), path, said)
+    with _about(path, said) as tell:
+        return _read(nib.load(path), tell)
 
 
-def _read(image: nib.spatialimages.SpatialImage, path: str | Path, said: list[str] | None) -> np.ndarray:
-    tell = warnings.warn if said is None else said.append
+class Unusable(ValueError):  # noqa: N818 - as LeftOut
+    """What is wrong with a volume, to be said of its file."""
+
+
+@contextmanager
+def _about(path: str | Path, said: list[str] | None) -> Iterator[Callable[[str], None]]:
+    """Say of the file what is wrong with it; the block is given a function that tells what is only strange."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no volume {path}.")
+    try:
+        yield lambda sentence: (warnings.warn if said is None else said.append)(f"{path}: {sentence}")
+    except Unusable as error:
+        raise ValueError(f"{path} {error}") from None
+    except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} is no volume that can be read, damaged or cut short ({why}); fetch it again.") from None
+
+
+def _read(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
     if len(image.shape) < 3 or min(image.shape[:3]) < 8:
-        raise ValueError(f"{path} has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
-    data = on_black(_finite(_voxels(image, path), path, tell))
-    orientation = _orientation(image, path)
+        raise Unusable(f"has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
+    data = on_black(_values(image, tell))
+    orientation = _orientation(image)
     spacing = np.array([zoom if np.isfinite(zoom) and zoom > 0 else 1.0 for zoom in image.header.get_zooms()[:3]])
     spacing = spacing[np.argsort(orientation[:, 0])]
-    return np.ascontiguousarray(_cubic(apply_orientation(data, orientation), spacing, path, tell), np.float32)
+    factors = spacing / spacing[:2].min()  # to cubes of the finer in-plane spacing
+    if factors.max() > 20 or np.prod(factors * image.shape[:3]) > MAX_VOXELS:
+        raise Unusable(f"has voxels of {' x '.join(f'{s:g}' for s in spacing)} mm; its header seems damaged.")
+    if factors[2] > 2.5:
+        tell(f"slices {spacing[2]:g} mm thick are interpolated; neighbouring levels are alike.")
+    data = apply_orientation(data, orientation)
+    return np.ascontiguousarray(data if np.abs(factors - 1).max() < 0.01 else ndimage.zoom(data, factors, order=1), np.float32)
 
 
-def _single_plane(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[np.ndarray, Marks]:
+def _single_plane(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, Marks]:
     """(float32 [H, W], marks) of a file that holds one plane; the front is up where the header says that it is axial."""
-    data = _finite(_voxels(image, path), path, lambda _: None)
+    data = _values(image, lambda _: None)
     if data.ndim == 3 and knows_directions(image):
-        turned = apply_orientation(data, _orientation(image, path))
+        turned = apply_orientation(data, _orientation(image))
         if turned.shape[2] == 1:
             return np.ascontiguousarray(turned[:, ::-1, 0].T), sides(image)
     return np.ascontiguousarray(data.reshape([n for n in data.shape if n > 1] or [1, 1]).T), NO_MARKS
@@ -122,34 +149,25 @@ def to_uint8(slices: np.ndarray) -> np.ndarray:
 # -------- reading
 
 
-def _open(path: str | Path) -> nib.spatialimages.SpatialImage:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no volume {path}.")
-    try:
-        return nib.load(path)
-    except Exception as e:  # nibabel raises whatever a damaged header makes it stumble over
-        raise ValueError(
-            f"{path} cannot be read as a NIfTI or Analyze volume ({_one_line(e)}); leave it out or fetch it again."
-        ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def _voxels(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:
-    """The values as float32 [X, Y] or [X, Y, Z]; a fourth axis of length 1 is dropped."""
+def _values(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
+    """The values as finite float32 [X, Y] or [X, Y, Z]; a fourth axis of length 1 is dropped."""
     shape = image.shape
     if np.prod(shape[3:]) > 1:
-        raise ValueError(f"{path} has {np.prod(shape[3:])} frames; give a T1 volume, which has one.")
+        raise Unusable(f"has {np.prod(shape[3:])} frames; give a T1 volume, which has one.")
     if np.prod(shape, dtype=float) > MAX_VOXELS:
-        raise ValueError(f"{path} claims shape {shape}, more than a head can need; its header seems damaged.")
+        raise Unusable(f"claims shape {shape}, more than a head can need; its header seems damaged.")
     if image.get_data_dtype().kind not in "iufb":
-        raise ValueError(f"{path} holds {image.get_data_dtype()} values; give a volume of plain grey values.")
-    try:
-        return np.asarray(image.dataobj, np.float32).reshape(shape[:3])
-    except Exception as e:
-        raise ValueError(f"{path} is damaged or cut short ({_one_line(e)}); fetch it again.") from None
+        raise Unusable(f"holds {image.get_data_dtype()} values; give a volume of plain grey values.")
+    data = np.asarray(image.dataobj, np.float32).reshape(shape[:3])
+    bad = ~np.isfinite(data)
+    if bad.all():
+        raise Unusable("holds no finite value; leave it out or fetch it again.")
+    if bad.any():
+        tell(f"{bad.sum()} voxels that are not finite are read as 0.")
+        data = np.where(bad, np.float32(0), data)
+    if data.max() == data.min():
+        raise Unusable(f"is constant ({data.max():g} everywhere); leave it out.")
+    return data
 
 
 def _is_plain_analyze(image: nib.spatialimages.SpatialImage) -> bool:
@@ -164,37 +182,15 @@ def knows_directions(image: nib.spatialimages.SpatialImage) -> bool:
     return not isinstance(image, nib.Nifti1Pair) or bool(image.header["sform_code"] or image.header["qform_code"])
 
 
-def _orientation(image: nib.spatialimages.SpatialImage, path: str | Path) -> np.ndarray:
+def _orientation(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     """nibabel orientation [3, 2] that takes the stored voxels to right, front, top."""
     if not _is_plain_analyze(image):
         turn = image.affine[:3, :3]
         if not np.isfinite(turn).all() or np.linalg.matrix_rank(turn) < 3:
-            raise ValueError(f"{path} has an affine that leads nowhere (not finite, or two axes alike); its header is damaged.")
+            raise Unusable("has an affine that leads nowhere (not finite, or two axes alike); its header is damaged.")
         return io_orientation(image.affine)
     byte = image.header["orient"].tobytes()[0]
     return axcodes2ornt("LAS" if image.shape[:3] == T88_SHAPE else MAYO_ORIENT.get(byte, "LAS"))
-
-
-def _finite(data: np.ndarray, path: str | Path, tell: Callable[[str], None]) -> np.ndarray:
-    bad = ~np.isfinite(data)
-    if bad.all():
-        raise ValueError(f"{path} holds no finite value; leave it out or fetch it again.")
-    if bad.any():
-        tell(f"{path}: {bad.sum()} voxels that are not finite are read as 0.")
-        data = np.where(bad, np.float32(0), data)
-    if data.max() == data.min():
-        raise ValueError(f"{path} is constant ({data.max():g} everywhere); leave it out.")
-    return data
-
-
-def _cubic(data: np.ndarray, spacing: np.ndarray, path: str | Path, tell: Callable[[str], None]) -> np.ndarray:
-    """The volume in cubes of the finer in-plane spacing."""
-    factors = spacing / spacing[:2].min()
-    if factors.max() > 20 or np.prod(factors * data.shape) > MAX_VOXELS:
-        raise ValueError(f"{path} has voxels of {' x '.join(f'{s:g}' for s in spacing)} mm; its header seems damaged.")
-    if factors[2] > 2.5:
-        tell(f"{path}: slices {spacing[2]:g} mm thick are interpolated; neighbouring levels are alike.")
-    return data if np.abs(factors - 1).max() < 0.01 else ndimage.zoom(data, factors, order=1)
 
 
 # -------- levels
@@ -210,21 +206,15 @@ def _foreground(values: np.ndarray) -> np.ndarray:
     return values > low + 0.1 * (high - low)
 
 
-def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last plane along an axis that hold a tenth of the fullest plane's foreground: specks do not count."""
-    counts = mask.sum(tuple(i for i in range(3) if i != axis))
-    planes = np.flatnonzero(counts >= 0.1 * counts.max())
-    return int(planes[0]), int(planes[-1])
-
-
 def _ventricle_levels(volume: np.ndarray, count: int) -> np.ndarray:
     """Indices [count] of evenly spaced levels around the lateral ventricles."""
     depth = volume.shape[2]
     if depth < count:
         raise ValueError(f"The volume has {depth} levels, {count} are wanted; ask for fewer.")
     mask = _foreground(volume)
-    (back, front), (_, top) = _extent(mask, 1), _extent(mask, 2)
-    length = front - back + 1
+    rows, planes = mask.sum((0, 2)), mask.sum((0, 1))
+    rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in (rows, planes))  # specks do not count
+    top, length = int(planes[-1]), int(rows[-1] - rows[0] + 1)
     step = max(1, min(round(LEVEL_SPAN * length / count), depth // count))
     first = round(top - CENTRE_BELOW_TOP * length - step * (count - 1) / 2)
     first = min(max(first, 0), depth - 1 - step * (count - 1))

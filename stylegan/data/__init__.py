@@ -1,1 +1,0 @@
-"""From raw files to slices with subjects and labels."""
