@@ -65,6 +65,7 @@ class Config:
     pl_decay: float = option(0.01, "pace of the moving average of path lengths", "0 to 1")
     pl_batch_shrink: int = option(2, "how much smaller the batch for path lengths is", "> 0")
     g_reg_interval: int = option(4, "steps between path length regularisations", "> 0")
+    participation_weight: float = option(0.0, "weight of letting fakes vary in as many directions as real slices (not in the papers)", ">= 0")
     style_mixing_prob: float = option(0.9, "share of fakes with two styles", "0 to 1")
     # Discriminator augmentation (Karras et al. 2020b, arXiv:2006.06676)
     augment: str = option("adaptive", "of all that D sees", ("none", "adaptive", "fixed"))
@@ -189,6 +190,8 @@ def _size_mistake(config: Config) -> str:
         return f"img_resolution is {resolution}; take a power of two from 8 to 1024."
     if config.channel_base < resolution:
         return f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
+    if config.participation_weight and batch < 2:
+        return f"batch_size is {batch}; participation_weight compares slices of a batch with each other: take 2 or more."
     whole = "the minibatch standard deviation works on whole groups"
     return f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {whole}." if batch % min(group, batch) else ""
 
@@ -233,7 +236,7 @@ _WGAN = {"loss": "wgan", "r1_gamma": 0.0, "gp_weight": 10.0, "drift": 0.001, "d_
 PRESETS = {
     "smoke": {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "batch_size": 8,
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
-    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "r1_gamma": 0.3, "ema_kimg": 5.0,
+    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "r1_gamma": 0.3, "ema_kimg": 5.0, "participation_weight": 1.0,
               "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
     "oasis64": {**_HOUSE, "channel_max": 256, "batch_size": 8, "lr": 0.007, "lr_decay_kimg": 60.0, "r1_gamma": 0.3, "ema_kimg": 500.0,
                 "total_kimg": 1000.0, "kid_ticks": 3},
@@ -261,7 +264,7 @@ PRESETS = {
 _OWN = "this project"
 NOTES = {
     "smoke": (_OWN, "Seconds on any machine: for tests of the plumbing, not for pictures."),
-    "quick": (_OWN, "Nine minutes on two cores: StyleGAN2, small and with large steps."),
+    "quick": (_OWN, "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
     "oasis64": (
         _OWN,
         "StyleGAN2 for 64 px slices, hours on a CPU: the recipe of quick with wider small maps, a falling rate and a long average.",

@@ -21,11 +21,11 @@ from stylegan.rng import BatchRNG, Shard
 from stylegan.train import new_state, path_length_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
-           "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",
+           "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",
            "--device", "cpu"]  # fmt: skip
 
 
-COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p"}
+COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p", "participation"}
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds threads and processes by Linux's /proc")
