@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +32,9 @@ from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters
 from stylegan.predict import parse_seeds
 from stylegan.run import read_metrics
-from stylegan.scores.evaluate import Evidence, open_evidence
-from stylegan.scores.intervals import floor, jackknife, spread_of
-from stylegan.scores.metrics import DISTANCES, Neighbourhood, floor_draws, kernel_distance
-from stylegan.scores.pixels import PICTURES, Variety
+from stylegan.scores.evidence import Evidence, open_evidence
+from stylegan.scores.intervals import floors_of, leave_out
+from stylegan.scores.metrics import PICTURES, Comparison, Variety, kernel_distance
 from stylegan.summary import describe_loss
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
@@ -80,10 +79,7 @@ class Run:
         if self.minutes:
             config = replace(config, max_minutes=max(self.minutes - self.metrics().get("seconds", 0.0) / 60, 0.01))
         usual = make_config(config.preset).to_dict()
-        changed = {
-            name: value for name, value in config.to_dict().items() if usual[name] != value and name not in ("preset", "c_dim")
-        }
-        flags = [_flag(name, value) for name, value in changed.items()]
+        flags = [_flag(k, v) for k, v in config.to_dict().items() if usual[k] != v and k not in ("preset", "c_dim")]
         start = [sys.executable, "-m", "stylegan", "train", "--preset", config.preset, "--run-dir", str(self.folder)]
         return [*start, *(["--data", str(data)] if data else []), *(word for flag in flags for word in flag)]
 
@@ -207,54 +203,46 @@ def slim(folder: Path) -> None:
 
 # --- Scores ---------------------------------------------------------------------------------------------------------------------------
 
-NEIGHBOURS, VARIOUS = ("precision", "recall", "coverage"), ("dimensions", "spread")
+NUMBERS = ("precision", "recall", "coverage", "dimensions", "spread")
 KEPT = ("kimg", "seconds", "peak_memory_mb")
 
 
 def score_runs(runs: Sequence[Run], data: Path | None, num: int = 1000) -> list[dict]:
     """One entry per finished run; those scored before are read from their folders. Runs that broke down stand there without scores."""
-    sets: dict[tuple, SliceDataset] = {}
-    floors: dict[tuple, dict] = {}
-    return [_scored(run, data, num, sets, floors) for run in runs if run.is_done() or run.failure()]
+    known: dict[tuple, tuple[SliceDataset, dict]] = {}  # (resolution, grey rule): the slices, their floors
+    return [_scored(run, data, num, known) for run in runs if run.is_done() or run.failure()]
 
 
-def _scored(run: Run, data: Path | None, num: int, sets: dict, floors: dict) -> dict:
-    path, last = run.folder / "generator_last.safetensors", run.metrics()
-    entry = {"row": run.row, "preset": run.config.preset, "seed": run.seed, "loss": describe_loss(run.config)}
-    entry |= {
-        "resolution": run.config.img_resolution,
-        "batch_size": run.config.batch_size,
-        **{key: last.get(key) for key in KEPT},
-    }
+def _scored(run: Run, data: Path | None, num: int, known: dict) -> dict:
+    path, last, config = run.folder / "generator_last.safetensors", run.metrics(), run.config
+    entry = {"row": run.row, "preset": config.preset, "seed": run.seed, "loss": describe_loss(config)}
+    entry |= {"resolution": config.img_resolution, "batch_size": config.batch_size, **{key: last.get(key) for key in KEPT}}
     if run.failure():
         return entry | {"failed": run.failure()}
     G, info = load_generator(path)
-    known = read_json(run.folder / "score.json") or {}
-    if known.get("model_hash") == info["model_hash"] and known.get("num") == num:
-        return known["entry"]
-    key = run.config.img_resolution, run.config.normalise
-    if key not in sets:
-        held = slices_of(info, data)
-        sets[key] = replace(
-            held, splits=np.where(held.splits == "train", "train", "test")
-        )  # validation and test people together
-    evidence = open_evidence(path, sets[key], split="test", num=num)
-    floors[key] = floors.get(key) or floors_of(evidence)
+    before = read_json(run.folder / "score.json") or {}
+    if before.get("model_hash") == info["model_hash"] and before.get("num") == num:
+        return before["entry"]
+    key = config.img_resolution, config.normalise
+    if key not in known:
+        held = slices_of(info, data)  # validation and test people together
+        held = replace(held, splits=np.where(held.splits == "train", "train", "test"))
+        known[key] = held, floors_against(open_evidence(path, held, split="test", num=num))
+    slices, floors = known[key]
+    evidence, at = (
+        open_evidence(path, slices, split="test", num=num),
+        {x["cur_nimg"]: x["seconds"] for x in read_metrics(run.folder)},
+    )
+    (part,), snapshots = evidence.scored, sorted((run.folder / "snapshots").glob("*.safetensors"))
     entry |= {"img_s": last["cur_nimg"] / last["seconds"], "parameters_g": count_parameters(G.requires_grad_(True))}
-    entry |= {
-        **score(evidence),
-        "floors": floors[key],
-        "n": len(evidence.scored[0].slices),
-        "people": len(set(evidence.scored[0].people)),
-    }
-    at = {line["cur_nimg"]: line["seconds"] for line in read_metrics(run.folder)}
+    entry |= {**score(evidence), "floors": floors, "n": len(part.slices), "people": len(set(part.people))}
     entry["curve"] = [
         {
             "kimg": int(p.stem) / 1000,
             "seconds": at.get(int(p.stem)),
-            "kid": kid(open_evidence(p, sets[key], split="test", num=num)),
+            "kid": kid(open_evidence(p, slices, split="test", num=num)),
         }
-        for p in sorted((run.folder / "snapshots").glob("*.safetensors"))
+        for p in snapshots
     ]
     write_json(run.folder / "score.json", {"model_hash": info["model_hash"], "num": num, "entry": entry})
     print(f"{run.row} seed {run.seed}: KID {entry['kid']['value']:.0f}, FD {entry['fd']['value']:.0f}", flush=True)
@@ -264,46 +252,45 @@ def _scored(run: Run, data: Path | None, num: int, sets: dict, floors: dict) -> 
 def score(evidence: Evidence) -> dict:
     """KID times 1000 and FD with their intervals by person, precision, recall, coverage, dimensions and spread."""
     (part,) = evidence.scored
-    real, fakes = evidence.features(part.slices.images), evidence.fakes(part.slices)
-    found = {name: _times(jackknife(distance, real, part.people, fakes.vectors), unit) for name, distance, unit in DISTANCES}
-    numbers = Neighbourhood(real, part.people, fakes.vectors).scores() | Variety(fakes.pictures[:PICTURES]).numbers()
-    return found | {name: numbers[name] for name in NEIGHBOURS + VARIOUS}
+    fakes = evidence.fakes(part.slices)
+    both = Comparison(evidence.side(part.slices), fakes)
+    numbers = both.neighbours() | Variety(fakes.images[:PICTURES]).numbers()
+    return leave_out(both.distances, part.people, len(fakes)) | {name: numbers[name] for name in NUMBERS}
 
 
 def kid(evidence: Evidence) -> float:
     (part,) = evidence.scored
-    return 1000 * kernel_distance(evidence.features(part.slices.images), evidence.fakes(part.slices).vectors)
+    return 1000 * kernel_distance(evidence.features(part.slices.images), evidence.fakes(part.slices).at)
 
 
-def floors_of(evidence: Evidence) -> dict:
+def floors_against(evidence: Evidence) -> dict:
     """What real slices of training people score in place of fakes, as many and of as many people."""
     (part,) = evidence.scored
-    real, others = evidence.features(part.slices.images), evidence.features(part.others.images)
-    draws = floor_draws(part.people, part.other_people)
-    found = {name: _times(floor(distance, real, [others[rows] for rows in draws]), unit) for name, distance, unit in DISTANCES}
-    near = [Neighbourhood(real, part.people, others[rows], part.other_people[rows]).scores() for rows in draws[:5]]
-    rng, images = np.random.default_rng(0), part.others.images
-    few = [rng.permutation(rows)[:PICTURES] for rows in draws[:5]]
-    near = [scores | Variety(np.array(images[r]), part.other_people[r]).numbers() for scores, r in zip(near, few, strict=True)]
-    return found | {name: spread_of([scores[name] for scores in near])["value"] for name in NEIGHBOURS + VARIOUS}
-
-
-def _times(interval: Mapping[str, float], unit: float) -> dict[str, float]:
-    return {name: unit * value for name, value in interval.items()}
+    real, others, rng, rows = evidence.side(part.slices), evidence.side(part.others), np.random.default_rng(0), []
+    for number, drawn in enumerate(part.draws):
+        both = Comparison(real, others.rows(drawn))
+        rows.append(both.distances())
+        if number < 5:
+            few = rng.permutation(drawn)[:PICTURES]
+            rows[-1] |= both.neighbours() | Variety(others.images[few], others.people[few]).numbers()
+    near = floors_of([{name: row[name] for name in NUMBERS} for row in rows[:5]])
+    distances = floors_of([{name: row[name] for name in ("kid", "fd")} for row in rows])
+    return {name: distances[f"{name}_floor"] for name in ("kid", "fd")} | {
+        name: near[f"{name}_floor"]["value"] for name in NUMBERS
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--rows", default="", metavar="A,B", help="PRESET or PRESET+field=value+..., commas between (default: all systems)"
-    )
-    parser.add_argument("--claims", action="store_true", help="also the rows that the claims compare")
-    parser.add_argument("--data", type=Path, metavar="DIR|ZIP", help="slices; without it the simulated ones")
-    parser.add_argument("--total-kimg", type=float, default=0.0, metavar="K", help="budget of a run in thousand slices")
-    parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help="budget of a run in minutes of training steps")
-    parser.add_argument("--seeds", default="0,1,2", help="such as 0,1,2 or 0-4 (default 0,1,2)")
-    parser.add_argument("--resolution", type=int, metavar="R", help="of all runs (default: each preset's own)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--rows", default="", metavar="A,B", help="PRESET or PRESET+field=value+..., commas between (default: all systems)")
+    add("--claims", action="store_true", help="also the rows that the claims compare")
+    add("--data", type=Path, metavar="DIR|ZIP", help="slices; without it the simulated ones")
+    add("--total-kimg", type=float, default=0.0, metavar="K", help="budget of a run in thousand slices")
+    add("--minutes", type=float, default=0.0, metavar="M", help="budget of a run in minutes of training steps")
+    add("--seeds", default="0,1,2", help="such as 0,1,2 or 0-4 (default 0,1,2)")
+    add("--resolution", type=int, metavar="R", help="of all runs (default: each preset's own)")
+    add(
         "--set",
         dest="settings",
         action="append",
@@ -311,11 +298,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="[PRESET:]FIELD=VALUE",
         help="for all rows, or of one preset",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default 1)")
-    parser.add_argument("--num", "-n", type=int, default=1000, help="slices of each kind in a score at most (default 1000)")
-    parser.add_argument("--no-score", action="store_true", help="train only; the same command without this scores")
-    parser.add_argument("--no-train", action="store_true", help="score what is finished")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default 1)")
+    add("--num", "-n", type=int, default=1000, help="slices of each kind in a score at most (default 1000)")
+    add("--no-score", action="store_true", help="train only; the same command without this scores")
+    add("--no-train", action="store_true", help="score what is finished")
+    add("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     rows = split_rows(args.rows) or list(SYSTEMS)
     rows += [row for claim in ladder.CLAIMS for row in (claim.row, claim.other)] if args.claims else []

@@ -67,11 +67,10 @@ def decide(claim: Claim, entries: Sequence[dict]) -> dict:
 
     'held' where it lies below 0, 'not held' above, 'undecided' where it includes 0 or fewer than two seeds have both rows.
     """
-    by_row = [
-        {e["seed"]: e["kid"]["value"] for e in entries if e["row"] == row and "kid" in e} for row in (claim.row, claim.other)
-    ]
-    seeds = sorted(set(by_row[0]) & set(by_row[1]))
-    pairs = [(max(by_row[0][s], 1.0), max(by_row[1][s], 1.0)) for s in seeds]  # KID x 1000 may be 0: 1 is below all floors
+    rows = claim.row, claim.other
+    ours, other = ({e["seed"]: max(e["kid"]["value"], 1.0) for e in entries if e["row"] == row and "kid" in e} for row in rows)
+    seeds = sorted(set(ours) & set(other))  # KID x 1000 may be 0: 1 is below all floors
+    pairs = [(ours[seed], other[seed]) for seed in seeds]
     return {**claim._asdict(), "seeds": seeds, **ratio_over_seeds(pairs)}
 
 
@@ -155,19 +154,8 @@ def _row(name: str, entries: Sequence[dict]) -> dict:
 
     found = {"row": name, "loss": entries[0]["loss"], "seeds": [e["seed"] for e in good]}
     found |= {"failed": [e["seed"] for e in entries if "failed" in e], "kid": interval("kid"), "fd": interval("fd")}
-    keys = (
-        "precision",
-        "recall",
-        "coverage",
-        "dimensions",
-        "spread",
-        "kimg",
-        "img_s",
-        "parameters_g",
-        "peak_memory_mb",
-        "seconds",
-    )
-    return found | {key: mean(key) for key in keys}
+    keys = "precision recall coverage dimensions spread kimg img_s parameters_g peak_memory_mb seconds"
+    return found | {key: mean(key) for key in keys.split()}
 
 
 def render(ladder: dict) -> str:
@@ -195,9 +183,7 @@ def render_claims(ladder: dict) -> str:
 
 
 def _cells(row: dict) -> dict[str, str]:
-    seeds = ", ".join(map(str, row["seeds"])) + (
-        f" (broke down: {', '.join(map(str, row['failed']))})" if row["failed"] else ""
-    )
+    seeds = ", ".join(map(str, row["seeds"])) + f" (broke down: {', '.join(map(str, row['failed']))})" * bool(row["failed"])
     if row["kid"] is None:
         return {"system": f"`{row['row']}`", "seeds": seeds}
     return {

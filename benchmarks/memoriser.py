@@ -68,11 +68,7 @@ def positive_control(slices: SliceDataset, *, kimg: float = KIMG, fakes: int = 1
 def teach(G: Generator, few: SliceDataset, config: Config, kimg: float) -> float:
     """Teach G to draw slice k for class k, whatever z, by ``kimg`` thousand examples; returns the last loss."""
     target, rng = few.tensor(), torch.Generator().manual_seed(config.seed)
-    optimizer, steps, loss = (
-        torch.optim.Adam(G.parameters(), config.lr, betas=(0.9, 0.99)),
-        _steps(config, kimg),
-        torch.zeros(()),
-    )
+    optimizer, steps = torch.optim.Adam(G.parameters(), config.lr, betas=(0.9, 0.99)), _steps(config, kimg)
     for step in range(steps):
         rows = torch.randint(len(few), (config.batch_size,), generator=rng)
         z = torch.randn(config.batch_size, config.z_dim, generator=rng)
@@ -121,7 +117,7 @@ def measure(G: Generator, D: Discriminator, config: Config, few: SliceDataset, h
     return {
         "memorisation": memorisation.memory(*distances, people_of(heldout)),
         "copied": memorisation.copied(*distances),
-        "people": memorisation.nearest_people(at_fake, both[member], whose[member], both[~member], whose[~member]),
+        "people": memorisation.nearest_people(at_fake, both, whose, member),
         "attack": memorisation.membership(-memorisation.nearest(both, at_fake)[0], member, whose),
         "logits": memorisation.membership(logits, member, whose),
     }

@@ -1,4 +1,4 @@
-"""Pictures to features: one path for both forms of picture, the right network, the cache."""
+"""Pictures to numbers: one path for both forms of picture, the right network, the cache; what is measured in pixels."""
 
 import subprocess
 import sys
@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from phantoms import phantoms
 
-from stylegan.predict import to_uint8
+from stylegan.config import make_config
+from stylegan.networks import Generator
+from stylegan.predict import styles, to_uint8
 from stylegan.scores import features as module
 from stylegan.scores.features import as_pixels, distance_name, features
 
@@ -22,30 +25,18 @@ def as_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures)[:, None].float() / 127.5 - 1
 
 
-def test_float_and_uint8_of_the_same_picture_are_equal(pictures):
+def test_both_forms_of_the_same_picture_are_equal_whatever_the_batch(pictures):
     assert np.array_equal(features(as_tensor(pictures)), features(pictures))
+    assert np.allclose(features(pictures, batch_size=2), features(pictures, batch_size=64), atol=1e-4)
 
 
-def test_every_grey_value_survives_the_round_trip():
+def test_floats_are_rounded_and_clamped_as_by_what_saves_pngs():
     grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     assert np.array_equal(as_pixels(as_tensor(grey)), grey)
-
-
-def test_floats_are_rounded_and_clamped_like_a_saved_png():
     values = torch.tensor([-1.7, -1.0, 0.0, 0.5 / 127.5 - 1 + 1e-3, 1.0, 3.0]).reshape(1, 1, 2, 3)
     assert as_pixels(values).ravel().tolist() == [0, 0, 128, 1, 255, 255]
-
-
-def test_rounding_is_the_one_that_saves_pngs():
-    """Exact halves too, where two rules differed."""
     halves = (torch.arange(256).float() + 0.5).reshape(1, 1, 16, 16) / 127.5 - 1
-    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
-    for img in (x, halves):
-        assert np.array_equal(to_uint8(img), as_pixels(img))
-
-
-def test_batch_size_does_not_matter(pictures):
-    assert np.allclose(features(pictures, batch_size=2), features(pictures, batch_size=64), atol=1e-4)
+    assert np.array_equal(to_uint8(halves), as_pixels(halves))
 
 
 def test_against_the_package_by_hand(pictures):
@@ -72,18 +63,13 @@ def test_large_pictures_are_antialiased():
     assert np.linalg.norm(at_striped - at_plain) < 0.5 * np.linalg.norm(at_bright - at_plain)
 
 
-def test_cache_is_read_by_content(pictures, tmp_path, monkeypatch):
-    first = features(pictures, cache_dir=tmp_path)
-    monkeypatch.setattr(module, "_extract", lambda *_: pytest.fail("took the features again"))
-    assert np.array_equal(features(pictures.copy(), cache_dir=tmp_path), first)
-    assert np.array_equal(features(as_tensor(pictures), cache_dir=tmp_path), first)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
-
-
-def test_cache_notices_other_pictures_and_damage(pictures, tmp_path):
-    first = features(pictures, cache_dir=tmp_path)
-    other = features(pictures[::-1], cache_dir=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2 and not np.array_equal(first, other)
+def test_cache_is_read_by_content_and_damage_is_noticed(pictures, tmp_path, monkeypatch):
+    first, other = (features(x, cache_dir=tmp_path) for x in (pictures, pictures[::-1]))
+    assert len(list(tmp_path.glob("*.npy"))) == 2 and not np.array_equal(first, other)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_extract", lambda *_: pytest.fail("took the features again"))
+        for same in (pictures.copy(), as_tensor(pictures)):
+            assert np.array_equal(features(same, cache_dir=tmp_path), first)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(features(pictures, cache_dir=tmp_path), first)
@@ -112,14 +98,69 @@ def test_wrong_pictures_are_refused_in_a_sentence(images, words):
         features(images)
 
 
-def test_unknown_space_names_the_known_ones(pictures):
+def test_unknown_space_names_the_known_ones_and_import_is_light(pictures):
     with pytest.raises(ValueError, match=r"vgg.*efficientnet-lite0"):
         features(pictures, "vgg")
-
-
-def test_import_is_light():
     code = "import sys, stylegan.scores.features; print(any(name.startswith('efficientnet') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+# --- Pixels and styles ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def heads() -> np.ndarray:
+    return phantoms(12, 4, 0, 64)
+
+
+@pytest.mark.parametrize("frequency", [3, 10, 25])
+def test_spectrum_of_a_wave_lies_at_its_frequency(frequency):
+    wave = (127 + 100 * np.sin(2 * np.pi * frequency * np.arange(64) / 64)).round().astype(np.uint8)
+    found = module.spectrum(np.broadcast_to(wave, (1, 64, 64)))
+    assert found.shape == (1, 45) and found[0].argmax() + 1 == frequency
+
+
+def test_blur_takes_from_the_high_frequencies_and_a_checkerboard_adds(heads):
+    before, board = heads.copy(), np.where(np.indices((64, 64)).sum(axis=0) % 2, 12, -12)
+    sets = heads, module.blurred(heads), module.noised(heads), (heads.astype(int) + board).clip(0, 255).astype(np.uint8)
+    plain, soft, noisy, checked = (module.spectrum(x).mean(axis=0) for x in sets)
+    assert (soft[20:] < plain[20:] - 3).all() and abs(soft[0] - plain[0]) < 0.5 and (noisy[20:] > plain[20:]).all()
+    assert checked[-1] > plain[-1] + 10 and abs(checked[5] - plain[5]) < 1
+    assert np.array_equal(heads, before) and all(x.shape == heads.shape and x.dtype == np.uint8 for x in sets)
+
+
+def test_area_and_intensity_count_what_they_say():
+    pictures = np.zeros((3, 10, 10), np.uint8)
+    pictures[0, :5], pictures[1, :2] = 100, 200
+    pictures[2, 2:7, 2:7], pictures[2, 4, 4] = 100, 0  # a dark ventricle is part of the head
+    assert module.area(pictures).tolist() == [50, 20, 25]
+    shares = module.intensities(pictures[:2])
+    assert shares[0, 100] == 1 and shares[1, 200] == 1 and shares.sum() == 2
+    assert module.intensity_gap(shares[:1], shares[1:]) == pytest.approx(100)  # every pixel is moved by 100
+    assert module.moved(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == pytest.approx(1)
+
+
+def test_symmetry_of_a_mirror_image_is_one_wherever_its_axis_lies(heads):
+    whole = np.concatenate([heads[:, :, :32], heads[:, :, 31::-1]], axis=2)
+    for shift in (0, 1):
+        assert module.symmetry(np.roll(whole, shift, axis=2)) == pytest.approx(np.ones(len(heads)), abs=1e-5)
+    lopsided = heads.copy()
+    lopsided[:, :, :32] //= 3
+    assert (module.symmetry(lopsided) < module.symmetry(heads)).all() and module.symmetry(heads).max() < 1
+
+
+@pytest.mark.parametrize(("preset", "layers"), [("smoke", 5), ("stylegan1", 6), ("dcgan", 0)])
+def test_participation_counts_the_directions_of_each_layer_s_styles(preset, layers):
+    small = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16}
+    torch.manual_seed(0)
+    G = Generator(make_config(preset, **small, **({"grow_from": 0} if preset == "stylegan1" else {}))).eval()
+    found = module.style_participation(G, styles(G, range(200)))
+    assert len(found) == layers and all(1.1 < value <= 16 for value in found.values())
+    if layers:
+        layer = G.synthesis.blocks[-1].conv1.conv if preset == "smoke" else G.synthesis.blocks[-1].styled1.adain
+        with torch.no_grad():  # of rank one
+            layer.affine.weight.copy_(torch.outer(torch.randn(len(layer.affine.weight)), torch.randn(16)))
+        assert module.style_participation(G, styles(G, range(200)))["16.1"] == pytest.approx(1, abs=1e-3)
 
 
 # --- Inception ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from stylegan.__main__ import main
 from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator
-from stylegan.scores.evaluate import open_evidence
+from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Chance
 from stylegan.truth import embedding, maps
 
@@ -32,10 +32,13 @@ def sample(path, slices):
 
 
 def test_a_sample_holds_equally_many_held_out_and_generated_slices(sample, slices):
-    assert len(sample.real) == len(sample.fakes) == 16 and set(sample.real.splits) <= {"val", "test"} and not sample.note
-    assert np.array_equal(sample.is_fake, np.arange(32) >= 16) and len(sample.both) == 32
+    assert len(sample.real) == len(sample.made) == 16 and set(sample.real.splits) <= {"val", "test"} and not sample.note
+    assert sample.kinds.tolist() == ["real"] * 16 + ["generated"] * 16 and len(sample.both) == 32
     truths = {truth.name: truth for truth in sample.truths}
     assert set(truths) >= {"class", "person", "ventricles", "brain"} and len(truths["ventricles"].fakes) == 16
+    rows = maps.reading_rows(sample)
+    assert [row["read"].split(" (")[0] for row in rows] == ["ventricles", "brain"]
+    assert all("r = " in row["error on held-out people"] for row in rows)
     assert truths["class"].fakes is None  # nobody asked an unconditional generator for a class
 
 
@@ -56,16 +59,6 @@ def test_controls_know_what_must_be_found(sample):
     assert not any(control.differ for control in found.values() if control is not apart)
     failing = embedding.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
     assert not failing.passed and failing.claim.endswith("must not be told apart, and is.")
-
-
-def test_an_untrained_generator_is_always_the_same_and_touches_nobody_elses_chance():
-    info = {"config": make_config("smoke").to_dict()}
-    torch.manual_seed(5)
-    a, drawn = embedding.untrained(info), torch.randn(3)
-    torch.manual_seed(5)
-    b, again = embedding.untrained(info), torch.randn(3)
-    assert torch.equal(drawn, again)
-    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 # What is left of the slices -> what a map of them still tests, and whether there is a note.
@@ -124,9 +117,3 @@ def test_the_summary_says_what_passed_and_what_did_not():
     assert "among real ones in part" in maps.summary(told | {"real and generated": test(0.5, True)})
     text = maps.summary({"real and generated": test(1.0, False), "class": test(1.0, False)})
     assert "nothing that was asked" in text and "not told apart" in text
-
-
-def test_readers_are_judged_on_held_out_people(sample):
-    rows = maps.reading_rows(sample)
-    assert [row["read"].split(" (")[0] for row in rows] == ["ventricles", "brain"]
-    assert all("r = " in row["error on held-out people"] for row in rows)

@@ -20,20 +20,10 @@ from stylegan.networks import count_parameters
 from stylegan.notebook import markdown_table
 from stylegan.predict import generate
 from stylegan.run import read_metrics
+from stylegan.scores import verdict
 from stylegan.scores.evaluate import evaluate
 from stylegan.scores.features import features
 from stylegan.scores.memorisation import nearest
-from stylegan.scores.verdict import (
-    control_sentence,
-    distance_sentence,
-    failure_rows,
-    floor_table,
-    score_rows,
-    summary,
-    variety_rows,
-    variety_sentence,
-    verdict_rows,
-)
 
 SAMPLES = range(8)  # seeds whose nearest training slice the card tells
 
@@ -225,20 +215,20 @@ def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SA
 def card(name: str, entry: dict, train: SliceDataset) -> str:
     """The card as Markdown."""
     config, near, scores, audit = entry["config"], entry["nearest"], entry["scores"], entry["audit"]
-    ratios, doubts = [row["ratio"] for row in near["samples"]], verdict_rows(scores, audit["memory"])
+    ratios, doubts = [row["ratio"] for row in near["samples"]], verdict.verdict_rows(scores, audit["memory"])
     hours, last = entry["hours"], list(scores["splits"])[-1]
     layers = ", ".join(f"{layer} {value:.1f}" for layer, value in scores["style_participation"].items())
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
         architecture={"stylegan1": "StyleGAN1", "dcgan": "DCGAN"}.get(config.get("architecture"), "StyleGAN2"),
         subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
-        space=scores["feature_space"], scores=markdown_table(score_rows(scores)), verdict=distance_sentence(scores["splits"][last]),
+        space=scores["feature_space"], scores=markdown_table(verdict.score_rows(scores)), verdict=verdict.distance_sentence(scores["splits"][last]),
         copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
-        various=variety_sentence(scores), variety=markdown_table(variety_rows(scores)), pictures=scores["variety"][last]["n"],
+        various=verdict.variety_sentence(scores), variety=markdown_table(verdict.variety_rows(scores)), pictures=scores["variety"][last]["n"],
         participation=layers or "it has no styles", heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios),
-        terms=TERMS[entry["terms"]], summary=summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(floor_table(scores)),
-        fakes=min(5000, 2 * len(train)), copied=audit["memory"].get("copied", float("nan")), control=control_sentence(audit["control"]),
-        failures=markdown_table(failure_rows(audit["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
+        terms=TERMS[entry["terms"]], summary=verdict.summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(verdict.floor_table(scores)),
+        fakes=min(5000, 2 * len(train)), copied=audit["memory"].get("copied", float("nan")), control=verdict.control_sentence(audit["control"]),
+        failures=markdown_table(verdict.failure_rows(audit["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
         **{key: entry[key] for key in ("data", "kimg", "run_kimg", "machine", "parameters", "model_hash")},
         time=f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
     )  # fmt: skip

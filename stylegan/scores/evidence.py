@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,22 +22,11 @@ from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.scores.features import DEFAULT, as_pixels, features
 from stylegan.scores.intervals import draw_people
+from stylegan.scores.metrics import Side
 
+DRAWS = 20  # of other people for the floor
 MOST_TRAINING = 12_000  # slices among which the nearest is looked for
 SEEDS_APART = 1_000_000  # the seeds of fakes begin at a multiple of this
-
-
-class Drawn(NamedTuple):
-    """Generated slices. Picture i is drawn again by ``generate(G, [seeds[i]], class_index=classes[i], noise_mode="random")``."""
-
-    pictures: np.ndarray  # uint8 [n, R, R]
-    vectors: np.ndarray  # float32 [n, D], their features
-    seeds: range
-    classes: np.ndarray | None  # int64 [n], the class asked for; None for a generator without classes
-
-    def first(self, n: int) -> Drawn:
-        classes = None if self.classes is None else self.classes[:n]
-        return Drawn(self.pictures[:n], self.vectors[:n], self.seeds[:n], classes)
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,7 @@ class Part:
     name: str
     slices: SliceDataset
     others: SliceDataset
+    seed: int = 0
 
     @cached_property
     def people(self) -> np.ndarray:
@@ -55,6 +45,12 @@ class Part:
     @cached_property
     def other_people(self) -> np.ndarray:
         return people_of(self.others)
+
+    @cached_property
+    def draws(self) -> list[np.ndarray]:
+        """Rows [n] of ``others`` of each draw for the floor: as many slices and people as the split has."""
+        rng, count = np.random.default_rng(self.seed), len(set(self.people))
+        return [draw_people(self.other_people, count, len(self.people), rng) for _ in range(DRAWS)]
 
 
 @dataclass(frozen=True)
@@ -74,44 +70,67 @@ class Evidence:
     device: torch.device
     cache: Path
     seed: int
-    drawn: dict = field(default_factory=dict, repr=False)  # (psi, classes): Drawn
+    drawn: dict = field(default_factory=dict, repr=False)  # (psi, classes): Side
+    known: dict = field(default_factory=dict, repr=False)  # content of a picture: its features
 
-    def features(self, images: np.ndarray, keep: bool = True) -> np.ndarray:
-        """Feature vectors [n, D] of pictures; ``keep`` stores them in the cache by their content."""
-        return features(images, self.space, device=self.device, cache_dir=self.cache if keep else None)
+    @property
+    def about(self) -> dict[str, str]:
+        """{title, layout, key} of the slices."""
+        return {name: getattr(self.slices, name) for name in ("title", "layout", "key")}
 
-    def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Drawn:
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Feature vectors [n, D] of real pictures, each taken once: the same people stand on many sides. Kept in the cache."""
+        keys = [hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest() for picture in images]
+        new = {key: row for row, key in enumerate(keys) if key not in self.known}
+        if new:
+            chosen = images if len(new) == len(images) else images[list(new.values())]
+            found = features(chosen, self.space, device=self.device, cache_dir=self.cache)
+            self.known.update(zip(new, found, strict=True))
+        return np.stack([self.known[key] for key in keys])
+
+    def features_once(self, images: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Feature vectors [n, D] of pictures that nobody will ask for again."""
+        return features(images, self.space, device=self.device)
+
+    def side(self, slices: SliceDataset) -> Side:
+        """Real slices with their features and people."""
+        return Side(slices.images, self.features(slices.images), people_of(slices), slices.labels)
+
+    def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Side:
         """The slices of the first n seeds, by default as many as real ones, drawn once.
 
         Each has noise of its own, drawn from its seed as `predict.seed_noise` does. A conditional generator draws each in the
-        class of one of the real slices.
+        class of one of the real slices; labels are the generator's own numbers. Picture i is drawn again by
+        ``generate(G, [people[i]], class_index=[labels[i]], noise_mode="random")``.
         """
         n = len(real) if n is None else n
         classes = self._classes(real, n)
         key = psi, None if classes is None else classes.tobytes()
-        if key not in self.drawn or len(self.drawn[key].pictures) < n:
+        if key not in self.drawn or len(self.drawn[key]) < n:
             pictures = self._draw(n, classes, psi, "random")
-            (vectors,) = distributed.split_across_processes(
-                lambda first, last: (self.features(pictures[first:last], keep=False),), n
-            )
-            first = self.seed * SEEDS_APART
-            self.drawn[key] = Drawn(pictures, vectors, range(first, first + n), classes)
-        return self.drawn[key].first(n)
+            (vectors,) = distributed.split_across_processes(lambda a, b: (self.features_once(pictures[a:b]),), n)
+            self.drawn[key] = Side(pictures, vectors, np.arange(n) + self.seed * SEEDS_APART, classes)
+        return self.drawn[key].rows(slice(n))
 
     def fixed_noise(self, real: SliceDataset) -> np.ndarray:
         """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""
         n = len(real)
-        return self._draw(n, self._classes(real, n), 1.0, "const") if self.has_noise else self.fakes(real).pictures
+        return self._draw(n, self._classes(real, n), 1.0, "const") if self.has_noise else self.fakes(real).images
 
     @cached_property
     def has_noise(self) -> bool:
         """Whether noise changes the pictures at all."""
         return any(bool(m.strength.any() and m.lr_multiplier) for m in self.G.modules() if isinstance(m, NoiseInjection))
 
-    def origin(self, drawn: Drawn, row: int) -> dict:
+    def origin(self, drawn: Side, row: int) -> dict:
         """{seed, class} of a fake, with which it can be drawn again; class None for a generator without classes."""
-        name = None if drawn.classes is None else self.info["classes"][drawn.classes[row]]
-        return {"seed": drawn.seeds[row], "class": name}
+        name = None if drawn.labels is None else self.info["classes"][drawn.labels[row]]
+        return {"seed": int(drawn.people[row]), "class": name}
+
+    def drawn_again(self, cases: Sequence[Mapping]) -> torch.Tensor:
+        """The pictures [n, 1, R, R] of cases ``{seed, class}``, from these two alone."""
+        classes = [self.info["classes"].index(case["class"]) for case in cases] if self.G.c_dim else None
+        return generate(self.G, [case["seed"] for case in cases], noise_mode="random", class_index=classes)
 
     def _draw(self, n: int, classes: np.ndarray | None, psi: float, noise_mode: str) -> np.ndarray:
         def draw(first: int, last: int) -> tuple[np.ndarray]:
@@ -128,10 +147,8 @@ class Evidence:
         rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
         number = {name: index for index, name in enumerate(self.info["classes"])}
         names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
-        if strange := sorted(set(names) - set(number)):
-            raise ValueError(
-                f"The generator draws the classes {', '.join(number)}, and this data also holds {', '.join(strange)}."
-            )
+        if strange := ", ".join(sorted(set(names) - set(number))):
+            raise ValueError(f"The generator draws the classes {', '.join(number)}, and this data also holds {strange}.")
         return np.array([number[name] for name in names])[rows]
 
 
@@ -148,30 +165,34 @@ def open_evidence(
     cache_dir: str | Path | None = None,
     **taken: object,
 ) -> Evidence:
-    """Everything `evaluate` needs before it draws the first slice; arguments and errors are its.
+    """Everything that is needed to judge the generator of a run folder or .safetensors file, before the first slice is drawn.
 
-    With ``split`` 'all' a split that cannot be scored is left out, and a warning says why.
+    ``data``: a folder or .zip, by default what it was trained on, or a set as `dataset.slices_of` returns it; ``taken``
+    (subjects_csv, levels, contrast) by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and test, each
+    by itself, and as many of the people it was trained on, where these are in the data; one that cannot be scored is then left out
+    with a warning. ``train_data``: the training set where that is another one, for the floor, the search for copies and, where the
+    generator's file names no subjects, whom to keep out. ``num``: slices of each kind at most. ``seed``: of all draws; fakes have the
+    seeds from a million times it. Raises ValueError, with names, for subjects the generator was trained on, and where slices or
+    subjects are too few.
     """
     if num < 2:
         raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")
     if split not in ("all", *SPLITS):
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, or all for val and test.")
-    chosen = pick_device(device)
+    chosen, names = pick_device(device), ("val", "test") if split == "all" else (split,)
     G, info = load_generator(path, chosen)
     slices = _slices(info, data, cache_dir, taken)
     reference = slices if train_data is None else _slices(info, train_data, cache_dir, taken).split("train")
     trained_on = {person(name) for name in info.get("train_subjects", ())}
     if not trained_on and train_data is not None:
         trained_on = set(people_of(reference))
-    names = ("val", "test") if split == "all" else (split,)
     parts, reasons = _parts(slices, reference, names, trained_on, num, seed)
     if reasons and split != "all":
         raise ValueError(reasons[0])
     train, held = _training_slices(reference, trained_on), np.isin(slices.splits, names)
     seen = _seen(train, parts[-1], seed) if split == "all" and parts else []
-    warnings = [*_doubts(slices, trained_on), *reasons]
-    return Evidence(G, info, Path(path), slices, trained_on, train, slices.select(held) if held.any() else None, seen + parts, warnings,
-                    space, chosen, cache_folder(cache_dir), seed)  # fmt: skip
+    return Evidence(G, info, Path(path), slices, trained_on, train, slices.select(held) if held.any() else None, seen + parts,
+                    [*_doubts(slices, trained_on), *reasons], space, chosen, cache_folder(cache_dir), seed)  # fmt: skip
 
 
 # --- Who is who ---------------------------------------------------------------------------------------------------------------
@@ -194,13 +215,19 @@ def _slices(
 
 
 def _parts(
-    slices: SliceDataset, reference: SliceDataset, names: tuple[str, ...], trained_on: set[str], num: int, seed: int
+    slices: SliceDataset, reference: SliceDataset, names: Sequence[str], trained_on: set[str], num: int, seed: int
 ) -> tuple[list[Part], list[str]]:
     """(the splits that can be scored, why the others cannot). ValueError for people the generator was trained on."""
     parts, reasons = [], []
     for name in names:
         real = slices.select(slices.splits == name)
-        _refuse_training_subjects(set(people_of(real)), trained_on, name)
+        people = set(people_of(real))
+        if both := sorted(people & trained_on):
+            shown = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+            raise ValueError(
+                f"The generator was trained on {len(both)} of the {len(people)} subjects of split {name!r} ({shown}): "
+                "a score on them would measure memory; evaluate on subjects it has not seen."
+            )
         try:
             parts.append(_part(name, real, reference, num, seed))
         except ValueError as error:
@@ -216,16 +243,15 @@ def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
-        raise ValueError(
-            f"the floor takes slices of other subjects, and there are {len(others)}; give the training set as --train-data."
-        )
+        there = f"there are {len(others)}; give the training set as --train-data."
+        raise ValueError(f"the floor takes slices of other subjects, and {there}")
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
     slices_each = np.unique(people_of(real), return_counts=True)[1]
     count = len(slices_each)
     if count < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too
         raise ValueError(f"{n} slices of {count} subjects are too few for an interval by subject.")
     # Four times what one draw for the floor takes: enough for unlike draws, where all of a large set would take minutes.
-    return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)))
+    return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)), seed)
 
 
 def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
@@ -235,9 +261,9 @@ def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
     if len(set(people)) < 2 * count or len(people) < 2 * n:
         return []
     rows = draw_people(people, count, n, np.random.default_rng(seed))
-    real, rest = train.select(rows), train.select(~np.isin(people, people[rows]))
+    rest = train.select(~np.isin(people, people[rows]))
     with contextlib.suppress(ValueError):  # chance may draw people with too unlike numbers of slices
-        return [_part("train", real, rest, n, seed)] if len(rest) >= n else []
+        return [_part("train", train.select(rows), rest, n, seed)] if len(rest) >= n else []
     return []
 
 
@@ -246,15 +272,6 @@ def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceData
     where = np.isin(people_of(reference), list(trained_on)) if trained_on else reference.splits == "train"
     rows = np.flatnonzero(where)
     return reference.select(np.sort(np.random.default_rng(0).permutation(rows)[:MOST_TRAINING])) if len(rows) else None
-
-
-def _refuse_training_subjects(people: set[str], trained_on: set[str], split: str) -> None:
-    if both := sorted(people & trained_on):
-        shown = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
-        raise ValueError(
-            f"The generator was trained on {len(both)} of the {len(people)} subjects of split {split!r} ({shown}): "
-            "a score on them would measure memory; evaluate on subjects it has not seen."
-        )
 
 
 def _doubts(slices: SliceDataset, trained_on: set[str]) -> list[str]:

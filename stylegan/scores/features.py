@@ -1,4 +1,4 @@
-"""Pictures to feature vectors: the space in which real and synthetic slices are compared.
+"""Pictures to numbers: the space in which real and synthetic slices are compared, and what is measured in their pixels.
 
 Every score and embedding names the space it was taken in, one of `SPACES`. Only with the official Inception is a Fréchet distance
 called FID (`distance_name`). Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8
@@ -7,6 +7,7 @@ bits of a saved PNG first (`predict.to_uint8`), because a difference in scale or
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage, stats
 
 from stylegan.files import replacing
 from stylegan.predict import to_uint8
 
+Distance = Callable[[np.ndarray, np.ndarray], float]  # [n, ...], [m, ...] -> a number that compares two sets of slices
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]
 DEFAULT = "efficientnet-lite0"
 INCEPTION_FILE, INCEPTION_SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"  # its sha256 begins with that
@@ -40,13 +43,15 @@ def features(
     another shape or values that are not finite.
     """
     extract, pixels = extractor(space, str(device)), as_pixels(images)
-    cached = None if cache_dir is None else Path(cache_dir) / f"features-{space}-{_content_key(pixels, space)}.npy"
-    known = None if cached is None else _read(cached)
-    if known is not None:
-        return known
+    if cache_dir is None:
+        return _extract(pixels, extract, batch_size)
+    path = Path(cache_dir) / f"features-{space}-{_content_key(pixels, space)}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):  # none are kept, or the file is damaged
+        return np.load(path, allow_pickle=False)
     result = _extract(pixels, extract, batch_size)
-    if cached is not None:
-        _store(cached, result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, result)
     return result
 
 
@@ -60,9 +65,8 @@ def as_pixels(images: np.ndarray | torch.Tensor) -> np.ndarray:
         return to_uint8(images)
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
-        raise ValueError(
-            f"Feature spaces take uint8 [N, R, R] or float tensors [N, 1, R, R]; got {pixels.dtype} {list(pixels.shape)}."
-        )
+        got = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"Feature spaces take uint8 [N, R, R] or float tensors [N, 1, R, R]; got {got}.")
     return pixels
 
 
@@ -153,10 +157,7 @@ def _official_weights() -> Path:
 
 # Every space is one row: its name -> what builds its extractor on a device. Raise the version, which is part of the cache's key,
 # when a builder changes.
-SPACES: dict[str, Callable[[torch.device], Extractor]] = {
-    DEFAULT: efficientnet_lite0,
-    "inception": inception,
-}
+SPACES: dict[str, Callable[[torch.device], Extractor]] = {DEFAULT: efficientnet_lite0, "inception": inception}
 _VERSION = 1
 
 
@@ -167,16 +168,110 @@ def _content_key(pixels: np.ndarray, space: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """The features kept there; None where there are none or the file is damaged, so that they are taken anew."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
+# --- Descriptions of single slices, and the distance of two sets of them -------------------------------------------------------------
+
+FOREGROUND = 24  # grey levels of 255: above JPEG's ringing, below tissue
 
 
-def _store(path: Path, array: np.ndarray) -> None:
-    """A reader sees the whole file or none, even when two processes write the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+def spectrum(pictures: np.ndarray) -> np.ndarray:
+    """Logarithm of the radial power spectrum of uint8 [n, R, R]: float [n, R / sqrt 2], in decibel, from low to high frequency.
+
+    Mean power |FFT|^2 over rings one frequency wide, without the constant part and up to the corner, where a checkerboard lies
+    (Durall et al. 2020, arXiv:2003.01826). A Hann window keeps out the edges that a periodic continuation would have.
+    """
+    x = np.asarray(pictures, np.float32)
+    size = x.shape[-1]
+    hann = np.hanning(size + 2)[1:-1].astype(np.float32)
+    power = np.square(np.abs(np.fft.rfft2((x - x.mean(axis=(1, 2), keepdims=True)) * np.outer(hann, hann))))
+    y, across = np.meshgrid(np.fft.fftfreq(size) * size, np.fft.rfftfreq(size) * size, indexing="ij")
+    ring = np.hypot(y, across).round().astype(int).ravel()
+    power = power.reshape(len(x), -1)
+    rings = [power[:, ring == radius].mean(axis=1) for radius in range(1, int(size / np.sqrt(2)) + 1)]
+    return 10 * np.log10(np.stack(rings, axis=1) + 1)
+
+
+def intensities(pictures: np.ndarray) -> np.ndarray:
+    """Shares of the grey levels above the background of uint8 [n, R, R]: [n, 256], each row with the sum 1 (or 0)."""
+    counts = np.stack([np.bincount(row, minlength=256) for row in pictures.reshape(len(pictures), -1)]).astype(float)
+    counts[:, : FOREGROUND + 1] = 0
+    return counts / counts.sum(axis=1, keepdims=True).clip(1)
+
+
+def area(pictures: np.ndarray) -> np.ndarray:
+    """Percentage of each slice that lies inside the outline of the head, dark ventricles included: [n]."""
+    return np.array([100 * ndimage.binary_fill_holes(picture > FOREGROUND).mean() for picture in pictures])
+
+
+def brightness(pictures: np.ndarray) -> np.ndarray:
+    """Mean grey level of what is brighter than the background, 0 where nothing is: [n]."""
+    x = np.asarray(pictures, np.float32)
+    inside = x > FOREGROUND
+    return (x * inside).sum(axis=(1, 2)) / inside.sum(axis=(1, 2)).clip(1)
+
+
+def symmetry(pictures: np.ndarray) -> np.ndarray:
+    """Correlation of each slice with its mirror image, the axis where they agree best within two pixels: [n], 1 for a mirror."""
+    x = np.asarray(pictures, np.float32)
+    x = x - x.mean(axis=(1, 2), keepdims=True)
+    energy = np.square(x).sum(axis=(1, 2)).clip(1e-9)
+    return np.max([(x * np.roll(x[:, :, ::-1], shift, axis=2)).sum(axis=(1, 2)) / energy for shift in range(-4, 5)], axis=0)
+
+
+def spectrum_gap(a: np.ndarray, b: np.ndarray) -> float:
+    """Root mean square difference of the mean spectra of two sets, [n, F] and [m, F], in decibel."""
+    return float(np.sqrt(np.square(a.mean(axis=0) - b.mean(axis=0)).mean()))
+
+
+def intensity_gap(a: np.ndarray, b: np.ndarray) -> float:
+    """How many grey levels of 255 the mean histograms [n, 256] and [m, 256] must be moved on average (Wasserstein-1)."""
+    return float(np.abs(np.cumsum(a.mean(axis=0) - b.mean(axis=0))).sum())
+
+
+def moved(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance of two sets of numbers, [n] and [m], in their own unit."""
+    return float(stats.wasserstein_distance(a, b))
+
+
+# A score of pixels is one row: its name -> what describes a slice, what compares two sets.
+PIXEL_SCORES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Distance]] = {
+    "spectrum": (spectrum, spectrum_gap),  # dB
+    "intensity": (intensities, intensity_gap),  # grey levels of 255
+    "area": (area, moved),  # percent of the picture
+    "symmetry": (symmetry, moved),  # correlation
+}
+
+# --- Spoiled sets -----------------------------------------------------------------------------------------------------------------
+
+
+def blurred(pictures: np.ndarray) -> np.ndarray:
+    """The slices under a Gaussian of 1/64 of their side (0.7 pixels at least), as if drawn at half the resolution: uint8 [n, R, R]."""
+    sigma = max(pictures.shape[-1] / 64, 0.7)
+    return ndimage.gaussian_filter(np.asarray(pictures, np.float32), (0, sigma, sigma)).round().clip(0, 255).astype(np.uint8)
+
+
+def noised(pictures: np.ndarray, strength: float = 10.0, seed: int = 0) -> np.ndarray:
+    """The slices under Gaussian noise of so many grey levels: uint8 [n, R, R]."""
+    noise = np.random.default_rng(seed).normal(0, strength, np.shape(pictures))
+    return (np.asarray(pictures, np.float32) + noise).round().clip(0, 255).astype(np.uint8)
+
+
+# --- Styles -----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def style_participation(G: torch.nn.Module, ws: torch.Tensor) -> dict[str, float]:
+    """{"64.1": r, ...}: in how many directions the styles of each convolution vary, by resolution and number in its block.
+
+    The participation ratio (sum of eigenvalues)^2 / sum of their squares of the covariance of what the layer's affine map makes
+    of ws [n, num_ws, w_dim], drawn without mixing. 1: every w gives the same style, weaker or stronger; {} for a network without styles.
+    """
+    found, w = {}, ws[:, 0].to(next(G.parameters()).device)
+    for block in G.synthesis.active:
+        for name, module in block.named_modules():
+            if isinstance(getattr(module, "affine", None), torch.nn.Module) and not name.startswith("torgb"):
+                style = module.affine(w).double()
+                style = style - style.mean(dim=0)
+                covariance = style.T @ style
+                energy = covariance.square().sum().clamp(min=1e-24)
+                found[f"{block.resolution}.{name.split('.')[0][-1]}"] = float(covariance.trace() ** 2 / energy)
+    return found

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-Distance = Callable[[np.ndarray, np.ndarray], float]  # [n, ...], [m, ...] -> a number that compares two sets of slices
 Statistic = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]  # rows of real and of fake slices -> named numbers
 Interval = dict[str, float]  # {value, low, high}
 GROUPS = 24  # of people in the jackknife: with at most so many people each is left out alone
@@ -47,21 +46,15 @@ def _interval(value: float, without: np.ndarray) -> Interval:
     return {"value": float(value), "low": float(value - half), "high": float(value + half)}
 
 
-def jackknife(distance: Distance, real: np.ndarray, people: np.ndarray, fake: np.ndarray, *, seed: int = 0) -> Interval:
-    """{value, low, high}: the distance of real [n, ...] and fake [m, ...] with its interval by person, see `leave_out`."""
-    found = leave_out(lambda r, f: {"": distance(real[r], fake[f])}, people, len(fake), seed=seed)
-    return found[""]
-
-
-def floor(distance: Distance, real: np.ndarray, draws: Sequence[np.ndarray]) -> Interval:
-    """{value, low, high}: mean and central 95 % of the distances between real [n, D] and each draw [n, D] of other people."""
-    return spread_of([distance(real, draw) for draw in draws])
-
-
 def spread_of(values: Sequence[float]) -> Interval:
     """{value, low, high}: mean and central 95 % of some numbers."""
     low, high = np.quantile(values, [0.025, 0.975])
     return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def floors_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """`spread_of` of each number that some draws of other people gave, its name followed by ``_floor``."""
+    return {f"{name}_floor": spread_of([row[name] for row in rows]) for name in rows[0]}
 
 
 def clipped(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval:

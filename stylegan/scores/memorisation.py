@@ -12,12 +12,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from stylegan.augment import dither
+from stylegan.checkpoint import load_discriminator
 from stylegan.config import Config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset, one_hot
 from stylegan.latent import project
 from stylegan.networks import Discriminator, Generator
 from stylegan.rng import BatchRNG
+from stylegan.scores.evidence import Evidence
 from stylegan.scores.intervals import Interval, leave_out, p_value
 
 UNKNOWN = dict.fromkeys(("ratio", "low", "high", "p_value"))  # where no copies can be looked for
@@ -59,22 +61,19 @@ def copied(fake: np.ndarray, heldout: np.ndarray, quantile: float = 0.01) -> flo
     return float((fake < np.quantile(heldout, quantile)).mean())
 
 
-def nearest_people(
-    fake: np.ndarray, train: np.ndarray, people: np.ndarray, unseen: np.ndarray, others: np.ndarray, *, draws: int = 9999
-) -> dict:
+def nearest_people(fake: np.ndarray, at: np.ndarray, people: np.ndarray, member: np.ndarray, *, draws: int = 9999) -> dict:
     """Is the person nearest to a fake more often one it was trained on? ``{share, expected, p_value}``.
 
-    Fakes [m, D], training slices of ``people``, held-out slices of ``others``. For each fake the nearest slice of all names a
-    person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and 'held-out' meant
+    Fakes [m, D], slices [n, D] of ``people`` [n], of which ``member`` [n] were trained on. For each fake the nearest slice of all
+    names a person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and 'held-out' meant
     nothing, and p how often chance gives as large a share (`intervals.p_value`). A blurred slice lies nearer or further than a
     sharp one, which shifts the ratio of `memory`; here it does so for both sides (in the spirit of the three-sample test of
     Meehan et al. 2020, arXiv:2004.05675). A copy too blurred for the feature space escapes all the same.
     """
-    names, index = np.unique(np.concatenate([people, others]), return_inverse=True)
-    _, row = nearest(fake, np.concatenate([train, unseen]))
-    weight = np.bincount(index[row], minlength=len(names)) / len(fake)  # of each person, among the nearest
-    member = np.isin(names, people)
-    found = p_value(lambda some: weight[some].sum(), member, lambda some, rng: rng.permutation(some), draws=draws)
+    names, index = np.unique(people, return_inverse=True)
+    weight = np.bincount(index[nearest(fake, at)[1]], minlength=len(names)) / len(fake)  # of each person, among the nearest
+    trained = np.isin(names, people[member])
+    found = p_value(lambda some: weight[some].sum(), trained, lambda some, rng: rng.permutation(some), draws=draws)
     return {"share": found.value, "expected": found.expected, "p_value": found.p_value}
 
 
@@ -200,3 +199,67 @@ def _near_pairs(small: np.ndarray, people: np.ndarray, limit: float) -> list[tup
     rows = np.repeat(np.arange(len(small)), [len(row) for row in indices])
     found = zip(rows.tolist(), np.concatenate(indices).tolist(), np.concatenate(distances).tolist(), strict=True)
     return sorted(((i, j, d) for i, j, d in found if i < j and people[i] != people[j]), key=lambda pair: pair[2])
+
+
+# --- All of it for one generator ---------------------------------------------------------------------------------------------------
+
+
+def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], dict]:
+    """Are fakes nearer to training slices than people it never saw? (`memory` of all held-out splits, the distances).
+
+    The distances: ``{drawn, fake, row, heldout, people}``, the fakes, of each the nearest training slice and its row, of each
+    held-out slice the distance and the person. Without training or held-out slices all numbers are None and there are no distances.
+    """
+    if evidence.train is None or evidence.held is None:
+        return dict(UNKNOWN), {}
+    train, held = evidence.side(evidence.train), evidence.side(evidence.held)
+    drawn = evidence.fakes(evidence.train, min(fakes, 2 * len(train)))
+    near, row = nearest(drawn.at, train.at)
+    found = {"drawn": drawn, "fake": near, "row": row, "heldout": nearest(held.at, train.at)[0], "people": held.people}
+    return memory(near, found["heldout"], held.people, seed=evidence.seed), found
+
+
+def memory_of(evidence: Evidence, distances: dict, projections: int = 0) -> dict:
+    """``{copied, people, attack, logits, pairs, projection}``: training against held-out people; ``distances`` from `copies_of`.
+
+    ``pairs``: the closest fakes and training slices, ``{seed, class, subject, level, ratio}`` each. ``logits`` is None where a
+    generator's discriminator is not at hand, ``projection`` stands there for ``projections`` above 0.
+    """
+    slices, held, drawn, usual = evidence.train, evidence.held, distances["drawn"], float(np.median(distances["heldout"]))
+    sides = evidence.side(slices), evidence.side(held)
+    at, people = (np.concatenate([getattr(side, name) for side in sides]) for name in ("at", "people"))
+    member = np.arange(len(at)) < len(slices)
+    pairs = [
+        {**evidence.origin(drawn, fake), "subject": str(slices.subjects[row]), "level": int(slices.levels[row]),
+         "ratio": distance / max(usual, 1e-12)}
+        for fake, row, distance in closest_pairs(distances["fake"], distances["row"])
+    ]  # fmt: skip
+    found = {
+        "copied": copied(distances["fake"], distances["heldout"]),
+        "people": nearest_people(drawn.at, at, people, member),
+        "attack": membership(-nearest(at, drawn.at)[0], member, people),
+        "logits": _attack_by_logits(evidence, member, people),
+        "pairs": pairs,
+    }
+    return found | ({"projection": projection_gap(evidence.G, slices, held, projections)} if projections else {})
+
+
+def _attack_by_logits(evidence: Evidence, member: np.ndarray, people: np.ndarray) -> Interval | None:
+    """Only a run folder keeps its discriminator; whoever gets the generator alone cannot attack in this way."""
+    try:
+        D, config, _ = load_discriminator(evidence.path, evidence.device)
+    except FileNotFoundError:
+        return None
+    found = [logits(D, config, side) for side in (evidence.train, evidence.held)]
+    return membership(np.concatenate(found), member, people)
+
+
+def pairs_sheet(evidence: Evidence, distances: dict, count: int = 16) -> tuple[np.ndarray, int]:
+    """(slices, columns): the closest pairs, generated above training, in two double rows."""
+    pairs = closest_pairs(distances["fake"], distances["row"], count)
+    half, rows = -(-len(pairs) // 2), []
+    for part in (pairs[:half], pairs[half:]):
+        blank = [np.full_like(distances["drawn"].images[0], 255)] * (half - len(part))
+        rows += [*(distances["drawn"].images[fake] for fake, _, _ in part), *blank]
+        rows += [*(evidence.train.images[row] for _, row, _ in part), *blank]
+    return np.stack(rows), half

@@ -59,6 +59,19 @@ DOUBTS = (
     ("Are the heads of the right size?", "area", "lower"),
     ("Are they as symmetric as real heads?", "symmetry", "lower"),
 )
+# A measure of memory: the doubt, its title, how what was found and what chance gives are written, when it passes, when it fails.
+MEMORY = {
+    "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
+              "1", lambda x: x["p_value"] >= 0.05, lambda x: x["ratio"] < 0.8),
+    "people": ("Do its slices lie by people it saw?", "nearest person is a training person", "{share:.0%}, p = {p_value:.2g}",
+               "{expected:.0%}", lambda x: x["p_value"] >= 0.05, lambda x: x["p_value"] < 0.001),
+    "attack": ("Can one tell who was trained on?", "AUC of the distance to the nearest of its slices", "{value:.2f} ({low:.2f} to {high:.2f})",
+               "0.5", lambda x: x["low"] <= 0.5, lambda x: x["value"] >= 0.6),
+    "logits": ("Can one tell who was trained on?", "AUC of the logits of its discriminator", "{value:.2f} ({low:.2f} to {high:.2f})",
+               "0.5", lambda x: x["low"] <= 0.5, lambda x: x["value"] >= 0.6),
+    "projection": ("Does it draw people it saw better?", "residual of projections, training people", "{train:.1f} grey levels, p = {p_value:.2g}",
+                   "{heldout:.1f}, held-out people", lambda x: x["p_value"] >= 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
+}  # fmt: skip
 # Up to how many times the floor: what that means for the eye.
 TIMES = (
     (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
@@ -192,49 +205,31 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         entry, floor = split.get(key), floor_of(split, key)
         found = mark(entry, floor, better) if entry and floor else UNKNOWN
         rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
-    return rows + _memory_rows(scores["memorisation"], scores.get("memory", {}) if memory is None else memory)
+    return rows + _memory_rows({"ratio": scores["memorisation"], **(scores.get("memory", {}) if memory is None else memory)})
 
 
 def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dict:
     return {"doubt": doubt, "score": score, "generated (95 %)": generated, "real people": real, "verdict": SIGNS[verdict]}
 
 
-def _memory_rows(ratio: Mapping, memory: Mapping) -> list[dict]:
-    doubt, title = "Does it copy training slices?", "distance to training slices, ratio"
-    if ratio["ratio"] is None:
-        return [_row(doubt, title, "", "", UNKNOWN)]
-    near = ratio["p_value"] < 0.05
-    found = FAIL if near and ratio["ratio"] < 0.8 else BORDERLINE if near else PASS
-    rows = [_row(doubt, title, "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}".format(**ratio), "1", found)]
-    if people := memory.get("people"):
-        found = PASS if people["p_value"] >= 0.05 else FAIL if people["p_value"] < 0.001 else BORDERLINE
-        text = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
-        doubt, title = "Do its slices lie by people it saw?", "nearest person is a training person"
-        rows.append(_row(doubt, title, text, f"{people['expected']:.0%}", found))
-    for key, name in (("attack", "distance to the nearest of its slices"), ("logits", "logits of its discriminator")):
-        if area := memory.get(key):
-            found = PASS if area["low"] <= 0.5 else BORDERLINE if area["value"] < 0.6 else FAIL
-            text = "{value:.2f} ({low:.2f} to {high:.2f})".format(**area)
-            rows.append(_row("Can one tell who was trained on?", f"AUC of the {name}", text, "0.5", found))
-    if gap := memory.get("projection"):
-        found = PASS if gap["p_value"] >= 0.05 else BORDERLINE if gap["gap"] < 0.1 * gap["heldout"] else FAIL
-        text = f"{gap['train']:.1f} grey levels, p = {gap['p_value']:.2g}"
-        doubt, title = "Does it draw people it saw better?", "residual of projections, training people"
-        rows.append(_row(doubt, title, text, f"{gap['heldout']:.1f}, held-out people", found))
+def _memory_rows(memory: Mapping) -> list[dict]:
+    """A row for each of `MEMORY` that was measured; a ratio that is unknown has one too, and is then the only one."""
+    if memory["ratio"]["ratio"] is None:
+        return [_row(*MEMORY["ratio"][:2], "", "", UNKNOWN)]
+    rows = []
+    for key, (doubt, title, form, chance, passes, fails) in MEMORY.items():
+        if found := memory.get(key):
+            verdict = PASS if passes(found) else FAIL if fails(found) else BORDERLINE
+            rows.append(_row(doubt, title, form.format(**found), chance.format(**found), verdict))
     return rows
 
 
 def memory_table(found: Mapping) -> list[dict]:
     """The further measures of memory as rows: whose slice is nearest, and two attacks; [] where nothing was found."""
-    if not found:
-        return []
-    people, rows = found["people"], []
-    share = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
-    rows.append({"": "nearest person is a training person", "found": share, "by chance": f"{people['expected']:.0%}"})
-    for key, name in (("attack", "AUC from generated slices"), ("logits", "AUC from the discriminator's logits")):
-        text = "{value:.2f} ({low:.2f} to {high:.2f})".format(**found[key]) if found.get(key) else "cannot be tried here"
-        rows.append({"": name, "found": text, "by chance": "0.50"})
-    return [*rows, {"": "nearer than the nearest 1 % of held-out slices", "found": f"{found['copied']:.1%}", "by chance": "1%"}]
+    shown = [(*MEMORY[key][1:4], found[key]) for key in ("people", "attack", "logits") if found.get(key)]
+    rows = [{"": title, "found": form.format(**x), "by chance": chance.format(**x)} for title, form, chance, x in shown]
+    last = "nearer than the nearest 1 % of held-out slices"
+    return rows + ([{"": last, "found": f"{found['copied']:.1%}", "by chance": "1%"}] if found else [])
 
 
 # --- Sentences ------------------------------------------------------------------------------------------------------------------------

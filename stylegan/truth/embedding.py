@@ -19,7 +19,7 @@ from stylegan.config import Config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
-from stylegan.predict import generate, to_uint8
+from stylegan.predict import generate
 from stylegan.scores.intervals import Chance, p_value
 
 if TYPE_CHECKING:
@@ -49,38 +49,29 @@ def embed(
     same for the same seed (one thread), or 'pca', without any choice. Raises ValueError for an unknown method or mode, too
     few slices or sets of unequal size: the larger set would look the denser and wider one.
     """
-    _check(real, fake, method, mode, n_neighbors if method == "umap" else 1)
-    reducer = _reducer(method, n_neighbors, min_dist, seed, len(real))
-    if fake is None:
-        return np.asarray(reducer.fit_transform(real), dtype=np.float32)
-    if mode == "joint":
-        return np.asarray(reducer.fit_transform(np.concatenate([real, fake])), dtype=np.float32)
-    at_real = reducer.fit_transform(real)
-    return np.concatenate([at_real, reducer.transform(fake)]).astype(np.float32)
-
-
-def _check(real: np.ndarray, fake: np.ndarray | None, method: str, mode: str, n_neighbors: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"There is no embedding {method!r}; choose one of {', '.join(METHODS)}.")
-    if mode not in MODES:
-        raise ValueError(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
-    least = max(n_neighbors + 1, LEAST)
+    if method not in METHODS or mode not in MODES:
+        raise ValueError(
+            f"There is no map {method!r}, {mode!r}; choose one of {', '.join(METHODS)} and one of {', '.join(MODES)}."
+        )
+    least = max(n_neighbors + 1 if method == "umap" else 2, LEAST)
     if len(real) < least:
         raise ValueError(f"A map with n_neighbors = {n_neighbors} takes {least} slices or more; there are {len(real)}.")
     if fake is not None and len(fake) != len(real):
         raise ValueError(f"A map compares equally many slices; there are {len(real)} real and {len(fake)} fake.")
-
-
-def _reducer(method: str, n_neighbors: int, min_dist: float, seed: int, n: int):
-    """What has fit_transform and transform; imported here, as UMAP's first import takes up to a minute."""
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        return PCA(n_components=2, random_state=seed)
-    from umap import UMAP
+        reducer = PCA(n_components=2, random_state=seed)
+    else:
+        from umap import UMAP  # its first import takes up to a minute
 
-    start = "spectral" if n > 8 else "random"  # too few points have no spectrum
-    return UMAP(n_neighbors=n_neighbors, min_dist=min_dist, init=start, random_state=seed, transform_seed=seed, n_jobs=1)
+        options = {"init": "spectral" if len(real) > 8 else "random", "n_jobs": 1}  # too few points have no spectrum
+        reducer = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, random_state=seed, transform_seed=seed, **options)
+    if fake is None or mode == "fit-real":
+        parts = [reducer.fit_transform(real), *([] if fake is None else [reducer.transform(fake)])]
+    else:
+        parts = [reducer.fit_transform(np.concatenate([real, fake]))]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def trustworthiness(features: np.ndarray, coordinates: np.ndarray, n_neighbors: int = 15) -> float:
@@ -124,13 +115,19 @@ def neighbour_mixing(
     has groups, the other's slices fall at random into as many.
     """
     n, m, rng = len(real), len(fake), np.random.default_rng(seed)
-    apart, together = _groups(real_groups, fake_groups, n, m, rng)
-    near = _neighbours(np.concatenate([real, fake]), apart, k)
+    apart, together = [], []  # who must not be a neighbour of whom, what is shuffled together
+    for size, own, other in ((n, real_groups, fake_groups), (m, fake_groups, real_groups)):
+        numbers = np.arange(size) if own is None else np.unique(own, return_inverse=True)[1]
+        blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
+        apart.append(numbers + (max(apart[0]) + 1 if apart else 0))
+        together.append(blocks + (max(together[0]) + 1 if together else 0))
+    near = _neighbours(np.concatenate([real, fake]), np.concatenate(apart), k)
 
     def mixed(is_fake: np.ndarray) -> float:
         return float((is_fake[near] != is_fake[:, None]).mean())
 
-    return p_value(mixed, np.arange(n + m) >= n, deal_names(together), draws=permutations, seed=seed, small=True)
+    deal = deal_names(np.concatenate(together))
+    return p_value(mixed, np.arange(n + m) >= n, deal, draws=permutations, seed=seed, small=True)
 
 
 def neighbour_agreement(
@@ -157,20 +154,6 @@ def neighbour_agreement(
         return float((there != here).mean() if names else np.abs(there - here).mean())
 
     return p_value(differ, values, deal, draws=permutations, seed=seed, small=True)
-
-
-def _groups(
-    real_groups: np.ndarray | None, fake_groups: np.ndarray | None, n: int, m: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers [n + m]: (who must not be a neighbour of whom, what is shuffled together)."""
-    apart, together = [], []
-    for size, own, other in ((n, real_groups, fake_groups), (m, fake_groups, real_groups)):
-        numbers = np.arange(size) if own is None else np.unique(own, return_inverse=True)[1]
-        assert len(numbers) == size, "one group per slice"
-        blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
-        apart.append(numbers + (max(apart[0]) + 1 if apart else 0))
-        together.append(blocks + (max(together[0]) + 1 if together else 0))
-    return np.concatenate(apart), np.concatenate(together)
 
 
 def _neighbours(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
@@ -214,11 +197,11 @@ def deal_names(people: np.ndarray) -> Deal:
 def deal_within(groups: np.ndarray) -> Deal:
     """Values are shuffled within each group: levels within a person, people within a level."""
     rows = _rows(groups)
+    places = np.concatenate(rows)
 
     def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         dealt = np.empty_like(values)
-        for own in rows:
-            dealt[own] = rng.permutation(values[own])
+        dealt[places] = np.concatenate([rng.permutation(values[own]) for own in rows])
         return dealt
 
     return deal
@@ -230,13 +213,14 @@ def _rows(groups: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(index == i) for i in range(index.max() + 1)]
 
 
-def same_levels(people: np.ndarray, levels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+def choose_rows(slices: SliceDataset, most: int, seed: int = 0) -> np.ndarray:
     """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
 
     So people can be exchanged with the level held fixed. Levels are spread evenly over those that all people have; of more
     people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
     """
-    rng, names = np.random.default_rng(seed), np.unique(people)
+    rng, people, levels = np.random.default_rng(seed), people_of(slices), slices.levels
+    names = np.unique(people)
     names = np.sort(rng.choice(names, min(len(names), most), replace=False))
     shared = set.intersection(*(set(levels[people == name].tolist()) for name in names)) - {-1}
     if not shared:
@@ -246,12 +230,7 @@ def same_levels(people: np.ndarray, levels: np.ndarray, most: int, seed: int = 0
     first = {}
     for row, key in enumerate(zip(people.tolist(), levels.tolist(), strict=True)):
         first.setdefault(key, row)
-    return np.array([first[name, level] for name in names.tolist() for level in wanted.tolist()])
-
-
-def choose_rows(slices: SliceDataset, most: int) -> np.ndarray:
-    """At most so many slices, the same levels of everybody."""
-    rows = same_levels(people_of(slices), slices.levels, most)
+    rows = np.array([first[name, level] for name in names.tolist() for level in wanted.tolist()])
     return rows if len(rows) >= LEAST else np.arange(min(most, len(slices)))
 
 
@@ -284,26 +263,28 @@ def controls(sample: Sample, early: str | Path | None = None, permutations: int 
 
     Only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong.
     """
-    e, rng, n = sample.evidence, np.random.default_rng(0), len(sample.real)
-    settings = {"permutations": permutations}
+    e, rng, n, at, people = sample.evidence, np.random.default_rng(0), len(sample.real), sample.at_real, sample.people
+
+    def compared(
+        name: str, a: np.ndarray, b: np.ndarray, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray
+    ) -> Control:
+        return Control(name, neighbour_mixing(a, b, sample.k, **groups, permutations=permutations), differ, (a, b), labels)
+
     order = rng.permutation(2 * n)
     halves = sample.both[order[:n]], sample.both[order[n:]]
-    shuffled = neighbour_mixing(*halves, sample.k, **settings)
-    found = [Control("names of real and generated shuffled", shuffled, False, halves, ("first half", "second half"))]
+    found = [compared("names of real and generated shuffled", *halves, ("first half", "second half"))]
     for truth in (truth for truth in sample.truths if truth.name == "class"):
-        deal = deal_people(sample.people)
-        test = neighbour_agreement(sample.at_real, deal(truth.values, rng), deal, sample.k, groups=sample.people, **settings)
+        deal = deal_people(people)
+        test = neighbour_agreement(at, deal(truth.values, rng), deal, sample.k, groups=people, permutations=permutations)
         found.append(Control("classes exchanged between people", test, False))
     if not sample.note and e.train is not None and len(e.train) >= LEAST:
         train = e.train.select(choose_rows(e.train, n))
-        at_train, groups = e.features(train.images), {"real_groups": sample.people, "fake_groups": people_of(train)}
-        test = neighbour_mixing(sample.at_real, at_train, sample.k, **groups, **settings)
-        found.append(Control("held-out and training people", test, False, (sample.at_real, at_train), ("held-out", "training")))
+        groups = {"real_groups": people, "fake_groups": people_of(train)}
+        found.append(compared("held-out and training people", at, e.features(train.images), ("held-out", "training"), **groups))
     weak, about = (untrained(e.info), {}) if early is None else load_generator(early, e.device)
     name = f"a generator of {about['cur_nimg'] / 1000:.0f} kimg" if about else "an untrained generator"
-    at_weak = e.features(to_uint8(generate(weak, range(n))))
-    test = neighbour_mixing(sample.at_real, at_weak, sample.k, real_groups=sample.people, **settings)
-    return [*found, Control(f"real and {name}", test, True, (sample.at_real, at_weak), ("real", name))]
+    at_weak = e.features_once(generate(weak, range(n)))
+    return [*found, compared(f"real and {name}", at, at_weak, ("real", name), True, real_groups=people)]
 
 
 def untrained(info: Mapping, seed: int = 0) -> Generator:

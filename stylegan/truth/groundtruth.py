@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from stylegan.latent import Gauge, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Interval, p_value, spread_of
+from stylegan.scores.metrics import Side
 from stylegan.truth import readers
 from stylegan.truth.embedding import deal_names
-from stylegan.truth.readers import Side, balanced_accuracy, correlation, fit_classifier, interval
+from stylegan.truth.readers import balanced_accuracy, correlation, fit_classifier, interval
 
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
 SHUFFLES, BINS = 5, 24  # classifiers of shuffled people; of the histograms
@@ -49,26 +51,25 @@ def ground_truth(
     if min(count) < 2:
         people = f"{count[0]} training and {count[1]} held-out people"
         raise ValueError(f"{e.slices.title} has {people}; readers learn from two or more and are tried on two or more others.")
-    train, held = (Side(s.images, e.features(s.images), people_of(s), s.labels) for s in (e.train, e.held))
-    drawn = e.fakes(e.train, num)
-    asked = None if drawn.classes is None else drawn.classes.tolist()
+    train, held, made = e.side(e.train), e.side(e.held), e.fakes(e.train, num)
+    asked = None if made.labels is None else made.labels.tolist()
     own = [e.slices.classes.index(name) if name in e.slices.classes else -1 for name in e.info.get("classes", ())]
-    labels = np.full(num, -1) if asked is None else np.array(own)[drawn.classes]
-    fake = Side(drawn.pictures, drawn.vectors, np.array([f"seed {seed}" for seed in drawn.seeds]), labels)
+    labels = np.full(num, -1) if asked is None else np.array(own)[made.labels]  # as the data numbers them
+    fake = replace(made, labels=labels, people=np.array([f"seed {seed}" for seed in made.people]))
     gauge = make_gauges(e.slices).get("level")
     known = readers.targets(e.train, e.held)
     models = {t.name: readers.fit_reader(train.at, t.of(e.train), train.people) for t in known}
     readings = {t.name: reading(t, models[t.name], t.of(e.train), t.of(e.held), held, fake, gauge) for t in known}
     level = models["level"].predict if "level" in models else None
     growth, strip = readers.grow(
-        e, styles(e.G, drawn.seeds, class_index=asked)[:, 0], fake, models["ventricles"].predict, level
+        e, styles(e.G, made.people.tolist(), class_index=asked)[:, 0], fake, models["ventricles"].predict, level
     )
     result = {
         "feature_space": e.space,
         "n": num,
         "model_hash": e.info.get("model_hash", ""),
         "kimg": e.info.get("cur_nimg", 0) / 1000,
-        "data": {"title": e.slices.title, "layout": e.slices.layout, "key": e.slices.key},
+        "data": e.about,
         "people": {"train": len(set(train.people)), "held_out": len(set(held.people))},
         "measures": measures(e.slices),
         "classes": recognise(train, held, fake, e.slices.classes),
@@ -89,10 +90,8 @@ def measures(slices: SliceDataset) -> dict[str, float]:
     volume = slices.columns.get("nWBV")
     if volume is not None and volume.dtype.kind == "f" and np.isfinite(volume).any():
         some = slices.select(np.isfinite(volume))
-        by_person = [
-            readers.means_by_person(x, people_of(some)) for x in (readers.brain_share(some.images), some.columns["nWBV"])
-        ]
-        found["brain, nWBV by person"] = correlation(*by_person)
+        both = readers.brain_share(some.images), some.columns["nWBV"]
+        found["brain, nWBV by person"] = correlation(*(readers.means_by_person(x, people_of(some)) for x in both))
     return found
 
 
@@ -147,10 +146,8 @@ def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     rows = [_shares(guess[side.labels == name], names) for name in names]
     chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_names(side.people))
     return {
-        "slices": interval(balanced_accuracy, side.people, side.labels, guess),
-        "confusion": rows,
-        "p_value": chance.p_value,
-    }
+        "slices": interval(balanced_accuracy, side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value,
+    }  # fmt: skip
 
 
 def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
@@ -186,6 +183,7 @@ def reading(
     read, drawn = model.predict(held.at), model.predict(fake.at)
     far, floor = readers.spread_apart(read, held.people, drawn)
     edges = np.histogram_bin_edges(np.concatenate([read, drawn]), BINS)
+    shares = {name: (np.histogram(x, edges)[0] / len(x)).tolist() for name, x in (("real", read), ("fake", drawn))}
     known = np.isfinite(truth)
     people = held.people[known]
     result = {
@@ -202,7 +200,7 @@ def reading(
         "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": interval(np.std, fake.people, drawn)},
         "distance": far,
         "floor": floor,
-        "histogram": {"edges": edges.tolist(), "real": _shares_in(read, edges), "fake": _shares_in(drawn, edges)},
+        "histogram": {"edges": edges.tolist(), **shares},
     }
     gauge = level_gauge if target.name == "level" else target.gauge  # which sees 16 x 16 means, as the reader never does
     if gauge is not None:
@@ -212,10 +210,6 @@ def reading(
 
 def _error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
-
-
-def _shares_in(values: np.ndarray, edges: np.ndarray) -> list[float]:
-    return (np.histogram(values, edges)[0] / len(values)).tolist()
 
 
 # --- Train on synthetic slices, test on real ones -------------------------------------------------------------------------
@@ -267,39 +261,36 @@ def conclusions(result: Mapping) -> list[str]:
 def _on_classes(found: Mapping) -> str:
     if not found:
         return "Groups: there are no two classes with people on both sides of the split, so none can be checked."
-    real, share = found["real"], "{value:.0%} ({low:.0%} to {high:.0%})"
+    real, fake, share = found["real"], found.get("fake"), "{value:.0%} ({low:.0%} to {high:.0%})"
     text = f"Groups ({', '.join(found['classes'])}): on {found['people']} held-out people the classifier is right in {share.format(**real['slices'])}"
     text += f" of slices, chance is {found['chance']:.0%}, with shuffled people {found['shuffled']['value']:.0%}"
     if real["p_value"] > 0.05:
         return f"{text}: it has learnt nothing (p = {real['p_value']:.3f}), so it can say nothing of fakes."
-    if "fake" not in found:
+    if fake is None:
         return f"{text}. The generator is not conditional: no fake claims a group."
-    fake = found["fake"]
     text += f". It agrees with the class asked for on {share.format(**fake['slices'])} of fakes (p = {fake['p_value']:.3f})"
     if fake["p_value"] > 0.05:
         return f"{text}: the class asked for does not show."
-    words = "as often as on people"
     if fake["slices"]["low"] > real["slices"]["high"]:
-        words = "more often than on people: fakes are more typical of their group than people are"
+        return f"{text}, more often than on people: fakes are more typical of their group than people are."
     if fake["slices"]["high"] < real["slices"]["low"]:
-        words = "less often than on people: the class shows in part"
-    return f"{text}, {words}."
+        return f"{text}, less often than on people: the class shows in part."
+    return f"{text}, as often as on people."
 
 
 def _on_reading(name: str, found: Mapping) -> str:
-    held, far, floor = found["held_out"], found["distance"], found["floor"]
+    held, far, floor, real, fake = (found[part] for part in ("held_out", "distance", "floor", "real", "fake"))
     text = (
         f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on held-out people, "
     )
     text += f"guessing the mean costs {held['guess_the_mean']:.3g} (r = {held['r']['value']:.2f})"
     if held["r"]["low"] < 0.2:
         return f"{text}: too little to say anything of fakes."
-    words = (
-        "as far as two halves of the real people" if far["value"] <= floor["high"] else "**further** than real people differ"
-    )
+    near = far["value"] <= floor["high"]
+    words = "as far as two halves of the real people" if near else "**further** than real people differ"
     text += f". On fakes the readings lie {far['value']:.2f} deviations apart, real halves {floor['value']:.2f} (up to {floor['high']:.2f}): {words}"
-    mean = found["fake"]["mean"]["value"] - found["real"]["mean"]["value"]
-    return f"{text}; their mean is {mean:+.3g}, their spread {found['fake']['sd']['value'] / max(found['real']['sd']['value'], 1e-12):.2f} times the real."
+    mean, spread = fake["mean"]["value"] - real["mean"]["value"], fake["sd"]["value"] / max(real["sd"]["value"], 1e-12)
+    return f"{text}; their mean is {mean:+.3g}, their spread {spread:.2f} times the real."
 
 
 def _on_direction(found: Mapping, unit: str) -> str:
@@ -311,37 +302,40 @@ def _on_direction(found: Mapping, unit: str) -> str:
 
 
 def _on_transfer(found: Mapping) -> str:
-    arms, apart = found["arms"], found["synthetic_minus_real"]
-    text = f"A classifier that learnt groups from {found['n']} synthetic slices is right in {arms['synthetic']['value']:.0%} of held-out real "
-    text += f"slices, one that learnt from as many real ones in {arms['real']['value']:.0%}, from both in {arms['both']['value']:.0%}; chance is "
-    words = "better" if apart["value"] > 0 else "worse"
-    between = "no difference is shown" if apart["low"] <= 0 <= apart["high"] else f"synthetic slices teach {words}"
-    return f"{text}{found['chance']:.0%}: {between} ({apart['low']:.0%} to {apart['high']:.0%})."
+    arms, apart = {name: f"{arm['value']:.0%}" for name, arm in found["arms"].items()}, found["synthetic_minus_real"]
+    words = f"synthetic slices teach {'better' if apart['value'] > 0 else 'worse'}"
+    between = "no difference is shown" if apart["low"] <= 0 <= apart["high"] else words
+    return (
+        f"A classifier that learnt groups from {found['n']} synthetic slices is right in {arms['synthetic']} of held-out real slices, one "
+        f"that learnt from as many real ones in {arms['real']}, from both in {arms['both']}; chance is {found['chance']:.0%}: {between} "
+        f"({apart['low']:.0%} to {apart['high']:.0%})."
+    )
 
 
 def write_ground_truth(result: Mapping, strip: readers.Strip, out: str | Path) -> list[Path]:
     """Write groundtruth.json and its figures into the folder; returns the paths. Figures hold no real slice."""
-    out, model = Path(out), result["model_hash"]
+    out, model, unit = Path(out), result["model_hash"], result["readings"]["ventricles"]["unit"]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "groundtruth.json", {**result, "conclusions": conclusions(result)})
-    figures = {"ventricles.png": growth_strip(strip, result["readings"]["ventricles"]["unit"], model)}
-    figures["readings.png"] = charts.readings(result["readings"])
+    figures = {"ventricles": growth_strip(strip, unit, model), "readings": charts.readings(result["readings"])}
     if result["classes"]:
-        figures["confusion.png"] = charts.confusions(result["classes"])
+        figures["confusion"] = charts.confusions(result["classes"])
     if result["transfer"]["group"]:
-        figures["transfer.png"] = charts.transfers(result["transfer"]["group"])
+        figures["transfer"] = charts.transfers(result["transfer"]["group"])
     about = {"Description": NOTICE, "synthetic": "true", "model_hash": model}
-    return [out / "groundtruth.json", *(plots.save(out / name, figure, about) for name, figure in figures.items())]
+    return [out / "groundtruth.json", *(plots.save(out / f"{name}.png", figure, about) for name, figure in figures.items())]
 
 
 def growth_strip(strip: readers.Strip, unit: str, model: str) -> plots.Figure:
     """Seeds in rows, steps along the direction in columns, the reading written in each picture."""
-    (pictures, readings), steps = strip, [f"{s:+g}" if s else "0" for s in readers.STEPS]
-    alt = f"Seeds in rows, steps along a direction in columns; readings {readings[:, 0].mean():.1f} to {readings[:, -1].mean():.1f} {unit}."
+    pictures, found = strip
+    alt = f"Seeds in rows, steps along a direction in columns; readings {found[:, 0].mean():.1f} to {found[:, -1].mean():.1f} {unit}."
     note = (
         f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · steps of one standard deviation of w · model {model}"
     )
-    text = {"column_titles": steps, "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))], "caption": note}
-    return plots.grid(
-        pictures.reshape(-1, *pictures.shape[2:]), len(steps), notes=[f"{x:.1f}" for x in readings.ravel()], alt=alt, **text
-    )
+    titles = {
+        "column_titles": [f"{step:+g}" if step else "0" for step in readers.STEPS],
+        "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))],
+        "notes": [f"{x:.1f}" for x in found.ravel()],
+    }
+    return plots.grid(pictures.reshape(-1, *pictures.shape[2:]), len(readers.STEPS), **titles, caption=note, alt=alt)

@@ -7,8 +7,9 @@ asked for, and what readers of real people (`readers.py`) see in them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,51 +23,42 @@ from stylegan.files import replacing, write_json
 from stylegan.predict import NOTICE
 from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import Chance
-from stylegan.truth.embedding import (
-    LEAST,
-    SURE,
-    Control,
-    choose_rows,
-    controls,
-    embed,
-    knn_overlap,
-    neighbour_agreement,
-    neighbour_mixing,
-    trustworthiness,
-)
+from stylegan.scores.metrics import Side
+from stylegan.truth import embedding
+from stylegan.truth.embedding import LEAST, SURE, Control, choose_rows, embed, neighbour_agreement, neighbour_mixing
 from stylegan.truth.readers import Truth, correlation, spread_apart, truths_of
 
 SEEDS, NEIGHBOURS, USUAL = (0, 1, 2, 3, 4), (5, 15, 50, 150), 15  # of all maps; neighbours of the map that is shown large
 PRIVATE = ("age", "nWBV")  # what a table knows of a person stays with the table
 LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown."
-KINDS = ("real", "generated")
+KINDS, QUALITIES = ("real", "generated"), ["trustworthiness", "overlap", "mixing"]
 Map = tuple[dict, np.ndarray]  # ({method, mode, n_neighbors, seed, ...}, coordinates [2n, 2]), as returned by `draw`
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Equally many real and generated slices, their features, and what is true of them."""
+    """Equally many real and generated slices, and what is true of them."""
 
     evidence: Evidence
     real: SliceDataset  # by person and level, the same levels of everybody where these are known
-    fakes: np.ndarray  # uint8 [n, R, R], psi = 1
     at_real: np.ndarray  # float32 [n, D]
-    at_fake: np.ndarray  # float32 [n, D]
+    made: Side  # the generated ones, psi = 1
     truths: tuple[Truth, ...]
     note: str = ""  # what is not as it should be
 
-    @property
+    @cached_property
     def people(self) -> np.ndarray:
         return people_of(self.real)
 
-    @property
+    @cached_property
     def both(self) -> np.ndarray:
         """Features of the real slices, then of the generated ones: [2n, D]."""
-        return np.concatenate([self.at_real, self.at_fake])
+        return np.concatenate([self.at_real, self.made.at])
 
     @property
-    def is_fake(self) -> np.ndarray:
-        return np.arange(2 * len(self.real)) >= len(self.real)
+    def kinds(self) -> np.ndarray:
+        """'real' n times, then 'generated' n times."""
+        return np.repeat(KINDS, len(self.real))
 
     @property
     def k(self) -> int:
@@ -89,9 +81,8 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
     if len(pool) < LEAST:
         raise ValueError(f"A map takes {LEAST} slices or more, and {e.slices.title} has {len(pool)}; give more people.")
     real = pool.select(choose_rows(pool, max(most, LEAST)))
-    drawn, at_real = e.fakes(real), e.features(real.images)
-    truths = truths_of(e, real, at_real, drawn, learn=not note)
-    return Sample(e, real, drawn.pictures, at_real, drawn.vectors, truths, note)
+    made, at_real = e.fakes(real), e.features(real.images)
+    return Sample(e, real, at_real, made, truths_of(e, real, at_real, made, learn=not note), note)
 
 
 # --- Claims and their tests -----------------------------------------------------------------------------------------------
@@ -104,18 +95,22 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
     """
     draws = {"permutations": permutations}
-    mixed = neighbour_mixing(sample.at_real, sample.at_fake, sample.k, real_groups=sample.people, **draws)
-    tests = {"real and generated": mixed}
+    tests = {
+        "real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=sample.people, **draws)
+    }
     for truth in sample.truths:
         known = truth.known
         groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
         deal = truth.deal(truth.units[known])
         tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
-    truths, told = {truth.name: truth for truth in sample.truths}, {}
-    for name, test in tests.items():
-        shown = bool(test.p_value < SURE / len(tests))
-        told[name] = test._asdict() | {"shown": shown, "claim": _claim(truths.get(name), test, shown)}
-    return told
+    truths, shown = (
+        {truth.name: truth for truth in sample.truths},
+        {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()},
+    )
+    return {
+        name: test._asdict() | {"shown": shown[name], "claim": _claim(truths.get(name), test, shown[name])}
+        for name, test in tests.items()
+    }
 
 
 def _claim(truth: Truth | None, test: Chance, shown: bool) -> str:
@@ -123,12 +118,11 @@ def _claim(truth: Truth | None, test: Chance, shown: bool) -> str:
     if truth is None:
         words = "told apart" if shown else "not told apart"
         return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p}): {words}."
-    words = ("shown" if shown else "not shown") + {"level": "", "person": ", within a level"}.get(
-        truth.name, ", levels held equal"
-    )
+    within = {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
+    words = f"({p}): {'shown' if shown else 'not shown'}{within}."
     if truth.is_name:
-        return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance ({p}): {words}."
-    return f"neighbours differ by {value:.3g} {truth.unit}, {chance:.3g} by chance ({p}): {words}."
+        return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance {words}"
+    return f"neighbours differ by {value:.3g} {truth.unit}, {chance:.3g} by chance {words}"
 
 
 def summary(told: dict[str, dict]) -> str:
@@ -155,9 +149,7 @@ def reading_rows(sample: Sample) -> list[dict]:
     distance is Wasserstein's, in standard deviations of the real readings; the floor that of two halves of the people.
     """
     rows = []
-    for truth in sample.truths:
-        if truth.read is None:
-            continue
+    for truth in (truth for truth in sample.truths if truth.read is not None):
         far, floor = spread_apart(truth.read, sample.people, truth.fakes)
         read, values = truth.read[truth.known], truth.values[truth.known]
         error = f"{np.abs(read - values).mean():.3g} (spread {values.std():.3g}), r = {correlation(read, values):.2f}"
@@ -180,10 +172,10 @@ def draw(sample: Sample, method: str = "umap", mode: str = "joint", n_neighbors:
     """
     n, near = len(sample.real), min(USUAL, len(sample.real) // 2)
     about = {"method": method, "mode": mode, "n_neighbors": _fitting(n_neighbors, n), "seed": seed}
-    coords = embed(sample.at_real, sample.at_fake, method, n_neighbors=about["n_neighbors"], seed=seed, mode=mode)
+    coords = embed(sample.at_real, sample.made.at, method, n_neighbors=about["n_neighbors"], seed=seed, mode=mode)
     on_map = neighbour_mixing(coords[:n], coords[n:], sample.k, real_groups=sample.people, permutations=1).value
-    about |= {"trustworthiness": trustworthiness(sample.both, coords, near), "overlap": knn_overlap(sample.both, coords, near)}
-    return about | {"mixing": on_map}, coords
+    kept = {"trustworthiness": embedding.trustworthiness, "overlap": embedding.knn_overlap}
+    return about | {name: keeps(sample.both, coords, near) for name, keeps in kept.items()} | {"mixing": on_map}, coords
 
 
 def _fitting(n_neighbors: int, n: int) -> int:
@@ -223,7 +215,7 @@ def study(
     possible = dict.fromkeys(_fitting(k, len(sample.real)) for k in neighbours)  # of few slices fewer settings are left
     settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
     maps = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]
-    found = controls(sample, early, permutations)
+    found = embedding.controls(sample, early, permutations)
     result = {
         "feature_space": e.space,
         "n": len(sample.real),
@@ -231,7 +223,7 @@ def study(
         "k": sample.k,
         "note": sample.note,
         "model_hash": e.info.get("model_hash", ""),
-        "data": {"title": e.slices.title, "layout": e.slices.layout, "key": e.slices.key},
+        "data": e.about,
         "claims": claims(sample, permutations),
         "maps": [about for about, _ in maps],
         "controls": [
@@ -245,10 +237,9 @@ def study(
 def stability(maps: Sequence[Mapping]) -> list[dict]:
     """For each mode and n_neighbors the range over seeds of trustworthiness, overlap and mixing on the map."""
     rows = []
-    for method, mode, k in dict.fromkeys((m["method"], m["mode"], m["n_neighbors"]) for m in maps):
-        own = [m for m in maps if (m["method"], m["mode"], m["n_neighbors"]) == (method, mode, k)]
-        ranges = {name: [m[name] for m in own] for name in ("trustworthiness", "overlap", "mixing")}
-        shown = {name: f"{min(x):.2f} to {max(x):.2f}" if len(x) > 1 else f"{x[0]:.2f}" for name, x in ranges.items()}
+    for (method, mode, k), own in pandas.DataFrame(maps).groupby(["method", "mode", "n_neighbors"], sort=False):
+        low, high = own[QUALITIES].min(), own[QUALITIES].max()
+        shown = {name: f"{low[name]:.2f}" + f" to {high[name]:.2f}" * (len(own) > 1) for name in QUALITIES}
         rows.append({"map": f"{method}, {mode}", "n_neighbors": k if method == "umap" else "", "seeds": len(own), **shown})
     return rows
 
@@ -277,42 +268,48 @@ def write_study(found: Study, out: str | Path) -> list[Path]:
 
 def _usual(maps: Sequence[Map]) -> list[Map]:
     """Of each method and mode the map nearest to the usual number of neighbours, first seed."""
-    kinds = dict.fromkeys((about["method"], about["mode"]) for about, _ in maps)
-    own = [[one for one in maps if (one[0]["method"], one[0]["mode"]) == kind] for kind in kinds]
-    return [min(some, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])) for some in own]
+    found: dict[tuple, Map] = {}
+    for one in sorted(maps, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])):
+        found.setdefault((one[0]["method"], one[0]["mode"]), one)
+    return [found[kind] for kind in dict.fromkeys((about["method"], about["mode"]) for about, _ in maps)]
 
 
 def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> plots.Figure:
     """One map in the colours of real and generated and of each truth, what its test found under each."""
-    n, kinds = len(sample.real), np.repeat(KINDS, len(sample.real))
-    panels = [Panel("real and generated", kinds, told["real and generated"]["claim"], KINDS)]
+    panels = [Panel("real and generated", sample.kinds, told["real and generated"]["claim"], KINDS)]
     for truth in sample.truths:
-        fakes = truth.fakes if truth.fakes is not None else np.full(n, "" if truth.is_name else np.nan)
+        fakes = truth.fakes if truth.fakes is not None else np.full(len(sample.real), "" if truth.is_name else np.nan)
         title = truth.name + (f" ({truth.unit})" if truth.unit not in ("", "levels") else "")
         order = [name for name in truth.order if name in truth.values]
         panels.append(Panel(title, np.concatenate([truth.values, fakes]), told[truth.name]["claim"], order))
-    return charts.maps([coords] * len(panels), [sample.is_fake] * len(panels), panels, title=LEGEND)
+    return charts.maps([coords] * len(panels), [sample.kinds == KINDS[1]] * len(panels), panels, title=LEGEND)
 
 
 def fits(sample: Sample, maps: Sequence[Map], told: Mapping[str, dict]) -> plots.Figure:
     """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
-    usual, true, kinds = _usual(maps), told["real and generated"]["value"], np.repeat(KINDS, len(sample.real))
+    true = told["real and generated"]["value"]
     text = "of the other kind: {mixing:.0%} of neighbours on the map, {true:.0%} in feature space; trust {trustworthiness:.2f}, overlap {overlap:.2f}"
     modes = {"joint": "fitted to both", "fit-real": "of real slices, generated placed in it"}
-    titles = [f"{about['method'].upper()} {modes[about['mode']]}" for about, _ in usual]
-    panels = [Panel(title, kinds, text.format(true=true, **one[0]), KINDS) for title, one in zip(titles, usual, strict=True)]
-    return charts.maps([coords for _, coords in usual], [sample.is_fake] * len(usual), panels, columns=2)
+    return _kind_maps(sample, _usual(maps), lambda about: (
+        f"{about['method'].upper()} {modes[about['mode']]}", text.format(true=true, **about)), columns=2)  # fmt: skip
 
 
 def seed_maps(sample: Sample, maps: Sequence[Map]) -> plots.Figure:
     """The joint map with every n_neighbors (rows) and seed (columns)."""
     shown = [one for one in maps if (one[0]["method"], one[0]["mode"]) == ("umap", "joint")]
-    text, kinds = "trust {trustworthiness:.2f}, overlap {overlap:.2f}", np.repeat(KINDS, len(sample.real))
-    panels = [
-        Panel("{n_neighbors} neighbours, seed {seed}".format(**about), kinds, text.format(**about), KINDS) for about, _ in shown
-    ]
-    columns, title = len({about["seed"] for about, _ in shown}), "Blue circles: real; orange triangles: generated."
-    return charts.maps([coords for _, coords in shown], [sample.is_fake] * len(shown), panels, columns, title=title, size=0.6)
+    texts = "{n_neighbors} neighbours, seed {seed}", "trust {trustworthiness:.2f}, overlap {overlap:.2f}"
+    looks = {
+        "columns": len({about["seed"] for about, _ in shown}),
+        "title": "Blue circles: real; orange triangles: generated.",
+        "size": 0.6,
+    }
+    return _kind_maps(sample, shown, lambda about: [text.format(**about) for text in texts], **looks)
+
+
+def _kind_maps(sample: Sample, maps: Sequence[Map], told: Callable[[dict], Sequence[str]], **looks: object) -> plots.Figure:
+    """Each map in the colours of real and generated, with the (title, claim) that ``told`` finds in its numbers."""
+    panels = [Panel(title, sample.kinds, claim, KINDS) for title, claim in (told(about) for about, _ in maps)]
+    return charts.maps([coords for _, coords in maps], [sample.kinds == KINDS[1]] * len(maps), panels, **looks)
 
 
 def control_maps(found: Sequence[Control]) -> plots.Figure:
@@ -330,18 +327,16 @@ def control_maps(found: Sequence[Control]) -> plots.Figure:
 def thumbnails(sample: Sample, coords: np.ndarray) -> plots.Figure:
     """The slices themselves on the map, each far below its own size."""
     title = "the slices themselves, real and generated, on the joint map"
-    return charts.thumbnails(coords, np.concatenate([sample.real.images, sample.fakes]), title=title)
+    return charts.thumbnails(coords, np.concatenate([sample.real.images, sample.made.images]), title=title)
 
 
 def write_coordinates(path: Path, sample: Sample, maps: Sequence[Map]) -> None:
     """One line for each map and slice: method, mode, n_neighbors, seed, x, y, kind, subject, and its truths; as read for generated ones."""
     n, nothing = len(sample.real), np.full(len(sample.real), "")
-    slices = pandas.DataFrame({"kind": np.repeat(KINDS, n), "subject": [*sample.people, *(f"seed {i}" for i in range(n))]})
+    slices = pandas.DataFrame({"kind": sample.kinds, "subject": [*sample.people, *(f"seed {i}" for i in range(n))]})
     for truth in (truth for truth in sample.truths if truth.name not in ("person", *PRIVATE)):
-        cells = [truth.values, nothing if truth.fakes is None else truth.fakes]
-        slices[truth.name] = [
-            f"{x:.5g}" if isinstance(x, float) and np.isfinite(x) else x for part in cells for x in part.tolist()
-        ]
+        cells = [*truth.values.tolist(), *(nothing if truth.fakes is None else truth.fakes).tolist()]
+        slices[truth.name] = [f"{x:.5g}" if isinstance(x, float) and np.isfinite(x) else x for x in cells]
     tables = []
     for about, points in maps:
         setting = {name: about[name] for name in ("method", "mode", "n_neighbors", "seed")}

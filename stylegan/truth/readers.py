@@ -24,8 +24,9 @@ from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.latent import HEAD, Gauge
 from stylegan.predict import styles, synthesize, to_uint8
-from stylegan.scores.evidence import Drawn, Evidence
+from stylegan.scores.evidence import Evidence
 from stylegan.scores.intervals import Interval, leave_out, spread_of
+from stylegan.scores.metrics import Side
 from stylegan.truth.embedding import Deal, choose_rows, deal_people, deal_within
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
@@ -42,22 +43,8 @@ LEARN, HIGHLIGHTED = 1200, 6  # training slices that the readers of a map learn 
 # Columns that belong to a person: brain volume fraction and age of OASIS, the push at the ventricles' wall of simulated people.
 COLUMNS = (("nWBV", "nWBV", "share of the skull"), ("age", "age", "years"), ("ventricle", "enlargement", "mm"))
 
-Strip = tuple[
-    np.ndarray, np.ndarray
-]  # pictures uint8 [seeds, steps, R, R] along a direction, what is read off each [seeds, steps]
-
-
-@dataclass(frozen=True)
-class Side:
-    """Slices of one kind: of training people, of held-out people, or generated (each a person of its own)."""
-
-    images: np.ndarray  # uint8 [n, R, R]
-    at: np.ndarray  # float32 [n, D], their features
-    people: np.ndarray  # str [n]
-    labels: np.ndarray  # int64 [n], index into the data's classes; of generated ones the class asked for, -1 where none was
-
-    def rows(self, where: np.ndarray) -> Side:
-        return Side(*(getattr(self, name)[where] for name in ("images", "at", "people", "labels")))
+# Pictures uint8 [seeds, steps, R, R] along a direction, what is read off each [seeds, steps].
+Strip = tuple[np.ndarray, np.ndarray]
 
 
 # --- Measured in the pixels -----------------------------------------------------------------------------------------------
@@ -115,13 +102,13 @@ def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
         ventricles = Target("ventricles", "% of the head", "measured", lambda s: ventricle_share(s.images), ventricle_share)
     brain = Target("brain", "% of the head", "measured", lambda s: brain_share(s.images))
     level = Target("level", "levels", "known", lambda s: np.where(s.levels < 0, np.nan, s.levels.astype(float)))
-    told = [
-        Target(name, unit, "known", lambda s, column=column: s.columns[column])
-        for column, name, unit in COLUMNS
-        if column in columns
-    ]
+    told = [Target(name, unit, "known", lambda s, of=of: s.columns[of]) for of, name, unit in COLUMNS if of in columns]
+    enough = [target for target in (level, *told) if _enough(target, train, held)]
     return [
-        target for target in (level, ventricles, brain, *told) if target in (ventricles, brain) or _enough(target, train, held)
+        *(target for target in enough if target is level),
+        ventricles,
+        brain,
+        *(target for target in enough if target is not level),
     ]
 
 
@@ -174,9 +161,8 @@ def fit_classifier(
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     model = make_pipeline(PCA(parts, svd_solver="randomized", random_state=0), regression)
     fewest = min(len(np.unique(people[labels == name])) for name in np.unique(labels))
-    search = GridSearchCV(
-        model, {"logisticregression__C": strengths}, scoring="balanced_accuracy", cv=StratifiedGroupKFold(min(FOLDS, fewest))
-    )
+    folds, choices = StratifiedGroupKFold(min(FOLDS, fewest)), {"logisticregression__C": strengths}
+    search = GridSearchCV(model, choices, scoring="balanced_accuracy", cv=folds)
     return search.fit(x, labels, groups=people)
 
 
@@ -232,7 +218,7 @@ class Truth:
         return self.values != "" if self.is_name else np.isfinite(self.values)
 
 
-def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, drawn: Drawn, *, learn: bool) -> tuple[Truth, ...]:
+def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, made: Side, *, learn: bool) -> tuple[Truth, ...]:
     """Class and person, then level, ventricles, brain and what the table knows, as far as their values differ and can be tested.
 
     Fakes were asked for the classes of the real slices; their numbers are those that readers of training people see in them,
@@ -240,7 +226,7 @@ def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, drawn: Drawn
     """
     people, names = people_of(real), np.array([*real.classes, ""])[real.labels]
     shown = tuple(sorted(np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED]))
-    asked = None if drawn.classes is None else names
+    asked = None if made.labels is None else names
     found = [Truth("class", names, people, fakes=asked, order=real.classes)]
     found.append(Truth("person", people, np.maximum(real.levels, 0), deal_within, order=shown, apart=False))
     taught = e.train.select(choose_rows(e.train, LEARN)) if learn and e.train is not None else None
@@ -249,7 +235,7 @@ def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, drawn: Drawn
         deal, seen = deal_within if target.name == "level" else deal_people, {}
         if taught is not None:
             reader = fit_reader(at_taught, target.of(taught), people_of(taught))
-            seen = {"fakes": reader.predict(drawn.vectors), "read": reader.predict(at_real)}
+            seen = {"fakes": reader.predict(made.at), "read": reader.predict(at_real)}
         found.append(Truth(target.name, target.of(real), people, deal, target.unit, **seen))
     return tuple(truth for truth in found if _testable(truth, people))
 
@@ -306,7 +292,7 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     ws = styles(e.G, range(FRESH, FRESH + TRIED), truncation_psi=PSI)
 
     def read_at(moved: Tensor, read: Reader) -> np.ndarray:
-        return read(e.features(synthesize(e.G, moved), keep=False))
+        return read(e.features_once(synthesize(e.G, moved)))
 
     def change(step: Tensor, read: Reader) -> np.ndarray:
         """Of the reading per step [n], from two steps down to two steps up."""
@@ -324,6 +310,6 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
         "seeds": TRIED,
     }
     images = synthesize(e.G, torch.cat([ws[:shown] + strength * step for strength in STEPS]))
-    readings = reader(e.features(images, keep=False)).reshape(len(STEPS), -1).T
+    readings = reader(e.features_once(images)).reshape(len(STEPS), -1).T
     pictures = to_uint8(images)
     return result, (pictures.reshape(len(STEPS), -1, *pictures.shape[1:]).swapaxes(0, 1), readings)

@@ -1,1 +1,0 @@
-"""How far generated slices lie from real ones, and whether they copy: scores beside their floor, and the verdict."""
