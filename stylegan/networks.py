@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -207,3 +209,28 @@ def pick_precision(name: str, device: torch.device) -> str:
 def count_parameters(net: nn.Module) -> int:
     """Trainable numbers in the network."""
     return sum(p.numel() for p in net.parameters())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far, in MiB: of the card for CUDA, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextlib.contextmanager
+def enough_memory(config: Config) -> Iterator[None]:
+    """Turn what torch raises when memory ends into a ValueError that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a plain one
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"There is not enough memory for batches of {config.batch_size} at {config.img_resolution} px with up to "
+            f"{config.channel_max} channels; take a smaller --batch-size or preset in a new --run-dir, or a larger machine."
+        ) from error

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan import checkpoint, recorder
+from stylegan import checkpoint
 from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
@@ -131,8 +131,8 @@ def within_line(count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         whole(path, line)
 
-    whole = recorder.append_line
-    recorder.append_line = append
+    whole = runs.append_line
+    runs.append_line = append
 
 
 def kill_once(slices: Path, run: Path, draw: random.Random) -> tuple[str, int]:
@@ -321,7 +321,7 @@ def ticks(slices: Path, place: Path, number: int, seed: int) -> dict:
     """So many ticks in one process: memory and open files every hundredth of the way, and what lies in the folder at the end."""
     config = replace(CONFIG, total_kimg=number * 0.008, tick_kimg=0.008, kid_ticks=10)
     seen = []
-    write_line = recorder.Recorder._write_line
+    write_line = runs.Recorder._write_line
 
     def measure(self, *arguments) -> None:
         write_line(self, *arguments)
@@ -330,7 +330,7 @@ def ticks(slices: Path, place: Path, number: int, seed: int) -> dict:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             seen.append((tick, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))))
 
-    recorder.Recorder._write_line = measure
+    runs.Recorder._write_line = measure
     with redirect_stdout(io.StringIO()):
         runs.train_run(config, slices, place / "long", scorer=cheap_scorer)
     half = [row for row in seen if row[0] > number / 4]  # what is loaded and cached at the start is no leak

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import conftest
 import pytest
 
-from stylegan.recorder import MOST_SAMPLES, thin
+from stylegan.run import MOST_SAMPLES
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forks of a process that has everything loaded")
@@ -99,20 +98,6 @@ def test_a_folder_that_may_only_be_read(found):
 def test_two_thousand_ticks_in_flat_memory(folder, tmp_path):
     number = 2000
     found = work(folder, tmp_path, 0.16, ticks=number)["ticks"]
-    assert found["lines"] == number and found["samples"] == MOST_SAMPLES and found["checkpoints"] == 2
+    assert found["lines"] == number and MOST_SAMPLES / 2 <= found["samples"] <= MOST_SAMPLES and found["checkpoints"] == 2
     assert found["bytes_per_tick"] < 1000 and len(found["handles"]) <= 2
     assert abs(found["slope_mb_per_1000_ticks"]) < 2 + found["noise_mb"], found
-
-
-def test_more_ticks_than_samples_are_kept(tmp_path, monkeypatch):
-    gone = []
-    monkeypatch.setattr(Path, "unlink", lambda path: gone.append(path))
-    files = []
-    for tick in range(3 * MOST_SAMPLES):
-        files.append(tmp_path / f"fakes{8 * tick:09d}.png")
-        thin(files)
-        files = [path for path in files if path not in gone[-1:]]
-    at = [int(path.stem[5:]) for path in files]
-    gaps = {after - before for before, after in itertools.pairwise(at)}
-    assert len(at) == MOST_SAMPLES and at[0] == 0 and at[-1] == 8 * (3 * MOST_SAMPLES - 1)
-    assert max(gaps) <= 4 * min(gaps)  # still spread over the whole run

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan import recorder
+from stylegan import checkpoint
 from stylegan import run as runs
 from stylegan.augment import dither
 from stylegan.checkpoint import checkpoints, load_discriminator, load_generator, load_tensors
@@ -73,8 +73,8 @@ def train(config, folder, **kwargs):
 
 def stop_at(monkeypatch, cur_nimg):
     """Let a run end there as if it were out of time."""
-    wishes = recorder.Recorder.wishes
-    monkeypatch.setattr(recorder.Recorder, "wishes", lambda self: (wishes(self)[0], self.state.cur_nimg >= cur_nimg))
+    wishes = runs.Recorder.wishes
+    monkeypatch.setattr(runs.Recorder, "wishes", lambda self: (wishes(self)[0], self.state.cur_nimg >= cur_nimg))
 
 
 def end_of(folder):
@@ -236,7 +236,7 @@ def recorder_of(config, slices, folder):
     state = new_state(config)
     for _ in range(2):
         training_step(state, slices.split("train"))
-    return recorder.Recorder(state, slices, folder, None, lambda: None)
+    return runs.Recorder(state, slices, folder, None, lambda: None)
 
 
 @pytest.mark.parametrize("preset", ["seed003-progressive", "dcgan"])
@@ -265,7 +265,7 @@ def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, m
     train(tiny("stylegan1"), tmp_path)
     D, known, _ = load_discriminator(tmp_path)
     state = new_state(known)
-    runs.resume(state, tmp_path)
+    checkpoint.resume(state, tmp_path)
     assert D.now == state.D.now and D.now.resolution > known.grow_from and not D.training
     img = slices.tensor()[:4]
     torch.testing.assert_close(D(img), state.D.eval()(img))
@@ -286,8 +286,8 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
 
 def ask(monkeypatch, *numbers):
     """Send these signals at the first tick."""
-    tick = recorder.Recorder._tick
-    monkeypatch.setattr(recorder.Recorder, "_tick", lambda self: (tick(self), *(os.kill(os.getpid(), n) for n in numbers)))
+    tick = runs.Recorder._tick
+    monkeypatch.setattr(runs.Recorder, "_tick", lambda self: (tick(self), *(os.kill(os.getpid(), n) for n in numbers)))
 
 
 def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
@@ -297,7 +297,7 @@ def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, mo
         train(config(), tmp_path / "once")
     assert "Stopped and saved at 0.016 of 0.064 kimg" in capsys.readouterr().out
     assert [p.name for p in checkpoints(tmp_path / "once")] == ["000000016.safetensors"]
-    monkeypatch.setattr(recorder, "PATIENCE", -1.0)  # who asks again after a while cannot wait
+    monkeypatch.setattr(runs, "PATIENCE", -1.0)  # who asks again after a while cannot wait
     with pytest.raises(KeyboardInterrupt):
         train(config(), tmp_path / "twice")
     assert not checkpoints(tmp_path / "twice")
@@ -323,7 +323,7 @@ def test_a_line_that_finds_no_room_is_one_sentence():
 
 def test_a_tick_that_finds_no_room_leaves_what_was_saved(tmp_path, monkeypatch):
     """The line of the second tick is cut in the middle; the run stops in a sentence and goes on without a gap or a double line."""
-    whole = recorder.append_line
+    whole = runs.append_line
 
     def full(path, line):
         if '"cur_nimg": 32' in line:
@@ -332,7 +332,7 @@ def test_a_tick_that_finds_no_room_leaves_what_was_saved(tmp_path, monkeypatch):
         whole(path, line)
 
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left"):
-        patch.setattr(recorder, "append_line", full)
+        patch.setattr(runs, "append_line", full)
         train(config(checkpoint_minutes=0.0), tmp_path)
     train(config(checkpoint_minutes=0.0), tmp_path)
     assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64]
