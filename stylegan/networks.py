@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan import dcgan, distributed, stylegan1, stylegan2
+from stylegan import dcgan, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm, with_deviation
 from stylegan.progressive import Stage, stage
@@ -184,7 +185,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Raises ValueError where the named device is not there.
     """
-    name = distributed.local_device(name)
+    if "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)

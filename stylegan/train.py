@@ -228,7 +228,7 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
     with state.autocast(regularising=True):
         img, ws = draw_fakes(state, n, None if c is None else rng.shard.take(c[: n * world]), rng)
         lengths = path_lengths(img, ws, rng.normal(*img.shape))
-    lengths = distributed.gather_keep_grad(lengths)
+    lengths = distributed.gather(lengths)
     penalty, pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
     state.pl_mean.copy_(pl_mean)
     state.log(path_length=lengths)
@@ -302,7 +302,7 @@ def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.G
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    distributed.average_(gradients)
+    distributed.sum_(gradients, divide=distributed.world())
     norm = torch.nn.utils.get_total_norm(gradients)
     if scaler.is_enabled():  # an overflow is skipped, and counts as 0
         norm = torch.nan_to_num(norm / scaler.scale(torch.ones_like(norm)), 0.0, 0.0, 0.0)

@@ -56,8 +56,8 @@ def test_path_lengths_are_taken_of_any_batch_that_the_processes_can_share(batch,
     monkeypatch.setattr(
         "stylegan.train.path_lengths", lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])
     )
-    monkeypatch.setattr("stylegan.train.distributed.gather_keep_grad", lambda lengths: lengths)
-    monkeypatch.setattr("stylegan.train.distributed.average_", lambda gradients: None)
+    monkeypatch.setattr("stylegan.train.distributed.gather", lambda lengths: lengths)
+    monkeypatch.setattr("stylegan.train.distributed.sum_", lambda gradients, divide: None)
     for index in range(world):
         monkeypatch.setattr("stylegan.distributed.rank", lambda index=index: index)
         path_length_step(new_state(make_config("smoke", batch_size=batch, pl_weight=2.0, device="cpu")), None)
