@@ -22,11 +22,10 @@ from stylegan import distributed
 from stylegan.augment import adapt, augment, dither
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, draw_batch
-from stylegan.graphs import Replay
 from stylegan.losses import LOSSES, adam_for_lazy, drift, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
 from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
 from stylegan.progressive import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
-from stylegan.rng import BatchRNG, Shard
+from stylegan.rng import BatchRNG, Replay, Shard
 
 
 @dataclass
