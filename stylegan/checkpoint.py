@@ -202,6 +202,8 @@ def flatten(state: TrainingState) -> dict[str, Tensor]:
     for name in ("opt_G", "opt_D"):
         slots = getattr(state, name).state_dict()["state"]
         found |= {f"{name}.{index}.{k}": v for index, slot in slots.items() for k, v in slot.items()}
+    if state.config.participation_weight:
+        found["sharing"] = state.sharing
     return found | {"pl_mean": state.pl_mean, "signs": state.signs} | {f"sums.{k}": v for k, v in state.log.sums.items()}
 
 

@@ -66,6 +66,7 @@ class Config:
     pl_decay: float = option(0.01, "pace of the moving average of path lengths", "0 to 1")
     pl_batch_shrink: int = option(2, "how much smaller the batch for path lengths is", "> 0")
     g_reg_interval: int = option(4, "steps between path length regularisations", "> 0")
+    participation_weight: float = option(0.0, "weight of letting fakes vary in as many directions as real slices (not in the papers)", ">= 0")
     style_mixing_prob: float = option(0.9, "share of fakes with two styles", "0 to 1")
     # Discriminator augmentation (Karras et al. 2020b, arXiv:2006.06676)
     augment: str = option("adaptive", "of all that D sees", ("none", "adaptive", "fixed"))
@@ -190,6 +191,8 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield f"img_resolution is {resolution}; take a power of two from 8 to 1024."
     if config.channel_base < resolution:
         yield f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
+    if config.participation_weight and batch < 2:
+        yield f"batch_size is {batch}; participation_weight compares slices of a batch with each other: take 2 or more."
     if batch % min(group, batch):
         why = "the minibatch standard deviation works on whole groups"
         yield f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {why}."
@@ -227,7 +230,7 @@ _WGAN = {"loss": "wgan", "r1_gamma": 0.0, "gp_weight": 10.0, "drift": 0.001, "d_
 PRESETS = {
     "smoke": {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "batch_size": 8,
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
-    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "r1_gamma": 0.3, "ema_kimg": 5.0,
+    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "r1_gamma": 0.3, "ema_kimg": 5.0, "participation_weight": 1.0,
               "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
     "oasis64": {**_HOUSE, "channel_max": 256, "batch_size": 8, "lr": 0.007, "lr_decay_kimg": 60.0, "r1_gamma": 0.3, "ema_kimg": 500.0,
                 "total_kimg": 1000.0, "kid_ticks": 3},
@@ -253,7 +256,7 @@ PRESETS = {
 # What each is after, and in what it departs from that. Every departure of a seed's system is said here.
 NOTES = {
     "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
-    "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps."),
+    "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
     "oasis64": ("this project", "StyleGAN2 for 64 px slices, hours on a CPU: the recipe of quick with wider small maps, a falling rate and a long average."),
     "oasis128": ("this project", "At 128 px, with the published rate and batch; wants a GPU."),
     "oasis256": ("this project", "The same at 256 px; wants a GPU."),

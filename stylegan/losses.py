@@ -99,6 +99,34 @@ def path_length_penalty(lengths: Tensor, pl_mean: Tensor, decay: float) -> tuple
     return (lengths - average).square().mean(), average.detach()
 
 
+def sharing(img: Tensor) -> Tensor:
+    """How much the fine detail of a batch lies in few directions: 1 / its participation ratio, between 1 / pixels and 1.
+
+    img [N, C, H, W], N >= 2 and sides of whole fours. With h what a blur over 4 pixels takes away, centred over the batch, this is
+    the mean of <h_i, h_j>^2 over pairs, divided by the square of the mean of ||h_i||^2: an estimate of tr(S^2) / tr(S)^2 for the
+    covariance S of h. Matching such second moments is what McGAN does in features (Mroueh et al. 2017, arXiv:1702.08398).
+    """
+    img = img.float()
+    coarse = F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
+    detail = (img - coarse).flatten(1)
+    detail = detail - detail.mean(dim=0)
+    products, n = detail @ detail.T, len(detail)  # [N, N]
+    squares = products.square()
+    pairs = (squares.sum() - squares.diagonal().sum()) / (n * (n - 1))
+    return pairs / products.diagonal().mean().square().clamp_min(1e-8)
+
+
+def participation_penalty(fake: Tensor, real: Tensor, real_mean: Tensor, decay: float = 0.01) -> tuple[Tensor, Tensor]:
+    """log of how many times more the fakes' detail is shared than that of real slices, 0 where it is not: (penalty, new mean).
+
+    ``real_mean`` is the moving average of `sharing` of the real slices, 0 before the first batch. Registered heads make D blind to
+    folds that all fakes have in common, since each slice by itself looks right; this compares the slices of a batch directly.
+    """
+    own = sharing(real)
+    real_mean = torch.where(real_mean > 0, real_mean.lerp(own, decay), own)
+    return ((sharing(fake) + 1e-6).log() - (real_mean + 1e-6).log()).relu(), real_mean
+
+
 def adam_for_lazy(lr: float, beta1: float, beta2: float, interval: int) -> dict:
     """Adam's settings when a regulariser takes an extra step every ``interval`` steps (StyleGAN2, appendix B).
 

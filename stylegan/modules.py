@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -236,3 +238,13 @@ class MappingNetwork(nn.Module):
         counts = c.sum(dim=0).unsqueeze(1)  # [c_dim, 1]
         means = (c.t() @ w.float()) / counts.clamp(min=1)  # [c_dim, w_dim]
         self.w_avg.lerp_(means, (1 - beta) * (counts > 0).float())
+
+
+@contextlib.contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Take no gradients with respect to a network's weights for a while: saves their half of the backward pass."""
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)

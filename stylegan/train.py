@@ -7,22 +7,22 @@ together draw the numbers of the whole batch and keep their own rows: they compu
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stylegan import distributed
+from stylegan import distributed, losses
 from stylegan.augment import adapt, augment, dither
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, draw_batch
 from stylegan.losses import LOSSES, adam_for_lazy, drift, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
+from stylegan.modules import frozen
 from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
 from stylegan.progressive import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
 from stylegan.rng import BatchRNG, Replay, Shard
@@ -48,6 +48,7 @@ class TrainingState:
     augment_p: float
     p: Tensor  # augment_p on the device, where a recorded step finds its new values
     pl_mean: Tensor
+    sharing: Tensor  # moving average of how much real slices share their detail, for the participation penalty
     signs: Tensor  # [2]: sum of sign D(x) since p was last adapted, and their number; of this process
     log: distributed.Tally  # losses and norms since the last tick
     cur_nimg: int = 0
@@ -107,7 +108,8 @@ def new_state(config: Config) -> TrainingState:
         scaler_G=scaler_G, scaler_D=scaler_D, shard=shard, generator=generator,
         replay=Replay(generator, config.cuda_graphs and device.type == "cuda" and alone),
         augment_p=config.augment_p, p=torch.zeros((), device=device),
-        pl_mean=torch.zeros((), device=device), signs=torch.zeros(2, device=device), log=distributed.Tally(device),
+        pl_mean=torch.zeros((), device=device), sharing=torch.zeros((), device=device), signs=torch.zeros(2, device=device),
+        log=distributed.Tally(device),
     )  # fmt: skip
 
 
@@ -206,7 +208,13 @@ def g_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
         if loss_of.paired:
             real_logits = state.D(state.augmented(real, rng), c).float()
     loss = loss_of.g(real_logits, fake_logits)
-    state.log(loss_G=loss, grad_norm_G=minimise(loss, state.opt_G, state.scaler_G))
+    state.log(loss_G=loss)
+    if state.config.participation_weight:  # of the whole batch
+        fake, real = distributed.gather(fake), distributed.gather(real)
+        penalty, state.sharing[...] = losses.participation_penalty(fake, real, state.sharing)
+        state.log(participation=penalty)
+        loss = loss + penalty * (state.config.participation_weight * distributed.world())  # shares of the gradient are averaged
+    state.log(grad_norm_G=minimise(loss, state.opt_G, state.scaler_G))
 
 
 def d_penalty_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
@@ -308,16 +316,6 @@ def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.G
     scaler.step(optimizer)
     scaler.update()
     return norm
-
-
-@contextlib.contextmanager
-def frozen(net: torch.nn.Module) -> Iterator[None]:
-    """Take no gradients with respect to a network's weights for a while: saves their half of the backward pass."""
-    net.requires_grad_(False)
-    try:
-        yield
-    finally:
-        net.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -1,14 +1,16 @@
-"""Dither and pixel deviation: what D sees beside a picture, against plain loops."""
+"""What keeps fakes various: dither, pixel deviation and the participation penalty, against plain loops."""
 
 import pytest
 import torch
 
 from stylegan.augment import dither
+from stylegan.checkpoint import flatten
 from stylegan.config import make_config
+from stylegan.losses import participation_penalty, sharing
 from stylegan.modules import with_deviation
 from stylegan.networks import build_networks
 from stylegan.rng import BatchRNG
-from stylegan.train import logits_of_both, new_state, set_rates
+from stylegan.train import g_step, logits_of_both, new_state, set_rates
 
 
 def test_deviation_is_that_of_each_pixel_over_its_group():
@@ -66,3 +68,41 @@ def test_the_rate_falls_with_the_root_of_the_slices_shown():
         state.cur_nimg = kimg * 1000
         set_rates(state)
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
+
+
+def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_directions():
+    img = torch.randn(6, 1, 8, 8)
+    detail = img - torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
+    h = [(x - detail.mean(dim=0)).flatten() for x in detail]
+    pairs = [(h[i] @ h[j]).item() ** 2 for i in range(6) for j in range(6) if i != j]
+    power = sum((x @ x).item() for x in h) / 6
+    assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / power**2, rel=1e-4)
+    few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
+    assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))
+
+
+def test_the_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
+    real, alike = torch.randn(8, 1, 16, 16), torch.randn(8, 1) @ torch.randn(1, 256)
+    alike = alike.reshape(8, 1, 16, 16).requires_grad_(True)
+    penalty, mean = participation_penalty(alike, real, torch.zeros(()))
+    assert mean == sharing(real) and penalty > 1 and participation_penalty(real, real, mean)[0] == 0
+    (gradient,) = torch.autograd.grad(penalty, alike)
+    assert participation_penalty(alike - gradient, real, mean)[0] < penalty
+    black = torch.zeros(8, 1, 16, 16, requires_grad=True)
+    participation_penalty(black, real, mean)[0].backward()
+    assert black.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["stylegan2", "stylegan1", "dcgan"])
+def test_every_generator_learns_from_the_penalty_and_a_checkpoint_keeps_its_mean(architecture):
+    plain = {"mapping_layers": 0, "w_dim": 16, "style_mixing_prob": 0.0} if architecture == "dcgan" else {}
+    states = [new_state(make_config("smoke", participation_weight=w, architecture=architecture, **plain)) for w in (0.0, 100.0)]
+    for state in states:
+        g_step(state, torch.rand(8, 1, 16, 16), None)
+    assert "sharing" not in flatten(states[0]) and flatten(states[1])["sharing"] > 0
+    assert not all(torch.equal(a, b) for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True))
+
+
+def test_a_single_slice_has_no_pair():
+    with pytest.raises(ValueError, match="participation_weight"):
+        make_config("smoke", batch_size=1, participation_weight=1.0)

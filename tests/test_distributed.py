@@ -22,9 +22,9 @@ from stylegan.rng import BatchRNG, Shard
 from stylegan.train import new_state, path_length_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
-           "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4", "--tick-kimg", "0.032", "--kid-ticks", "0",
-           "--device", "cpu"]  # fmt: skip
-COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p"}
+           "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4",
+           "--tick-kimg", "0.032", "--kid-ticks", "0", "--device", "cpu"]  # fmt: skip
+COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p", "participation"}
 
 
 def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole():

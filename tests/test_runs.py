@@ -30,7 +30,7 @@ def tiny_population(slices, monkeypatch):
 
 
 def config(**fields):
-    settings = {"total_kimg": 0.064, "tick_kimg": 0.016, "device": "cpu", "pl_weight": 1.0, "d_reg_interval": 2,
+    settings = {"total_kimg": 0.064, "tick_kimg": 0.016, "device": "cpu", "pl_weight": 1.0, "participation_weight": 1.0, "d_reg_interval": 2,
                 "g_reg_interval": 2, "ada_kimg": 1.0}  # fmt: skip
     return make_config("smoke", **{**settings, **fields})
 
