@@ -14,14 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import (
-    GAIN,
-    SLOPE,
-    EqualConv2d,
-    EqualLinear,
-    NoiseInjection,
-    leaky_relu,
-)
+from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, NoiseInjection, leaky_relu
 from stylegan.resampling import blur, in_full_precision
 from stylegan.stylegan2 import epilogue as epilogue  # ProGAN's, which both papers kept
 from stylegan.stylegan2 import from_rgb as from_rgb

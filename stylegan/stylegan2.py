@@ -13,15 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import (
-    GAIN,
-    SLOPE,
-    EqualConv2d,
-    EqualLinear,
-    MinibatchStdDev,
-    NoiseInjection,
-    conv1x1,
-)
+from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, MinibatchStdDev, NoiseInjection, conv1x1
 from stylegan.resampling import blur, clamp_fp16, float_on_cpu, upsample
 
 
