@@ -18,7 +18,8 @@ from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_
 from stylegan.progressive import Stage, stage
 from stylegan.rng import BatchRNG
 
-# A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
+# A paper's file offers SynthesisBlock, FromRGB and DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
+# A further architecture is one more row.
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 
 
@@ -52,7 +53,7 @@ class SynthesisNetwork(Growing):
     def __init__(self, config: Config):
         super().__init__(config)
         variant = VARIANTS[config.architecture]
-        self.blocks = nn.ModuleList(variant.synthesis_block(config, res) for res in config.resolutions)
+        self.blocks = nn.ModuleList(variant.SynthesisBlock(config, res) for res in config.resolutions)
         self.attention = attention_layers(config)
         self.num_ws = sum(b.num_conv for b in self.blocks) + self.blocks[-1].num_torgb
         assert self.num_ws == config.num_ws
@@ -120,14 +121,14 @@ class Discriminator(Growing):
         super().__init__(config)
         variant, falling = VARIANTS[config.architecture], config.resolutions[:0:-1]
         self.deviation_of = config.mbstd_group_size if config.pixel_deviation else 0
-        self.from_rgb = variant.from_rgb(config, config.img_resolution)
+        self.from_rgb = variant.FromRGB(config, config.img_resolution)
         grown = [res for res in config.resolutions[:-1] if config.grow_from and res >= config.grow_from]
-        self.from_small_rgb = nn.ModuleDict({str(res): variant.from_rgb(config, res) for res in grown})
-        self.blocks = nn.Sequential(*(variant.discriminator_block(config, res) for res in falling))
+        self.from_small_rgb = nn.ModuleDict({str(res): variant.FromRGB(config, res) for res in grown})
+        self.blocks = nn.Sequential(*(variant.DiscriminatorBlock(config, res) for res in falling))
         self.attention = attention_layers(config)
         self.embed_dim = config.channels(4)
         self.mapping = _mapping(config, 0, self.embed_dim, 1) if config.c_dim else None
-        self.epilogue = variant.epilogue(config, self.embed_dim if config.c_dim else 1)
+        self.epilogue = variant.DiscriminatorEpilogue(config, self.embed_dim if config.c_dim else 1)
         set_slope(self, config.leaky_slope)
         if config.spectral_norm:  # the way of a picture; the class's embedding is no part of it
             for part in (self.from_rgb, self.from_small_rgb, self.blocks, self.attention, self.epilogue):
