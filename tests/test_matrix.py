@@ -28,7 +28,7 @@ def check(preset, situation, place, patch):
         matrix.run_cells(name, data=data, run_dir=place / "run", preset=preset, num=40, fakes=80)
 
 
-@pytest.mark.parametrize(("preset", "situation"), itertools.product(PRESETS, matrix.SITUATIONS))
+@pytest.mark.parametrize(("preset", "situation"), [*itertools.product(PRESETS, matrix.SITUATIONS)])
 def test_the_notebooks_run_to_their_end(preset, situation, tmp_path, monkeypatch):
     check(preset, situation, tmp_path, monkeypatch)
 
