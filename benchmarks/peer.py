@@ -214,10 +214,10 @@ def main() -> None:
         img_resolution=args.resolution, channel_base=args.channel_base, channel_max=args.channel_max,
         batch_size=args.batch, augment="none", device=args.device,
     )  # fmt: skip
-    data = load_slices(args.data, config.img_resolution).split("train")
     if args.device == "cuda":
         register_built_operators()
-    found = compare(config, import_peer(args.peer), data, args.rounds)
+    networks = import_peer(args.peer)
+    found = compare(config, networks, load_slices(args.data, config.img_resolution).split("train"), args.rounds)
     if args.json:
         print(json.dumps(found, indent=1))
         return

@@ -25,8 +25,8 @@ from stylegan import train
 from stylegan.config import FIELDS, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, load_slices
 from stylegan.files import prepare_machine
+from stylegan.networks import peak_memory_mb
 from stylegan.predict import generate
-from stylegan.recorder import peak_memory_mb
 from stylegan.train import TrainingState, new_state
 
 aten = torch.ops.aten

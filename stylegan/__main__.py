@@ -15,26 +15,15 @@ from typing import NamedTuple
 from stylegan.config import CHOICES, PRESETS, Config, make_config
 from stylegan.files import printable
 
-# Commands of earlier versions, and where they went.
-GONE = {
-    "audit": "it is now: python -m stylegan evaluate --all",
-    "bench": "it is now: python benchmarks/speed.py",
-    "compare": "it is now: python benchmarks/compare.py",
-    "memoriser": "it is now: python benchmarks/memoriser.py",
-    "ship": "it is now: python tools/ship.py",
-    "summary": "notebook 02 shows the parts of a network, and python -m stylegan presets the sizes",
-    "fetch": "download with curl -O URL, check with sha256sum, and name the .zip with --data",
-}
-
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in GONE:
-        print(f"stylegan: There is no command {argv[0]} any more; {GONE[argv[0]]}.", file=sys.stderr)
-        return 2
     args = build_parser().parse_args(argv)
     try:
-        with _processes():
+        with contextlib.ExitStack() as stack:
+            if "LOCAL_RANK" in os.environ:  # torchrun started several, which share the work of train, sample and evaluate
+                from stylegan.distributed import process_group
+
+                stack.enter_context(process_group())
             args.run(args)
             return 0
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
@@ -43,15 +32,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _processes() -> contextlib.AbstractContextManager:
-    """The group of processes where torchrun started several (train, sample and evaluate share their work), else nothing."""
-    if "LOCAL_RANK" not in os.environ:
-        return contextlib.nullcontext()
-    from stylegan.distributed import process_group
-
-    return process_group()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,9 +64,10 @@ def _config_options(group: argparse._ArgumentGroup) -> None:
 # --- What each command does -------------------------------------------------------------------------------------------------
 
 
-def _from(args: argparse.Namespace) -> dict:
-    """How the slices are to be read, for every function that loads them."""
-    return {"subjects_csv": args.subjects, "levels": args.levels, "contrast": args.contrast}
+def _from(args: argparse.Namespace, *names: str) -> dict:
+    """How the slices are to be read, for every function that loads them, and further options that keep their names."""
+    slices = {"subjects_csv": args.subjects, "levels": args.levels, "contrast": args.contrast}
+    return slices | {name: getattr(args, name) for name in names}
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -133,7 +114,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from stylegan.scores.verdict import plain_scores
 
     names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "out")
-    scores = evaluate(args.path, args.data, **_from(args), **{name: getattr(args, name) for name in names})
+    scores = evaluate(args.path, args.data, **_from(args, *names))
     print(json.dumps(scores, indent=2) if args.json else "\n".join(plain_scores(scores)))
 
 
@@ -142,8 +123,8 @@ def _embed(args: argparse.Namespace) -> None:
     from stylegan.predict import parse_seeds
     from stylegan.truth.maps import stability, study, write_study
 
-    options = {"num": args.num, "early": args.early, "device": args.device, "neighbours": args.neighbors}
-    found = study(args.path, args.data, seeds=parse_seeds(args.seeds), **_from(args), **options)
+    options = _from(args, "num", "early", "device") | {"neighbours": args.neighbors, "seeds": parse_seeds(args.seeds)}
+    found = study(args.path, args.data, **options)
     if found.sample.note:
         print(f"Note: {found.sample.note}")
     for name, claim in found.result["claims"].items():
@@ -157,7 +138,7 @@ def _embed(args: argparse.Namespace) -> None:
 def _groundtruth(args: argparse.Namespace) -> None:
     from stylegan.truth.groundtruth import conclusions, ground_truth, write_ground_truth
 
-    result, strip = ground_truth(args.path, args.data, num=args.num, device=args.device, **_from(args))
+    result, strip = ground_truth(args.path, args.data, **_from(args, "num", "device"))
     print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
     if args.out:
         write_ground_truth(result, strip, args.out)
@@ -166,8 +147,7 @@ def _groundtruth(args: argparse.Namespace) -> None:
 def _project(args: argparse.Namespace) -> None:
     from stylegan.latent import project_held_out
 
-    options = {"count": args.slices, "space": args.space, "device": args.device}
-    found = project_held_out(args.path, args.out, args.data, **_from(args), **options)
+    found = project_held_out(args.path, args.out, args.data, count=args.slices, **_from(args, "space", "device"))
     for name, value in found["mean"].items():
         print(f"{name:32} {value:6.1f} grey levels")
     print(f"Wrote projection.png and projection.json to {args.out}; the picture shows real slices of {found['data']}.")
@@ -208,15 +188,12 @@ SLICES = [
     _opt("--levels", metavar="A-B", help="range of axial levels to take from each head"),
     _opt("--contrast", metavar="NAME", help="MRI contrast to read where a folder holds several, such as T2w; without it T1"),
 ]
-DATA = [_opt("--data", type=Path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"), *SLICES]
-DATA_OF_RUN = [
-    _opt("--data", type=Path, metavar="DIR|ZIP", help="slices to compare with; without it those of its training"),
-    *SLICES,
-]
-GENERATOR = _opt("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
-PRESET = _opt(
-    "--preset", default="quick", choices=list(PRESETS), help="settings to start from; see: python -m stylegan presets"
+DATA, DATA_OF_RUN = (
+    [_opt("--data", type=Path, metavar="DIR|ZIP", help=f"{what}; without it {otherwise}"), *SLICES]
+    for what, otherwise in (("slices or volumes", "the simulated slices"), ("slices to compare with", "those of its training"))
 )
+GENERATOR = _opt("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+PRESET = _opt("--preset", default="quick", choices=list(PRESETS), help="settings to start from; see the command presets")
 DEVICE = _opt("--device", default="auto", choices=CHOICES["device"], help="where to compute")
 JSON = _opt("--json", action="store_true", help="print JSON")
 OUT = _opt("--out", type=Path, required=True, metavar="DIR", help="folder to write to")

@@ -47,9 +47,16 @@ def dither(img: Tensor, rng: BatchRNG) -> Tensor:
 def augment(img: Tensor, p: float | Tensor, rng: BatchRNG | None = None) -> Tensor:
     """img [N, C, H, W] in [-1, 1] -> the same shape; each slice gets each operation with probability p. p = 0 changes nothing."""
     n, rng = len(img), rng or BatchRNG(img.device)
-    img = move(img, *_geometry(n, p, rng))
-    img = grey(img, *_greys(n, p, rng))
-    return cutout(img, _coin(n, p, rng), rng.uniform(n, 2))
+
+    def amount(deviation: float, *shape: int) -> Tensor:
+        """[n, *shape]: normal where the coin of its slice falls so, else 0."""
+        drawn = rng.normal(n, *shape) * deviation
+        return drawn * (rng.uniform(n) < p).view(n, *(1 for _ in shape))
+
+    img = move(img, amount(SHIFT, 2), amount(SCALE).exp(), amount(TURN))
+    brightness, contrast = amount(BRIGHTNESS), amount(CONTRAST).exp()
+    img = grey(img, brightness, contrast)
+    return cutout(img, rng.uniform(n) < p, rng.uniform(n, 2))
 
 
 def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
@@ -95,20 +102,3 @@ def _bilinear(img: Tensor, x: Tensor, y: Tensor) -> Tensor:
     dx, dy = (x - x0)[:, None], (y - y0)[:, None]  # [N, 1, H, W]
     a, b, c, d = (flat.gather(2, first + step).view(N, C, H, W) for step in (0, 1, W + 3, W + 4))
     return a.lerp(b, dx).lerp(c.lerp(d, dx), dy)
-
-
-def _geometry(n: int, p: float | Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor, Tensor]:
-    shift = rng.normal(n, 2) * SHIFT * _coin(n, p, rng)[:, None]
-    scale = torch.exp(rng.normal(n) * SCALE * _coin(n, p, rng))
-    angle = rng.normal(n) * TURN * _coin(n, p, rng)
-    return shift, scale, angle
-
-
-def _greys(n: int, p: float | Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
-    brightness = rng.normal(n) * BRIGHTNESS * _coin(n, p, rng)
-    contrast = torch.exp(rng.normal(n) * CONTRAST * _coin(n, p, rng))
-    return brightness, contrast
-
-
-def _coin(n: int, p: float | Tensor, rng: BatchRNG) -> Tensor:
-    return rng.uniform(n) < p

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stylegan import __version__, distributed
 from stylegan.config import Config, differences
-from stylegan.files import replacing
+from stylegan.files import read_json, replacing
 from stylegan.networks import Discriminator, Generator, grow_to
 
 if TYPE_CHECKING:
@@ -159,6 +159,40 @@ def load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, 
     return net.eval().requires_grad_(False).to(device)
 
 
+# --- The text files of a run folder -------------------------------------------------------------------------------------------------
+
+
+def read_settings(run_dir: str | Path) -> dict | None:
+    """What config.json says (config, data, classes), None where it is missing or no JSON. ValueError where it says it wrongly."""
+    path = Path(run_dir) / "config.json"
+    known = read_json(path)
+    kinds = {"config": dict, "data": dict, "classes": list}
+    wrong = [name for name, kind in kinds.items() if known is not None and not isinstance(known.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{path} is damaged ({', '.join(wrong)}); copy the run folder again or take a new one.")
+    return known
+
+
+def read_metrics(run_dir: str | Path) -> list[dict]:
+    """The whole lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.is_file():
+        how = f"python -m stylegan train --run-dir {path.parent}"
+        raise FileNotFoundError(f"{path.parent} holds no metrics.jsonl; train there first ({how}).")
+    found, damaged = [{"cur_nimg": 0}], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            right = line.endswith("\n") and isinstance(entry["kimg"], float) and entry["cur_nimg"] > found[-1]["cur_nimg"]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            right = False
+        found += [entry] if right else []
+        damaged += not right and line.endswith("\n")  # one cut short at the end is what a kill leaves
+    if damaged:
+        print(f"{path}: {damaged} damaged line{'s'[: damaged != 1]} dropped.")
+    return found[1:]
+
+
 # --- The state of a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +243,38 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.log.clear()
         state.signs.zero_()
     grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
+
+
+def resume(state: TrainingState, run_dir: Path) -> None:
+    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it.
+
+    Those that cannot be read are kept under another ending, so that they do not count as the newest once the run has gone on.
+    """
+    unreadable = []
+    for path in reversed(checkpoints(run_dir)):
+        try:
+            load_checkpoint(state, path)
+            print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
+            break
+        except NewerFormatError:  # the run is further than this package can follow; going back would lose what was trained
+            raise
+        except (ValueError, FileNotFoundError) as error:
+            print(f"{error} Going back to the checkpoint before it.")
+            unreadable.append(path)
+    else:
+        if unreadable:
+            folder = run_dir / "checkpoints"
+            raise ValueError(f"No checkpoint in {folder} can be read; take a new --run-dir, or remove them to start again.")
+    metrics = run_dir / "metrics.jsonl"
+    if not distributed.is_main():
+        return
+    for path in unreadable:
+        path.rename(path.with_suffix(".unreadable"))
+    if metrics.is_file() or metrics.is_symlink():  # drop the ticks that will be run and written again, and the line of a stop
+        lines = read_metrics(run_dir) if metrics.is_file() else []
+        kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= state.cur_nimg and not line.get("stopped")]
+        with replacing(metrics) as temporary:  # a new file, also where a link led elsewhere
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _refuse_other_run(state: TrainingState, header: dict, path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 RANGES = {"> 0": "it must be above 0", ">= 0": "it must not be negative", "0 to 1": "it must lie between 0 and 1"}
@@ -102,9 +103,8 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        for mistake in (_size_mistake, _attention_mistake, _growing_mistake, _mapping_mistake):
-            if found := mistake(self):
-                raise ValueError(found)
+        if mistake := next(_mistakes(self), None):
+            raise ValueError(mistake)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -184,39 +184,33 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     return value
 
 
-def _size_mistake(config: Config) -> str:
-    resolution, batch, group = config.img_resolution, config.batch_size, config.mbstd_group_size
+def _mistakes(config: Config) -> Iterator[str]:
+    """What is wrong about fields together."""
+    resolution, batch, group, architecture = config.img_resolution, config.batch_size, config.mbstd_group_size, config.architecture
     if resolution < 8 or resolution > 1024 or resolution & (resolution - 1):
-        return f"img_resolution is {resolution}; take a power of two from 8 to 1024."
+        yield f"img_resolution is {resolution}; take a power of two from 8 to 1024."
     if config.channel_base < resolution:
-        return f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
+        yield f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
     if config.participation_weight and batch < 3:  # two centred slices are always opposite
-        return f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."
-    whole = "the minibatch standard deviation works on whole groups"
-    return f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {whole}." if batch % min(group, batch) else ""
-
-
-def _attention_mistake(config: Config) -> str:
+        yield f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."
+    if batch % min(group, batch):
+        why = "the minibatch standard deviation works on whole groups"
+        yield f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {why}."
     parts = [] if config.attention == "none" else config.attention.split(",")
     inner = [str(res) for res in config.resolutions[1:-1]]  # at the last one it would stand behind G's picture
-    fine = set(parts) <= set(inner) and len(set(parts)) == len(parts) and (not parts or config.architecture != "dcgan")
-    take = f"take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none"
-    return "" if fine else f"attention is {config.attention!r}; {take}."
-
-
-def _growing_mistake(config: Config) -> str:
-    known = (0, *config.resolutions)
-    if config.grow_from and config.architecture != "stylegan1":
-        return f"grow_from is {config.grow_from}; only the architecture stylegan1 grows, {config.architecture} takes 0."
-    return "" if config.grow_from in known else f"grow_from is {config.grow_from}; take one of {', '.join(map(str, known))}."
-
-
-def _mapping_mistake(config: Config) -> str:
-    if config.architecture != "dcgan":
-        return "" if config.mapping_layers else "mapping_layers is 0; it must be above 0."
-    plain = config.z_dim == config.w_dim and config.conditional == "none" and not config.style_mixing_prob + config.pl_weight
-    take = "a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0: no styles"
-    return "" if plain and not config.mapping_layers else f"mapping_layers is {config.mapping_layers}; {take}."
+    if parts and (architecture == "dcgan" or not set(parts) <= set(inner) or len(set(parts)) < len(parts)):
+        take = f"take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none"
+        yield f"attention is {config.attention!r}; {take}."
+    if config.grow_from and architecture != "stylegan1":
+        yield f"grow_from is {config.grow_from}; only the architecture stylegan1 grows, {architecture} takes 0."
+    if config.grow_from not in (0, *config.resolutions):
+        yield f"grow_from is {config.grow_from}; take one of {', '.join(map(str, (0, *config.resolutions)))}."
+    if architecture != "dcgan" and not config.mapping_layers:
+        yield "mapping_layers is 0; it must be above 0."
+    styles = config.mapping_layers or config.z_dim != config.w_dim or config.style_mixing_prob + config.pl_weight
+    if architecture == "dcgan" and (styles or config.conditional != "none"):
+        take = "a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0: no styles"
+        yield f"mapping_layers is {config.mapping_layers}; {take}."
 
 
 # --- Presets ----------------------------------------------------------------------------------------------------------------------
@@ -258,61 +252,38 @@ PRESETS = {
               "total_kimg": 730.0},
     "modern": {**_LONG, **_VARIOUS, "loss": "relativistic", "r2_gamma": 0.1, "d_reg_interval": 1},
 }
-# fmt: on
 
 # What each is after, and in what it departs from that. Every departure of a seed's system is said here.
-_OWN = "this project"
 NOTES = {
-    "smoke": (_OWN, "Seconds on any machine: for tests of the plumbing, not for pictures."),
-    "quick": (_OWN, "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
-    "oasis64": (
-        _OWN,
-        "StyleGAN2 for 64 px slices, hours on a CPU: the recipe of quick with wider small maps, a falling rate and a long average.",
-    ),
-    "oasis128": (_OWN, "At 128 px, with the published rate and batch; wants a GPU."),
-    "oasis256": (_OWN, "The same at 256 px; wants a GPU."),
-    "colab": (
-        _OWN,
-        "An hour at a time on Colab's T4 at 128 px, fp16 there: ADA's rule for r1_gamma, no path length, one fake batch for both networks.",
-    ),
-    "stylegan1": (
-        "Karras et al. 2019, arXiv:1812.04948",
-        "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by "
-        "resolution. One-GPU schedule of the official code; a batch is 16 at 128 px.",
-    ),
-    "seed000-stylegan2": (
-        "seed 000, with Karras et al. 2020, arXiv:1912.04958",
+    "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
+    "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
+    "oasis64": ("this project", "StyleGAN2 for 64 px slices, hours on a CPU: the recipe of quick with wider small maps, a falling rate and a long average."),
+    "oasis128": ("this project", "At 128 px, with the published rate and batch; wants a GPU."),
+    "oasis256": ("this project", "The same at 256 px; wants a GPU."),
+    "colab": ("this project", "An hour at a time on Colab's T4 at 128 px, fp16 there: ADA's rule for r1_gamma, no path length, one fake batch for both."),
+    "stylegan1": ("Karras et al. 2019, arXiv:1812.04948",
+        "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by resolution. "
+        "One-GPU schedule of the official code; a batch is 16 at 128 px."),
+    "seed000-stylegan2": ("seed 000, with Karras et al. 2020, arXiv:1912.04958",
         "z = w = 256, WGAN-GP 10 with drift .001, path length every 16 steps, as its text says. Residual D and skip G do without growing; "
-        "minibatch deviation and equalised rates come from ProGAN. Mapping layers, mixing and moving average are the paper's.",
-    ),
-    "seed001-stylegan1-classes": (
-        "seed 001, with Karras et al. 2019, arXiv:1812.04948",
-        "StyleGAN1 told the class, in place of one model for each: the w of two networks cannot be compared. At one resolution, "
-        "because its text does not grow; narrower than the paper's.",
-    ),
-    "seed002-stylegan2-umap": (
-        "seed 002, with Karras et al. 2020, arXiv:1912.04958",
-        "StyleGAN2 with the paper's numbers and no augmentation, but narrower. Noise is added to the maps, not through AdaIN.",
-    ),
-    "seed003-progressive": (
-        "seed 003, with Karras et al. 2018 and 2019, arXiv:1710.10196, 1812.04948",
+        "minibatch deviation and equalised rates come from ProGAN. Mapping layers, mixing and moving average are the paper's."),
+    "seed001-stylegan1-classes": ("seed 001, with Karras et al. 2019, arXiv:1812.04948",
+        "StyleGAN1 told the class, in place of one model for each: the w of two networks cannot be compared. At one resolution, because its "
+        "text does not grow; narrower than the paper's."),
+    "seed002-stylegan2-umap": ("seed 002, with Karras et al. 2020, arXiv:1912.04958",
+        "StyleGAN2 with the paper's numbers and no augmentation, but narrower. Noise is added to the maps, not through AdaIN."),
+    "seed003-progressive": ("seed 003, with Karras et al. 2018 and 2019, arXiv:1710.10196, 1812.04948",
         "Grows from 4 px; spectral normalisation, attention and classes are there, which its text claims; WGAN-GP 10 with drift .001 on the "
-        "square of real scores. Each fade runs once and does not start again at every epoch.",
-    ),
-    "seed004-course": (
-        "seed 004, with Karras et al. 2019, arXiv:1812.04948",
+        "square of real scores. Each fade runs once and does not start again at every epoch."),
+    "seed004-course": ("seed 004, with Karras et al. 2019, arXiv:1812.04948",
         "The StyleGAN that its text describes: slope .01, Adam 5e-4, standardise then 0-1 (which is min-max), one-hot classes, 200 epochs of "
-        "114 people. Its Dice and cross-entropy belong to segmentation and have no meaning here: logistic loss with R1.",
-    ),
-    "dcgan": (
-        "Radford et al. 2016, arXiv:1511.06434",
-        "The baseline, and what seed 004's code really was. Departs in nothing but z, which is scaled to a sphere, and one grey channel.",
-    ),
-    "modern": (
-        "Karras et al. 2020 with Huang et al. 2024, arXiv:1912.04958, 2501.05441",
-        "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation.",
-    ),
+        "114 people. Its Dice and cross-entropy belong to segmentation and have no meaning here: logistic loss with R1."),
+    "dcgan": ("Radford et al. 2016, arXiv:1511.06434",
+        "The baseline, and what seed 004's code really was. Departs in nothing but z, which is scaled to a sphere, and one grey channel."),
+    "modern": ("Karras et al. 2020 with Huang et al. 2024, arXiv:1912.04958, 2501.05441",
+        "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation."),
 }
+# fmt: on
 
 
 def make_config(preset: str, **overrides: object) -> Config:

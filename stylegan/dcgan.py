@@ -42,13 +42,15 @@ class SynthesisBlock(nn.Module):
 
     num_torgb = 0
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, last: bool):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
-        self.is_first, self.resolution, self.last = in_channels == 0, resolution, last
+        self.is_first, self.resolution, self.last = resolution == 4, resolution, resolution == config.img_resolution
         self.num_conv = 1 if self.is_first else 0
-        shape = (w_dim, out_channels, 4, 1, 0) if self.is_first else (in_channels, out_channels, 4, 2, 1)
-        self.conv = _started(nn.ConvTranspose2d(*shape, bias=last))
-        self.norm = None if last else BatchNorm2d(out_channels)
+        in_channels = config.channels_below(resolution)
+        out_channels = config.img_channels if self.last else config.channels(resolution)
+        shape = (config.w_dim, out_channels, 4, 1, 0) if self.is_first else (in_channels, out_channels, 4, 2, 1)
+        self.conv = _started(nn.ConvTranspose2d(*shape, bias=self.last))
+        self.norm = None if self.last else BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor | None, img: None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor | None]:
         """x [N, in, H/2, W/2] (the first: ws [N, 1, w_dim]) -> x [N, out, H, W] and, of the last, the picture. Noise is not used."""
@@ -58,13 +60,19 @@ class SynthesisBlock(nn.Module):
         return F.relu(self.norm(x)), None
 
 
+class FromRGB(nn.Identity):
+    """Nothing: the first convolution sees the picture itself."""
+
+
 class DiscriminatorBlock(nn.Module):
     """Strided convolution, batch normalisation (but not on the picture), leaky ReLU. [N, in, H, W] -> [N, out, H/2, W/2]."""
 
-    def __init__(self, in_channels: int, out_channels: int, normalise: bool):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
-        self.conv = _started(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=not normalise))
-        self.norm = BatchNorm2d(out_channels) if normalise else None
+        first, out_channels = resolution == config.img_resolution, config.channels(resolution // 2)
+        in_channels = config.d_channels if first else config.channels(resolution)
+        self.conv = _started(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=first))
+        self.norm = None if first else BatchNorm2d(out_channels)
         self.slope = SLOPE
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,32 +83,9 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """A convolution over the whole map. [N, C, 4, 4] -> [N, 1]."""
 
-    def __init__(self, channels: int):
+    def __init__(self, config: Config, out: int):
         super().__init__()
-        self.out = _started(nn.Conv2d(channels, 1, 4, bias=False))
+        self.out = _started(nn.Conv2d(config.channels(4), out, 4, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(x).flatten(1)
-
-
-# --- What the skeleton asks of a paper's file (`networks.VARIANTS`) ---------------------------------------------------------------
-
-
-def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
-    last = resolution == config.img_resolution
-    out = config.img_channels if last else config.channels(resolution)
-    return SynthesisBlock(config.channels_below(resolution), out, config.w_dim, resolution, last)
-
-
-def from_rgb(config: Config, resolution: int) -> nn.Module:
-    return nn.Identity()  # its first convolution sees the picture itself
-
-
-def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
-    first = resolution == config.img_resolution
-    in_channels = config.d_channels if first else config.channels(resolution)
-    return DiscriminatorBlock(in_channels, config.channels(resolution // 2), normalise=not first)
-
-
-def epilogue(config: Config, out: int) -> DiscriminatorEpilogue:
-    return DiscriminatorEpilogue(config.channels(4))

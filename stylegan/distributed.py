@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import numpy as np
@@ -20,14 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)  # the others wait this long for the main process while it scores and saves
-LOST = (
-    "Connection closed",
-    "Connection reset",
-    "Timed out",
-    "Broken pipe",
-    "NCCL",
-    "Socket",
-)  # errors of a process that is gone
+LOST = ("Connection", "Timed out", "Broken pipe", "NCCL", "Socket")  # in the errors that a process meets when another is gone
 
 
 class LostProcessError(ValueError):
@@ -47,12 +40,6 @@ def world() -> int:
 def is_main() -> bool:
     """True for the one process that writes and prints."""
     return rank() == 0
-
-
-def local_device(name: str) -> str:
-    """'auto' and 'cuda' become this process's own card where torchrun started several per machine."""
-    several = "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available()
-    return f"cuda:{os.environ['LOCAL_RANK']}" if several else name
 
 
 @contextlib.contextmanager
@@ -82,9 +69,10 @@ def process_group() -> Iterator[None]:
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
                 raise
+            why = str(error).strip().splitlines()[-1][:120]
             raise LostProcessError(
-                f"Process {rank()} of {world()} lost touch with the others ({str(error).strip().splitlines()[-1][:120]}). What was "
-                "saved last is whole: run the same command again to go on, with any number of processes that divides the batch."
+                f"Process {rank()} of {world()} lost touch with the others ({why}). What was saved last is whole: run the same "
+                "command again to go on, with any number of processes that divides the batch."
             ) from error
 
 
@@ -105,9 +93,8 @@ def main_process_first() -> Iterator[None]:
 
 
 @torch.no_grad()
-def sum_(tensors: Iterable[Tensor], divide: float = 1.0) -> None:
-    """Replace each tensor by its sum over the processes, divided by a number, in one exchange for all."""
-    tensors = list(tensors)
+def sum_(tensors: list[Tensor], divide: float = 1.0) -> None:
+    """Replace each tensor by its sum over the processes, divided by a number (theirs: the mean), in one exchange for all."""
     if world() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -117,26 +104,12 @@ def sum_(tensors: Iterable[Tensor], divide: float = 1.0) -> None:
         tensor.copy_(own.view_as(tensor))
 
 
-def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one exchange for all."""
-    sum_(tensors, divide=world())
-
-
-@torch.no_grad()
 def gather(tensor: Tensor | None) -> Tensor | None:
-    """[n, ...] of each process -> [world * n, ...] in the order of the processes; carries no gradient. None stays None."""
+    """[n, ...] of each process -> [world * n, ...] in their order; only this process's rows keep a gradient. None stays None."""
     if world() == 1 or tensor is None:
         return tensor
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
-def gather_keep_grad(tensor: Tensor) -> Tensor:
-    """As `gather`, but the rows of this process keep their gradient."""
-    if world() == 1:
-        return tensor
-    parts = list(gather(tensor.detach()).split(len(tensor)))
+    dist.all_gather(parts, tensor.detach().contiguous())
     parts[rank()] = tensor
     return torch.cat(parts)
 
@@ -175,8 +148,7 @@ class Tally:
             self.sums.setdefault(name, torch.zeros_like(new)).add_(new)
 
     def means(self) -> dict[str, float]:
-        found = {name: pair.tolist() for name, pair in self.sums.items()}
-        return {name: total / count for name, (total, count) in found.items() if count}
+        return {name: total / count for name, (total, count) in ((n, pair.tolist()) for n, pair in self.sums.items()) if count}
 
     def clear(self) -> None:
         for pair in self.sums.values():

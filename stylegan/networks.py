@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan import dcgan, distributed, stylegan1, stylegan2
+from stylegan import dcgan, stylegan1, stylegan2
 from stylegan.config import Config
 from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_norm, with_deviation
 from stylegan.progressive import Stage, stage
 from stylegan.rng import BatchRNG
 
-# A paper's file offers synthesis_block, from_rgb, discriminator_block and epilogue. A further architecture is one more row.
+# A paper's file offers SynthesisBlock, FromRGB and DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
+# A further architecture is one more row.
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 
 
@@ -49,7 +53,7 @@ class SynthesisNetwork(Growing):
     def __init__(self, config: Config):
         super().__init__(config)
         variant = VARIANTS[config.architecture]
-        self.blocks = nn.ModuleList(variant.synthesis_block(config, res) for res in config.resolutions)
+        self.blocks = nn.ModuleList(variant.SynthesisBlock(config, res) for res in config.resolutions)
         self.attention = attention_layers(config)
         self.num_ws = sum(b.num_conv for b in self.blocks) + self.blocks[-1].num_torgb
         assert self.num_ws == config.num_ws
@@ -117,14 +121,14 @@ class Discriminator(Growing):
         super().__init__(config)
         variant, falling = VARIANTS[config.architecture], config.resolutions[:0:-1]
         self.deviation_of = config.mbstd_group_size if config.pixel_deviation else 0
-        self.from_rgb = variant.from_rgb(config, config.img_resolution)
+        self.from_rgb = variant.FromRGB(config, config.img_resolution)
         grown = [res for res in config.resolutions[:-1] if config.grow_from and res >= config.grow_from]
-        self.from_small_rgb = nn.ModuleDict({str(res): variant.from_rgb(config, res) for res in grown})
-        self.blocks = nn.Sequential(*(variant.discriminator_block(config, res) for res in falling))
+        self.from_small_rgb = nn.ModuleDict({str(res): variant.FromRGB(config, res) for res in grown})
+        self.blocks = nn.Sequential(*(variant.DiscriminatorBlock(config, res) for res in falling))
         self.attention = attention_layers(config)
         self.embed_dim = config.channels(4)
         self.mapping = _mapping(config, 0, self.embed_dim, 1) if config.c_dim else None
-        self.epilogue = variant.epilogue(config, self.embed_dim if config.c_dim else 1)
+        self.epilogue = variant.DiscriminatorEpilogue(config, self.embed_dim if config.c_dim else 1)
         set_slope(self, config.leaky_slope)
         if config.spectral_norm:  # the way of a picture; the class's embedding is no part of it
             for part in (self.from_rgb, self.from_small_rgb, self.blocks, self.attention, self.epilogue):
@@ -182,7 +186,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Raises ValueError where the named device is not there.
     """
-    name = distributed.local_device(name)
+    if "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
@@ -207,3 +212,28 @@ def pick_precision(name: str, device: torch.device) -> str:
 def count_parameters(net: nn.Module) -> int:
     """Trainable numbers in the network."""
     return sum(p.numel() for p in net.parameters())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far, in MiB: of the card for CUDA, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextlib.contextmanager
+def enough_memory(config: Config) -> Iterator[None]:
+    """Turn what torch raises when memory ends into a ValueError that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a plain one
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"There is not enough memory for batches of {config.batch_size} at {config.img_resolution} px with up to "
+            f"{config.channel_max} channels; take a smaller --batch-size or preset in a new --run-dir, or a larger machine."
+        ) from error

@@ -108,13 +108,13 @@ def _enlarge(x: Tensor, padding: int, gain: float, taps: Taps = TAPS) -> Tensor:
 
 def _filter(x: Tensor, gain: float, taps: Taps) -> Tensor:
     """[C, 1, k, k], for the maps of x."""
-    return _taps(x.shape[1], gain, x.device, x.dtype, taps)
+    return _outer(gain, x.device, x.dtype, taps).expand(x.shape[1], 1, -1, -1)
 
 
 @functools.lru_cache(maxsize=64)
-def _taps(channels: int, gain: float, device: torch.device, dtype: torch.dtype, taps: Taps) -> Tensor:
+def _outer(gain: float, device: torch.device, dtype: torch.dtype, taps: Taps) -> Tensor:
     row = torch.tensor(taps, device=device, dtype=dtype)
-    return (torch.outer(row, row) * (gain / sum(taps) ** 2)).expand(channels, 1, -1, -1)
+    return torch.outer(row, row) * (gain / sum(taps) ** 2)
 
 
 @in_full_precision

@@ -11,23 +11,40 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from torchvision.utils import make_grid
+from tqdm import tqdm
 
 from stylegan import __version__, distributed
-from stylegan.checkpoint import NewerFormatError, checkpoints, load_checkpoint
+from stylegan.augment import dither
+from stylegan.checkpoint import read_metrics, read_settings, resume, save_generator, save_state
 from stylegan.config import Config, differences
-from stylegan.dataset import SliceDataset, load_slices, normalised
-from stylegan.files import Holder, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
-from stylegan.recorder import Recorder, Scorer
+from stylegan.dataset import SliceDataset, load_slices, normalised, one_hot
+from stylegan.files import append_line, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
+from stylegan.networks import enough_memory, peak_memory_mb
+from stylegan.predict import generate, to_uint8
+from stylegan.rng import BatchRNG
 from stylegan.train import TrainingState, new_state, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 AGREE_STEPS = 8  # several processes ask the main one every so many steps whether to save or to stop
+GRID_SEEDS = range(24)  # the fixed z of the sample grids
+MONITORED = range(
+    1_000_000, 1_000_128
+)  # seeds of the fakes for D's mean logits, and how many slices; nobody looks at these seeds
+PATIENCE = 10.0  # seconds from one wish to stop to the next that count as one
+MOST_SAMPLES = 400  # sample grids of a run, 20 MB at 64 px
+SCORES = ("kid", "precision", "recall", "coverage")
+Scorer = Callable[[SliceDataset, Config, torch.device], Callable[[torch.nn.Module, bool], dict]]
 
 
 def train_run(
@@ -44,7 +61,7 @@ def train_run(
 
     ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv``, ``levels`` and ``contrast`` as in `load_slices`.
     Only the training subjects are trained on. ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary
-    for the lines of metrics.jsonl; with ``full`` it holds `recorder.SCORES`, and the generator with the lowest ``kid`` is kept as the best.
+    for the lines of metrics.jsonl; with ``full`` it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best.
     Without a scorer the last one is kept.
 
     Raises ValueError when another process writes to the folder or it was made with another config or other slices,
@@ -58,22 +75,22 @@ def train_run(
         slices = load_slices(data, config.img_resolution, **chosen)
     for warning in slices.warnings:
         print(f"Note: {warning}")
-    config = with_classes(config, slices)
+    config, recorder = with_classes(config, slices), None
     if config.architecture == "dcgan" and distributed.world() > 1:
         print(f"Note: batch normalisation sees the share of one process: {distributed.world()} do not train quite as one does.")
     prepare_machine()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_enough_memory(config))
+        stack.enter_context(enough_memory(config))
         if distributed.is_main():
-            holder = stack.enter_context(_writing(run_dir))
+            sign_of_life = stack.enter_context(_writing(run_dir))
             write_or_check_config(run_dir, config, slices, {"path": data, **chosen})
         distributed.wait()
         slices, state = normalised(slices, config.normalise), new_state(config)
         resume(state, run_dir)
-        recorder = Recorder(state, slices, run_dir, scorer, holder.sign_of_life) if distributed.is_main() else None
-        with recorder or contextlib.nullcontext():
-            train(state, slices.split("train"), lambda state: agree(state, recorder))
-    if state.cur_nimg < config.total_kimg * 1000:
+        if distributed.is_main():
+            recorder = stack.enter_context(Recorder(state, slices, run_dir, scorer, sign_of_life))
+        train(state, slices.split("train"), lambda state: agree(state, recorder))
+    if not _is_over(state):
         shown = f"{state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg"
         print(f"Stopped and saved at {shown}; run the same command again to go on.")
     if recorder and recorder.stop_signal is not None:
@@ -83,7 +100,8 @@ def train_run(
 
 def agree(state: TrainingState, recorder: Recorder | None) -> bool:
     """After each step, in every process: record what is due. True where the run stops here."""
-    tick = _is_tick(state)
+    length = state.config.tick_kimg * 1000
+    tick = _is_over(state) or int(state.cur_nimg / length) > int((state.cur_nimg - state.last_batch) / length)
     if tick:
         state.log.collect(state.signs)
     if recorder:
@@ -102,60 +120,39 @@ def _is_over(state: TrainingState) -> bool:
     return state.cur_nimg >= state.config.total_kimg * 1000
 
 
-def _is_tick(state: TrainingState) -> bool:
-    """Whether the last step reached or passed the end of a tick, or of the run."""
-    tick = state.config.tick_kimg * 1000
-    return _is_over(state) or math.floor(state.cur_nimg / tick) > math.floor((state.cur_nimg - state.last_batch) / tick)
-
-
-@contextlib.contextmanager
-def _enough_memory(config: Config) -> Iterator[None]:
-    """Turn what torch raises when memory ends into a ValueError that says what to make smaller."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a plain one
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise ValueError(
-            f"There is not enough memory for batches of {config.batch_size} at {config.img_resolution} px with up to "
-            f"{config.channel_max} channels; take a smaller --batch-size or preset in a new --run-dir, or a larger machine."
-        ) from error
-
-
 def with_classes(config: Config, data: SliceDataset) -> Config:
     """The config with the number of classes for the networks; says which labels were seen and whether they are used."""
-    seen = printable(", ".join(data.classes)) or "none"
-    if config.conditional == "none":
-        print(f"Labels in the data: {seen}; not used (--conditional class uses them).")
-        return replace(config, c_dim=0)
+    seen, used = printable(", ".join(data.classes)) or "none", config.conditional == "class"
     unlabelled = int((data.labels < 0).sum())
-    if len(data.classes) < 2 or unlabelled:
+    if used and (len(data.classes) < 2 or unlabelled):
         raise ValueError(
             f"--conditional class needs at least two classes and a label for every slice; {data.title} has the classes {seen} "
             f"and {unlabelled} slices without a label. Train without --conditional or name a table with --subjects."
         )
-    print(f"Labels in the data: {seen}; G and D are told the class of each slice.")
-    return replace(config, c_dim=len(data.classes))
+    use = "G and D are told the class of each slice" if used else "not used (--conditional class uses them)"
+    print(f"Labels in the data: {seen}; {use}.")
+    return replace(config, c_dim=len(data.classes) if used else 0)
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _writing(run_dir: Path) -> Iterator[Holder]:
-    """Be the one writer of a run folder; ValueError where it cannot be written."""
+def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
+    """Be the one writer of a run folder, which gives a sign of life now and then; ValueError where it cannot be written."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with hold_run_dir(run_dir) as holder:
             for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
                 for path in folder.glob(".*.tmp"):  # what a killed writer was about to write
                     path.unlink(missing_ok=True)
-            yield holder
+            yield holder.sign_of_life
     except FileNotFoundError:
         raise
     except OSError as error:
+        reason = error.strerror or error
         raise ValueError(
-            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); make room, or choose another --run-dir."
+            f"Cannot write to the run folder {run_dir} ({reason}); make room, or choose another --run-dir."
         ) from error
 
 
@@ -166,117 +163,188 @@ def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, sou
     """
     found = {name: os.path.abspath(source[name]) for name in ("path", "subjects_csv") if source.get(name) is not None}
     about = {"path": None, **source, **found, "title": data.title, "layout": data.layout, "key": data.key}
-    for name, there in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
-        path = run_dir / name  # say at the start what would otherwise stop the run at its first tick
-        if path.exists() and not there(path):
-            kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "something else"
-            raise ValueError(f"{path} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
+    for name, right in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
+        if (run_dir / name).exists() and not right(run_dir / name):  # say now what would stop the run at its first tick
+            kind = "a file" if right is Path.is_dir else "no file"
+            raise ValueError(f"{run_dir / name} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
     known = read_settings(run_dir)
     other = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
     if other:
-        raise ValueError(
-            f"{run_dir} is not a run folder (no readable config.json beside {other[0]}); choose an empty or new --run-dir."
-        )
+        why = f"no readable config.json beside {other[0]}"
+        raise ValueError(f"{run_dir} is not a run folder ({why}); choose an empty or new --run-dir.")
     changed = differences(known["config"], config) if known else []
     if known and known["data"].get("key") != about["key"]:
         changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
     if changed:
-        raise ValueError(
-            f"{run_dir} was made with another config: {', '.join(changed)}; take a new --run-dir or the old settings."
-        )
+        old = ", ".join(changed)
+        raise ValueError(f"{run_dir} was made with another config: {old}; take a new --run-dir or the old settings.")
     write_json(run_dir / "config.json", {"config": asdict(config), "data": about, "classes": list(data.classes)})
     with replacing(run_dir / "environment.txt") as temporary:
         temporary.write_text(environment())
 
 
-def read_settings(run_dir: str | Path) -> dict | None:
-    """What config.json says (config, data, classes), None where it is missing or no JSON. ValueError where it says it wrongly."""
-    path = Path(run_dir) / "config.json"
-    known = read_json(path)
-    kinds = {"config": dict, "data": dict, "classes": list}
-    wrong = [name for name, kind in kinds.items() if known is not None and not isinstance(known.get(name), kind)]
-    if wrong:
-        raise ValueError(f"{path} is damaged ({', '.join(wrong)}); copy the run folder again or take a new one.")
-    return known
-
-
 def environment() -> str:
     """Versions, machine and command, one per line."""
     versions = {"stylegan": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        versions[name] = "not installed"  # training needs neither maps nor notebooks
+    for name in PACKAGES:  # training needs neither maps nor notebooks
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use{card}"
-    lines = [*(f"{name} {version}" for name, version in versions.items()), machine, f"command: {' '.join(sys.argv)}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*map(" ".join, versions.items()), machine, f"command: {' '.join(sys.argv)}", ""])
 
 
-def read_metrics(run_dir: str | Path) -> list[dict]:
-    """The whole lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
-    path = Path(run_dir) / "metrics.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} holds no metrics.jsonl; train there first (python -m stylegan train --run-dir {path.parent})."
-        )
-    found, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        entry = _entry(line)
-        if entry and entry["cur_nimg"] > (found[-1]["cur_nimg"] if found else 0):
-            found.append(entry)
-        else:
-            damaged += line.endswith("\n")  # one cut short at the end is what a kill leaves
-    if damaged:
-        print(f"{path}: {damaged} damaged line{'s'[: damaged != 1]} dropped.")
-    return found
+# --- What is recorded -------------------------------------------------------------------------------------------------------------
 
 
-def _entry(line: str) -> dict | None:
-    """What a line of metrics.jsonl says, None for one that is none."""
-    try:
-        found = json.loads(line) if line.endswith("\n") else None
-    except (ValueError, RecursionError):
-        return None
-    right = isinstance(found, dict) and isinstance(found.get("cur_nimg"), int) and isinstance(found.get("kimg"), float)
-    return found if right else None
+class Recorder(contextlib.ExitStack):
+    """What the main process does while it trains: ticks, samples, scores, checkpoints, the progress bar, and the wish to stop."""
+
+    def __init__(self, state: TrainingState, data: SliceDataset, run_dir: Path, scorer: Scorer | None, sign_of_life: Callable):
+        super().__init__()
+        self.state, self.run_dir, self.sign_of_life, self.train_slices = state, run_dir, sign_of_life, data.split("train")
+        self.val_slices = data.split("val") if (data.splits == "val").any() else None
+        self.score = scorer(self.val_slices, state.config, state.device) if scorer and self.val_slices else None
+        self.started = self.saved = self.stepped = time.monotonic()
+        self.stop_signal: int | None = None
+        self.asked = 0.0  # when
+        (run_dir / "samples").mkdir(exist_ok=True)
+        if self.val_slices is None:
+            print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
+
+    def __enter__(self) -> Recorder:
+        if self.state.cur_nimg == 0:
+            self._draw()
+        total, shown = int(self.state.config.total_kimg * 1000), sys.stderr.isatty()
+        bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
+        self.bar = self.enter_context(bar)
+        with contextlib.suppress(ValueError):  # only the main thread may listen
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.callback(signal.signal, number, signal.signal(number, self._on_signal))
+        self.stepped = time.monotonic()
+        return self
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """Stop after this step. Who asks again after a while cannot wait, and loses what was trained since the last checkpoint.
+
+        At once it means nothing: one Ctrl-C reaches a process from the terminal and again from the program that started it.
+        """
+        if self.stop_signal is None:
+            self.stop_signal, self.asked = number, time.monotonic()
+        elif time.monotonic() - self.asked > PATIENCE:
+            raise KeyboardInterrupt
+
+    def after_step(self, tick: bool) -> None:
+        """Count the step's time, and record the tick that it ends."""
+        self.sign_of_life()
+        self.state.seconds += time.monotonic() - self.stepped
+        self.bar.update(self.state.last_batch)
+        if tick:
+            self._tick()
+        self.stepped = time.monotonic()
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether it is time for a checkpoint, and whether to stop."""
+        now, config = time.monotonic(), self.state.config
+        out_of_time = bool(config.max_minutes) and now - self.started > config.max_minutes * 60
+        return now - self.saved > config.checkpoint_minutes * 60, self.stop_signal is not None or out_of_time
+
+    def save(self, stopped: bool) -> None:
+        """A checkpoint. A run that stops between two ticks writes a line too, which `resume` takes back."""
+        if stopped:
+            self._write_line({}, stopped=True)
+        self._finite_means()
+        save_state(self.state, self.run_dir)
+        self._save_generator("generator_last")
+        if self.state.best_kid is None:
+            self._save_generator("generator")
+        self.saved = self.stepped = time.monotonic()
+
+    def _tick(self) -> None:
+        state, config = self.state, self.state.config
+        self._finite_means()
+        number = math.ceil(state.cur_nimg / (config.tick_kimg * 1000))
+        due = bool(config.kid_ticks) and (_is_over(state) or number % config.kid_ticks == 0)
+        found = self.score(state.G_ema, due) if self.score else {}
+        if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
+            state.best_kid = found["kid"]
+            self._save_generator("generator")
+        if config.snapshot_ticks and number % config.snapshot_ticks == 0:
+            (self.run_dir / "snapshots").mkdir(exist_ok=True)
+            self._save_generator(f"snapshots/{state.cur_nimg:09d}")
+        self._write_line(found)
+        self._draw()
+        state.log.clear()
+
+    def _write_line(self, found: dict, **further: object) -> None:
+        """One line of metrics.jsonl; ``found``: what the scorer returned."""
+        state, means = self.state, self._finite_means()
+        line = {
+            "kimg": state.cur_nimg / 1000, "cur_nimg": state.cur_nimg, "step": state.step, **means, **self._logits(),
+            "augment_p": state.augment_p, "pl_mean": state.pl_mean.item(), **{f"{name}_val": found.get(name) for name in SCORES},
+            **{name: value for name, value in found.items() if name not in SCORES}, "best_kid": state.best_kid,
+            "seconds": state.seconds, "sec_per_kimg": state.seconds / state.cur_nimg * 1000,
+            "peak_memory_mb": peak_memory_mb(state.device), **further,
+        }  # fmt: skip
+        append_line(self.run_dir / "metrics.jsonl", json.dumps(line))
+        kid = found.get("kid")
+        score = "" if kid is None else f"  KID {kid:.1f}{' (best)' if kid == state.best_kid else ''}"
+        losses = f"D {means['loss_D']:.3f}  G {means['loss_G']:.3f}  p {state.augment_p:.2f}"
+        text = f"{state.cur_nimg / 1000:8.1f} kimg  {losses}  {state.cur_nimg / state.seconds:.0f} img/s{score}"
+        print(text, flush=True) if self.bar.disable else self.bar.write(text)
+
+    def _finite_means(self) -> dict[str, float]:
+        """The means since the last tick. FloatingPointError where one is not finite."""
+        means = self.state.log.means()
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"Training broke down before {self.state.cur_nimg / 1000:g} kimg: {', '.join(bad)} not finite. The last good checkpoint "
+                f"is kept in {self.run_dir}; try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir."
+            )
+        return means
+
+    def _logits(self) -> dict[str, float | None]:
+        """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""
+        group, n, found = self.state.config.mbstd_group_size, len(MONITORED), {}
+        for name, slices in (("logits_real", self.train_slices), ("logits_heldout", self.val_slices)):
+            size = 0 if slices is None else min(n, len(slices))
+            rows = spread(np.arange(size and len(slices)), size - size % group)
+            found[name] = self._mean_logit(slices.tensor(rows), slices.labels[rows]) if len(rows) else None
+        seeds = MONITORED[: n - n % group]
+        classes = spread(self.train_slices.labels, len(seeds)) if self.state.config.c_dim else None
+        return found | {"logits_fake": self._mean_logit(generate(self.state.G_ema, seeds, class_index=classes), classes)}
+
+    @torch.no_grad()
+    def _mean_logit(self, img: torch.Tensor, labels: np.ndarray | None) -> float:
+        """Of pictures as D sees them in training, but for augmentation. D stays as it is, to the last buffer."""
+        state, config, training = self.state, self.state.config, self.state.D.training
+        img = img.expand(-1, config.img_channels, -1, -1).to(state.device)
+        if config.dither:
+            img = dither(img, BatchRNG(state.device, torch.Generator(state.device).manual_seed(config.seed)))
+        state.D.eval()  # in training mode a look would move spectral norms and running means
+        logits = state.D(img, one_hot(labels, config.c_dim, state.device))
+        state.D.train(training)
+        return logits.mean().item()
+
+    def _draw(self) -> None:
+        """A grid of pictures from fixed z. Of more than a time-lapse can show every other one goes, but the first and the last stay."""
+        folder, c_dim = self.run_dir / "samples", self.state.config.c_dim
+        classes = np.arange(len(GRID_SEEDS)) % c_dim if c_dim else None
+        images = torch.from_numpy(to_uint8(generate(self.state.G_ema, GRID_SEEDS, class_index=classes)))
+        images = images[:, None] if images.ndim == 3 else images.movedim(3, 1)
+        with replacing(folder / f"fakes{self.state.cur_nimg:09d}.png") as temporary:
+            Image.fromarray(make_grid(images, nrow=8, padding=0).movedim(0, 2).numpy()).save(temporary, format="PNG")
+        grids = sorted(folder.glob("fakes*.png"))
+        for path in grids[1:-1:2] if len(grids) > MOST_SAMPLES else ():
+            path.unlink()
+
+    def _save_generator(self, name: str) -> None:
+        known = read_json(self.run_dir / "config.json") or {"config": self.state.config.to_dict()}
+        info = {**known, "train_subjects": sorted(set(self.train_slices.subjects.tolist())), "cur_nimg": self.state.cur_nimg}
+        save_generator(self.run_dir / f"{name}.safetensors", self.state.G_ema, info)
 
 
-def resume(state: TrainingState, run_dir: Path) -> None:
-    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it.
-
-    Those that cannot be read are kept under another ending, so that they do not count as the newest once the run has gone on.
-    """
-    files, unreadable = checkpoints(run_dir), []
-    while files and not _loads(state, files[-1]):
-        unreadable.append(files.pop())
-    if unreadable and not files:
-        raise ValueError(
-            f"No checkpoint in {run_dir / 'checkpoints'} can be read; take a new --run-dir, or remove them to start again."
-        )
-    if files:
-        print(f"Resuming {run_dir} at {state.cur_nimg / 1000:g} kimg.")
-    if distributed.is_main():
-        for path in unreadable:
-            path.rename(path.with_suffix(".unreadable"))
-        _cut_metrics(run_dir / "metrics.jsonl", state.cur_nimg)
-
-
-def _loads(state: TrainingState, path: Path) -> bool:
-    try:
-        load_checkpoint(state, path)
-        return True
-    except NewerFormatError:  # the run is further than this package can follow; going back would lose what was trained
-        raise
-    except (ValueError, FileNotFoundError) as error:
-        print(f"{error} Going back to the checkpoint before it.")
-        return False
-
-
-def _cut_metrics(path: Path, cur_nimg: int) -> None:
-    """Drop the lines of ticks that the checkpoint has not reached, which will be run and written again, and that of a stop."""
-    if path.is_file() or path.is_symlink():
-        lines = read_metrics(path.parent) if path.is_file() else []
-        kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= cur_nimg and not line.get("stopped")]
-        with replacing(path) as temporary:  # a new file, also where a link led elsewhere
-            temporary.write_text("".join(kept), encoding="utf-8")
+def spread(values: np.ndarray, n: int) -> np.ndarray:
+    """n of the values, evenly over their order (slices are sorted by class and person), repeated where n is larger."""
+    return values[np.linspace(0, len(values) - 1, n).round().astype(int)]

@@ -14,17 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import (
-    GAIN,
-    SLOPE,
-    EqualConv2d,
-    EqualLinear,
-    NoiseInjection,
-    leaky_relu,
-)
+from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, NoiseInjection, leaky_relu
 from stylegan.resampling import blur, in_full_precision
-from stylegan.stylegan2 import epilogue as epilogue  # ProGAN's, which both papers kept
-from stylegan.stylegan2 import from_rgb as from_rgb
+from stylegan.stylegan2 import DiscriminatorEpilogue as DiscriminatorEpilogue  # ProGAN's, which both papers kept
+from stylegan.stylegan2 import FromRGB as FromRGB
 
 
 class AdaIN(nn.Module):
@@ -111,18 +104,11 @@ class SynthesisBlock(nn.Module):
     num_torgb = 0
     num_conv = 2
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        resolution: int,
-        img_channels: int,
-        noise_lr: float = 1.0,
-        rgb: bool = True,
-    ):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
-        self.is_first, self.resolution = in_channels == 0, resolution
+        in_channels, out_channels, w_dim = config.channels_below(resolution), config.channels(resolution), config.w_dim
+        self.is_first, self.resolution, noise_lr = in_channels == 0, resolution, config.noise_lr_multiplier
+        rgb = bool(config.grow_from) or resolution == config.img_resolution
         if self.is_first:
             self.const = nn.Parameter(torch.ones(out_channels, resolution, resolution))
         else:
@@ -130,7 +116,7 @@ class SynthesisBlock(nn.Module):
         self.styled0 = Styled(out_channels, w_dim, resolution, noise_lr)
         self.conv1 = Conv2d(out_channels, out_channels)
         self.styled1 = Styled(out_channels, w_dim, resolution, noise_lr)
-        self.torgb = EqualConv2d(out_channels, img_channels, 1, act=False) if rgb else None
+        self.torgb = EqualConv2d(out_channels, config.img_channels, 1, act=False) if rgb else None
 
     def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor | None]:
         """x [N, in, H/2, W/2], ws [N, 2, w_dim] -> x [N, out, H, W] and its picture [N, C, H, W], or None where it has none."""
@@ -146,8 +132,9 @@ class SynthesisBlock(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Two convolutions, the second halves the resolution. [N, in, H, W] -> [N, out, H/2, W/2]."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
+        in_channels, out_channels = config.channels(resolution), config.channels(resolution // 2)
         self.conv0 = Conv2d(in_channels, in_channels)
         self.bias0 = nn.Parameter(torch.zeros(in_channels))
         self.conv1 = Conv2d(in_channels, out_channels, down=True)
@@ -157,16 +144,3 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = leaky_relu(self.conv0(x) + self.bias0[:, None, None], self.slope)
         return leaky_relu(self.conv1(x) + self.bias1[:, None, None], self.slope)
-
-
-# --- What the skeleton asks of a paper's file (`networks.VARIANTS`) ---------------------------------------------------------------
-
-
-def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
-    rgb = bool(config.grow_from) or resolution == config.img_resolution
-    i, o = config.channels_below(resolution), config.channels(resolution)
-    return SynthesisBlock(i, o, config.w_dim, resolution, config.img_channels, config.noise_lr_multiplier, rgb)
-
-
-def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
-    return DiscriminatorBlock(config.channels(resolution), config.channels(resolution // 2))

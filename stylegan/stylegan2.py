@@ -13,15 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan.config import Config
-from stylegan.modules import (
-    GAIN,
-    SLOPE,
-    EqualConv2d,
-    EqualLinear,
-    MinibatchStdDev,
-    NoiseInjection,
-    conv1x1,
-)
+from stylegan.modules import GAIN, SLOPE, EqualConv2d, EqualLinear, MinibatchStdDev, NoiseInjection, conv1x1
 from stylegan.resampling import blur, clamp_fp16, float_on_cpu, upsample
 
 
@@ -125,18 +117,17 @@ class SynthesisBlock(nn.Module):
 
     num_torgb = 1
 
-    def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int, noise_lr: float = 1.0
-    ):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
-        self.is_first, self.resolution = in_channels == 0, resolution
+        in_channels, out_channels, w_dim = config.channels_below(resolution), config.channels(resolution), config.w_dim
+        self.is_first, self.resolution, noise_lr = in_channels == 0, resolution, config.noise_lr_multiplier
         self.num_conv = 1 if self.is_first else 2
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, noise_lr=noise_lr)
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, noise_lr=noise_lr)
-        self.torgb = ToRGB(out_channels, img_channels, w_dim)
+        self.torgb = ToRGB(out_channels, config.img_channels, w_dim)
 
     def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor]:
         """x [N, in, H/2, W/2], img [N, C, H/2, W/2], ws [N, num_conv + 1, w_dim] -> x [N, out, H, W], img [N, C, H, W]."""
@@ -150,11 +141,19 @@ class SynthesisBlock(nn.Module):
         return x, rgb if img is None else upsample(img) + rgb
 
 
+class FromRGB(EqualConv2d):
+    """Pictures [N, C, H, W] -> the first maps [N, channels, H, W]: a convolution of single pixels."""
+
+    def __init__(self, config: Config, resolution: int):
+        super().__init__(config.d_channels, config.channels(resolution), 1)
+
+
 class DiscriminatorBlock(nn.Module):
     """Residual block that halves the resolution (section 3.1, figure 7c). [N, in, H, W] -> [N, out, H/2, W/2]."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, config: Config, resolution: int):
         super().__init__()
+        in_channels, out_channels = config.channels(resolution), config.channels(resolution // 2)
         half = math.sqrt(0.5)  # each branch carries half of the variance
         self.conv0 = EqualConv2d(in_channels, in_channels, 3)
         self.conv1 = EqualConv2d(in_channels, out_channels, 3, down=True, gain=half)
@@ -167,9 +166,10 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """Minibatch standard deviation, convolution, two linear layers. [N, C, 4, 4] -> [N, out]."""
 
-    def __init__(self, channels: int, group_size: int, out: int):
+    def __init__(self, config: Config, out: int):
         super().__init__()
-        self.mbstd = MinibatchStdDev(group_size)
+        channels = config.channels(4)
+        self.mbstd = MinibatchStdDev(config.mbstd_group_size)
         self.conv = EqualConv2d(channels + 1, channels, 3)
         self.fc = EqualLinear(channels * 4 * 4, channels, act=True)
         self.out = EqualLinear(channels, out)
@@ -178,23 +178,3 @@ class DiscriminatorEpilogue(nn.Module):
         x = self.conv(self.mbstd(x))  # [N, C, 4, 4]
         x = self.fc(x.flatten(1))  # [N, C]
         return self.out(x)  # [N, out]
-
-
-# --- What the skeleton asks of a paper's file (`networks.VARIANTS`) ---------------------------------------------------------------
-
-
-def synthesis_block(config: Config, resolution: int) -> SynthesisBlock:
-    i, o = config.channels_below(resolution), config.channels(resolution)
-    return SynthesisBlock(i, o, config.w_dim, resolution, config.img_channels, config.noise_lr_multiplier)
-
-
-def from_rgb(config: Config, resolution: int) -> EqualConv2d:
-    return EqualConv2d(config.d_channels, config.channels(resolution), 1)
-
-
-def discriminator_block(config: Config, resolution: int) -> DiscriminatorBlock:
-    return DiscriminatorBlock(config.channels(resolution), config.channels(resolution // 2))
-
-
-def epilogue(config: Config, out: int) -> DiscriminatorEpilogue:
-    return DiscriminatorEpilogue(config.channels(4), config.mbstd_group_size, out)

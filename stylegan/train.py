@@ -21,12 +21,11 @@ from stylegan import distributed, losses
 from stylegan.augment import adapt, augment, dither
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, draw_batch
-from stylegan.graphs import Replay
 from stylegan.losses import LOSSES, adam_for_lazy, drift, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
 from stylegan.modules import frozen
 from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
 from stylegan.progressive import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
-from stylegan.rng import BatchRNG, Shard
+from stylegan.rng import BatchRNG, Replay, Shard
 
 
 @dataclass
@@ -211,7 +210,7 @@ def g_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     loss = loss_of.g(real_logits, fake_logits)
     state.log(loss_G=loss)
     if state.config.participation_weight:  # of the whole batch
-        fake, real = distributed.gather_keep_grad(fake), distributed.gather(real)
+        fake, real = distributed.gather(fake), distributed.gather(real)
         penalty, state.sharing[...] = losses.participation_penalty(fake, real, state.sharing)
         state.log(participation=penalty)
         loss = loss + penalty * (state.config.participation_weight * distributed.world())  # shares of the gradient are averaged
@@ -236,7 +235,7 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
     with state.autocast(regularising=True):
         img, ws = draw_fakes(state, n, None if c is None else rng.shard.take(c[: n * world]), rng)
         lengths = path_lengths(img, ws, rng.normal(*img.shape))
-    lengths = distributed.gather_keep_grad(lengths)
+    lengths = distributed.gather(lengths)
     penalty, pl_mean = path_length_penalty(lengths, state.pl_mean, config.pl_decay)
     state.pl_mean.copy_(pl_mean)
     state.log(path_length=lengths)
@@ -310,7 +309,7 @@ def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.G
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    distributed.average_(gradients)
+    distributed.sum_(gradients, divide=distributed.world())
     norm = torch.nn.utils.get_total_norm(gradients)
     if scaler.is_enabled():  # an overflow is skipped, and counts as 0
         norm = torch.nan_to_num(norm / scaler.scale(torch.ones_like(norm)), 0.0, 0.0, 0.0)

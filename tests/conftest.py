@@ -20,6 +20,16 @@ from PIL import Image
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
+# Files that take long, the longest first: a process takes the next file when it is done with one, so that all end together.
+# The two that look at the report do not start at once, or one would wait for the other's.
+FIRST = ("report", "evaluate", "distributed", "tools", "embedding", "groundtruth", "kill", "notebook", "runs")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}.py" for name in FIRST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
+
+
 @pytest.fixture(scope="session")
 def simulated():
     """A tiny simulated SliceDataset: 12 subjects x 4 levels of 32 px, both groups in each split."""

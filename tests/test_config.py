@@ -96,3 +96,18 @@ def test_resolutions_and_channels():
         512: 16,
         1024: 18,
     }
+
+
+def test_what_an_architecture_cannot_do_is_refused():
+    plain = {"architecture": "dcgan", "mapping_layers": 0, "style_mixing_prob": 0.0, "img_resolution": 16}
+    Config(**plain)
+    for wrong in ({"conditional": "class"}, {"pl_weight": 1.0}, {"z_dim": 4}, {"grow_from": 4}, {"attention": "8"}):
+        with pytest.raises(ValueError, match=r"dcgan"):
+            Config(**plain, **wrong)
+    for fields, says in (({"grow_from": 4}, "only the architecture stylegan1 grows"), ({"batch_size": 2, "participation_weight": 1.0}, "participation"),
+                         ({"architecture": "stylegan1", "grow_from": 5}, r"grow_from is 5; take one of 0, 4, 8, 16, 32")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            Config(img_resolution=32, **fields)
+    for wrong in ("32", "4", "7", "8,8", ""):
+        with pytest.raises(ValueError, match=r"attention is .*8, 16"):
+            Config(attention=wrong, img_resolution=32)

@@ -6,9 +6,9 @@ import torch
 
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
-from stylegan.graphs import WARM_UP
 from stylegan.networks import build_networks
 from stylegan.predict import generate
+from stylegan.rng import WARM_UP
 from stylegan.train import new_state, training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -12,107 +11,63 @@ from pathlib import Path
 import conftest
 import pytest
 
-from stylegan.recorder import MOST_SAMPLES, thin
+from stylegan.run import MOST_SAMPLES
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forks of a process that has everything loaded")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="forks, and looks at processes in /proc")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Class folders of 24 simulated people at 16 px."""
-    place = tmp_path_factory.mktemp("kill") / "slices"
-    conftest._write_slices(place)
-    return place
+def work(tmp_path_factory):
+    """work(kimg, task=number, ...): what `killing.py` found out in each task, in runs of so many kimg on 24 simulated people."""
+    slices = tmp_path_factory.mktemp("kill") / "slices"
+    conftest._write_slices(slices)
 
+    def run(kimg: float, **tasks: int) -> dict[str, dict]:
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "KIMG": str(kimg)}
+        place, asked = tmp_path_factory.mktemp("work"), [f"{name}={number}" for name, number in tasks.items()]
+        command = [sys.executable, HERE / "killing.py", slices, place, *asked]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        print(done.stdout)  # the figures, shown by pytest -rP
+        return dict(zip(tasks, map(json.loads, done.stdout.splitlines()), strict=True))
 
-def work(slices: Path, place: Path, kimg: float, **tasks: int) -> dict[str, dict]:
-    """What `killing.py` found out in each task, in runs of so many kimg."""
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "KIMG": str(kimg)}
-    command = [sys.executable, HERE / "killing.py", slices, place, *(f"{name}={number}" for name, number in tasks.items())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)  # the figures, shown by pytest -rP
-    return dict(zip(tasks, map(json.loads, done.stdout.splitlines()), strict=True))
-
-
-@pytest.fixture(scope="module")
-def found(folder, tmp_path_factory):
-    """Every task in short, in one process: most of the time is its start."""
-    return work(folder, tmp_path_factory.mktemp("short"), 0.08, kill=3, stop=2, full=3, read_only=1)
+    return run
 
 
 def check_kills(found: dict, number: int) -> None:
-    assert found["killed"] == number == sum(found["kinds"].values()) and found["finished"] >= 1
+    assert found["killed"] == number == sum(found["kinds"].values()) and found["wrong"] == []
     assert found["read"] > number / 2  # files were there to be read after most of the kills, and all of them were whole
-    assert found["wrong"] == []
-
-
-def test_killed_at_three_moments(found):
-    check_kills(found["kill"], 3)
-
-
-@pytest.mark.long
-def test_killed_at_fifty_moments(folder, tmp_path):
-    found = work(folder, tmp_path, 0.8, kill=50)["kill"]
-    check_kills(found, 50)
-    assert set(found["kinds"]) == {"any time", "file operation", "half checkpoint", "half line"}
 
 
 def check_stops(found: dict, number: int) -> None:
-    assert found["final"] == 0 and found["wrong"] == []
-    assert 1 <= found["asked"] <= number and found["saved"] >= found["asked"] - 1  # it may have been finished already
+    assert found["wrong"] == [] and 1 <= found["asked"] <= number
+    assert found["saved"] >= found["asked"] - 1  # it may have been finished already
 
 
-def test_asked_to_stop_it_saves_and_ends_by_itself(found):
-    check_stops(found["stop"], 2)
-
-
-@pytest.mark.long
-def test_asked_to_stop_three_times(folder, tmp_path):
-    check_stops(work(folder, tmp_path, 0.8, stop=3)["stop"], 3)
-
-
-def check_full(found: dict, number: int) -> None:
-    """Each full disk is one sentence with a name and advice; with more room the run ends as if nothing had been."""
-    if not found["mounted"]:
-        pytest.skip("nothing may be mounted here")
-    assert len(found["told"]) == number and found["wrong"] == []
-    for text in found["told"]:
-        assert text.startswith("Cannot write ") and ("No space left" in text or "too large" in text) and "\n" not in text
-        assert "free some space" in text or "make room" in text
-
-
-def test_a_full_disk(found):
-    check_full(found["full"], 3)
-
-
-def test_a_folder_that_may_only_be_read(found):
-    found = found["read_only"]
-    if not found["mounted"]:
-        pytest.skip("nothing may be mounted here")
-    assert len(found["told"]) == 2 and all("Cannot write to the run folder" in text for text in found["told"])
-    assert found["opened"] > 0 and found["lines"] == 5  # pictures and history can be had all the same
+def test_killed_stopped_and_out_of_room_a_few_times(work):
+    """In one process: most of the time is its start. A full disk is one sentence with a name and advice."""
+    found = work(0.064, kill=3, stop=1, full=2)
+    check_kills(found["kill"], 3)
+    check_stops(found["stop"], 1)
+    if all(found["full"]["mounted"]):  # where it may
+        assert found["full"]["wrong"] == [[], []]
+        for text in found["full"]["told"]:
+            assert text.startswith("Cannot write ") and ("No space left" in text or "too large" in text) and "\n" not in text
+            assert "free some space" in text or "make room" in text
 
 
 @pytest.mark.long
-def test_two_thousand_ticks_in_flat_memory(folder, tmp_path):
-    number = 2000
-    found = work(folder, tmp_path, 0.16, ticks=number)["ticks"]
-    assert found["lines"] == number and found["samples"] == MOST_SAMPLES and found["checkpoints"] == 2
-    assert found["bytes_per_tick"] < 1000 and len(found["handles"]) <= 2
+def test_killed_at_fifty_moments_and_stopped_at_three(work):
+    found = work(0.8, kill=50, stop=3)
+    check_kills(found["kill"], 50)
+    assert set(found["kill"]["kinds"]) == {"any time", "file operation", "half checkpoint", "half line"}
+    check_stops(found["stop"], 3)
+
+
+@pytest.mark.long
+def test_two_thousand_ticks_in_flat_memory(work):
+    found = work(0.16, ticks=2000)["ticks"]
+    assert found["lines"] == 2000 and MOST_SAMPLES / 2 <= found["samples"] <= MOST_SAMPLES and found["checkpoints"] == 2
+    assert found["bytes_per_tick"] < 1000 and found["handles"] <= 2
     assert abs(found["slope_mb_per_1000_ticks"]) < 2 + found["noise_mb"], found
-
-
-def test_more_ticks_than_samples_are_kept(tmp_path, monkeypatch):
-    gone = []
-    monkeypatch.setattr(Path, "unlink", lambda path: gone.append(path))
-    files = []
-    for tick in range(3 * MOST_SAMPLES):
-        files.append(tmp_path / f"fakes{8 * tick:09d}.png")
-        thin(files)
-        files = [path for path in files if path not in gone[-1:]]
-    at = [int(path.stem[5:]) for path in files]
-    gaps = {after - before for before, after in itertools.pairwise(at)}
-    assert len(at) == MOST_SAMPLES and at[0] == 0 and at[-1] == 8 * (3 * MOST_SAMPLES - 1)
-    assert max(gaps) <= 4 * min(gaps)  # still spread over the whole run

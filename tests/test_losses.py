@@ -1,10 +1,13 @@
-"""Each loss against its closed form."""
+"""Losses, penalties and augmentations against closed forms and plain loops."""
 
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from stylegan.augment import adapt, augment, cutout, dither, grey, move
+from stylegan.config import Config
 from stylegan.losses import (
     LOSSES,
     adam_for_lazy,
@@ -12,87 +15,56 @@ from stylegan.losses import (
     gradient_penalty,
     logistic_d,
     logistic_g,
+    participation_penalty,
     path_length_penalty,
     path_lengths,
     r1_penalty,
+    sharing,
 )
+from stylegan.modules import with_deviation
+from stylegan.rng import BatchRNG
 
 
-def test_logistic_losses_are_the_cross_entropy_of_the_right_answer():
-    real, fake = torch.randn(5, 1), torch.randn(5, 1)
-    expected = -torch.sigmoid(real).log().mean() - (1 - torch.sigmoid(fake)).log().mean()
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def draws(seed):
+    return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(seed))
+
+
+# --- Losses ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_losses_of_both_players():
+    real, fake = torch.randn(6, 1), torch.randn(6, 1)
+    expected = (
+        -torch.sigmoid(real).log().mean() - (1 - torch.sigmoid(fake)).log().mean()
+    )  # the cross-entropy of the right answer
     torch.testing.assert_close(logistic_d(real, fake), expected)
     torch.testing.assert_close(logistic_g(fake), -torch.sigmoid(fake).log().mean())
-
-
-def test_an_undecided_discriminator_costs_two_log_two():
-    zeros = torch.zeros(4, 1)
-    assert logistic_d(zeros, zeros).item() == pytest.approx(2 * math.log(2))
-    assert logistic_g(zeros).item() == pytest.approx(math.log(2))
-
-
-def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weight():
-    weight = torch.randn(2 * 4 * 4, requires_grad=True)
-    x = torch.randn(8, 2, 4, 4, requires_grad=True)
-    penalty = r1_penalty(x.flatten(1) @ weight[:, None], x)
-    torch.testing.assert_close(penalty, weight.square().sum())
-    penalty.backward()
-    torch.testing.assert_close(weight.grad, 2 * weight.detach())  # the penalty teaches D's weights
-
-
-def test_path_length_of_a_linear_generator_is_the_norm_of_its_jacobian_row():
-    ws = torch.randn(3, 4, 5, requires_grad=True)
-    matrix = torch.randn(5, 6 * 6)
-    img = (ws.mean(dim=1) @ matrix).reshape(3, 1, 6, 6)  # each copy of w carries a quarter
-    y = torch.randn(3, 1, 6, 6)
-    expected = (y.flatten(1) / 6 @ matrix.T / 4).norm(dim=1)
-    torch.testing.assert_close(path_lengths(img, ws, y), expected)
-
-
-def test_path_length_average_moves_by_the_decay_and_the_penalty_is_around_it():
-    lengths = torch.tensor([1.0, 3.0])
-    penalty, mean = path_length_penalty(lengths, torch.tensor(0.0), decay=0.5)
-    assert mean.item() == pytest.approx(1.0)
-    assert penalty.item() == pytest.approx((0 + 4) / 2)
-
-
-def test_lazy_adam_keeps_the_memory_of_the_same_number_of_main_steps():
-    settings = adam_for_lazy(1e-3, 0.0, 0.99, 16)
-    assert settings["lr"] == pytest.approx(1e-3 * 16 / 17)
-    assert settings["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
-    assert settings["betas"][1] ** 17 == pytest.approx(0.99**16)
-
-
-# --- Wasserstein, relativistic, penalties -------------------------------------------------------------------------------------
-
-
-def test_a_critic_s_loss_is_the_gap_between_the_means():
-    real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [-1.0]])
-    assert LOSSES["wgan"].d(real, fake).item() == pytest.approx(-0.5 - 2.0)
-    assert LOSSES["wgan"].g(real, fake).item() == pytest.approx(0.5)
-    assert drift(real).item() == pytest.approx((1 + 9) / 2)
-
-
-def test_relativistic_losses_see_only_the_gap_of_each_pair():
-    real, fake = torch.randn(6, 1), torch.randn(6, 1)
-    d, g, paired = LOSSES["relativistic"]
-    torch.testing.assert_close(d(real, fake), -torch.sigmoid(real - fake).log().mean())
-    torch.testing.assert_close(g(real, fake), -torch.sigmoid(fake - real).log().mean())
-    torch.testing.assert_close(d(real + 5, fake + 5), d(real, fake))  # no matter where both lie
-    assert paired and d(torch.zeros(4, 1), torch.zeros(4, 1)).item() == pytest.approx(math.log(2))
+    torch.testing.assert_close(LOSSES["wgan"].d(real, fake), fake.mean() - real.mean())
+    torch.testing.assert_close(LOSSES["wgan"].g(real, fake), -fake.mean())
+    relativistic = LOSSES["relativistic"]
+    torch.testing.assert_close(relativistic.d(real, fake), -torch.sigmoid(real - fake).log().mean())
+    torch.testing.assert_close(relativistic.g(real + 5, fake + 5), relativistic.d(fake, real))  # no matter where both lie
     assert [name for name, loss in LOSSES.items() if loss.paired] == ["relativistic"]
+    assert drift(torch.tensor([[1.0], [3.0]])).item() == pytest.approx((1 + 9) / 2)
 
 
-def test_gradient_penalty_of_a_linear_critic_is_the_squared_distance_of_its_norm_to_1():
+def test_penalties_of_a_linear_discriminator_are_those_of_its_weight():
     weight = (3 * torch.randn(2 * 4 * 4)).requires_grad_(True)
-    x = torch.randn(8, 2, 4, 4, requires_grad=True)
-    penalty = gradient_penalty(x.flatten(1) @ weight[:, None], x)
-    norm = weight.detach().norm()
-    torch.testing.assert_close(penalty, (norm - 1) ** 2)
-    penalty.backward()
-    torch.testing.assert_close(weight.grad, 2 * (norm - 1) * weight.detach() / norm)
-    unit = weight.detach() / norm
-    assert gradient_penalty(x.flatten(1) @ unit[:, None], x).item() == pytest.approx(0, abs=1e-10)
+    x, norm = torch.randn(8, 2, 4, 4, requires_grad=True), weight.detach().norm()
+    for formula, value, slope in (
+        (r1_penalty, norm**2, 2 * weight.detach()),
+        (gradient_penalty, (norm - 1) ** 2, 2 * (norm - 1) * weight.detach() / norm),
+    ):
+        weight.grad = None
+        penalty = formula(x.flatten(1) @ weight[:, None], x)
+        torch.testing.assert_close(penalty, value)
+        penalty.backward()
+        torch.testing.assert_close(weight.grad, slope)  # the penalty teaches D's weights
 
 
 def test_gradient_penalty_of_a_flat_critic_is_1_and_has_a_gradient():
@@ -101,3 +73,115 @@ def test_gradient_penalty_of_a_flat_critic_is_1_and_has_a_gradient():
     penalty = gradient_penalty(x.flatten(1) @ weight[:, None], x)
     penalty.backward()
     assert penalty.item() == pytest.approx(1, abs=1e-5) and torch.isfinite(weight.grad).all()
+
+
+def test_path_length_of_a_linear_generator_is_the_norm_of_its_jacobian_row():
+    ws, matrix, y = torch.randn(3, 4, 5, requires_grad=True), torch.randn(5, 6 * 6), torch.randn(3, 1, 6, 6)
+    img = (ws.mean(dim=1) @ matrix).reshape(3, 1, 6, 6)  # each copy of w carries a quarter
+    torch.testing.assert_close(path_lengths(img, ws, y), (y.flatten(1) / 6 @ matrix.T / 4).norm(dim=1))
+    penalty, mean = path_length_penalty(torch.tensor([1.0, 3.0]), torch.tensor(0.0), decay=0.5)
+    assert mean.item() == pytest.approx(1.0) and penalty.item() == pytest.approx((0 + 4) / 2)
+
+
+def test_lazy_adam_keeps_the_memory_of_the_same_number_of_main_steps():
+    settings = adam_for_lazy(1e-3, 0.0, 0.99, 16)
+    assert settings["lr"] == pytest.approx(1e-3 * 16 / 17) and settings["betas"][0] == 0
+    assert settings["betas"][1] ** 17 == pytest.approx(0.99**16)
+
+
+# --- The slices of a batch compared ---------------------------------------------------------------------------------------------
+
+
+def test_deviation_is_that_of_each_pixel_over_its_group():
+    img = torch.rand(8, 1, 4, 4) * 2 - 1
+    seen = with_deviation(img, 4)
+    assert seen.shape == (8, 2, 4, 4) and torch.equal(seen[:, :1], img)
+    for i in range(8):
+        group = img[[j for j in range(8) if j % 2 == i % 2]]  # two groups of four, every other slice
+        torch.testing.assert_close(seen[i, 1:], 2 * (group.var(dim=0, unbiased=False) + 1e-4).sqrt() - 1)
+    alike = torch.zeros(4, 1, 4, 4, requires_grad=True)
+    with_deviation(alike, 4).sum().backward()
+    assert with_deviation(alike, 4)[:, 1].max() < -0.97 and alike.grad.isfinite().all()
+
+
+def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_directions():
+    img = torch.randn(6, 1, 8, 8)
+    detail = img - F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
+    h = [(x - detail.mean(dim=0)).flatten() for x in detail]
+    pairs = [(h[i] @ h[j]).item() ** 2 for i in range(6) for j in range(6) if i != j]
+    power = sum((x @ x).item() for x in h) / 6
+    assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / power**2, rel=1e-4)
+    assert sharing(img[:2]).item() == pytest.approx(1)  # two centred slices are opposite
+    few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
+    assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))
+
+
+def test_the_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
+    real, alike = torch.randn(8, 1, 16, 16), torch.randn(8, 1) @ torch.randn(1, 256)
+    alike = alike.reshape(8, 1, 16, 16).requires_grad_(True)
+    penalty, mean = participation_penalty(alike, real, torch.zeros(()))
+    assert mean == sharing(real) and penalty > 1 and participation_penalty(real, real, mean)[0] == 0
+    (gradient,) = torch.autograd.grad(penalty, alike)
+    assert participation_penalty(alike - gradient, real, mean)[0] < penalty
+    black = torch.zeros(8, 1, 16, 16, requires_grad=True)
+    participation_penalty(black, real, mean)[0].backward()
+    assert black.grad.isfinite().all()
+
+
+# --- Augmentations --------------------------------------------------------------------------------------------------------------
+
+
+def slices(n=4, size=16):
+    return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_movements():
+    img, still = slices(), (torch.zeros(4, 2), torch.ones(4), torch.zeros(4))
+    torch.testing.assert_close(move(img, *still), img)
+    moved = move(img, torch.tensor([[2 / 16, 1 / 16]] * 4), *still[1:])
+    torch.testing.assert_close(moved[:, :, 1:, 2:], img[:, :, :-1, :-2])
+    assert (moved[:, :, 0] == -1).all() and (moved[..., :2] == -1).all()  # black comes in
+    turned = move(img, *still[:2], torch.full([4], math.pi / 2))
+    assert min((turned - torch.rot90(img, k, dims=[2, 3])).abs().max().item() for k in (1, 3)) < 1e-4
+    square = torch.full([1, 1, 16, 16], -1.0)
+    square[:, :, 6:10, 6:10] = 1
+    assert (move(square, torch.zeros(1, 2), torch.full([1], 2.0), torch.zeros(1)) > 0).sum() == pytest.approx(4 * 16, abs=4)
+
+
+def test_grey_and_cutout():
+    img = slices()
+    torch.testing.assert_close(grey(img, torch.full([4], 0.1), torch.full([4], 2.0)), img * 2 + 0.1)
+    struck = torch.tensor([True, False, True, False])
+    cut = cutout(img, struck, torch.full([4, 2], 0.5))
+    torch.testing.assert_close(cut[~struck], img[~struck])
+    assert (cut[struck] != img[struck]).sum(dim=[1, 2, 3]).tolist() == [
+        9,
+        9,
+    ]  # pixels / 16 within 1/8 of the middle: 7, 8 and 9
+    assert (cut[struck][:, :, 7:10, 7:10] == -1).all()
+
+
+def test_the_share_of_changed_slices_follows_p_and_gradients_of_gradients_pass():
+    torch.testing.assert_close(augment(slices(), 0.0), slices())
+    changed = (augment(slices(400), 0.1, draws(1)) != slices(400)).flatten(1).any(dim=1).float().mean()
+    assert changed == pytest.approx(1 - 0.9**6, abs=0.08)  # six operations
+    img = slices().requires_grad_(True)
+    (gradient,) = torch.autograd.grad((augment(img, 0.8, draws(0)) ** 3).sum(), img, create_graph=True)
+    gradient.square().sum().backward()
+    assert torch.isfinite(img.grad).all() and img.grad.abs().sum() > 0
+
+
+def test_adaptive_step_is_the_share_of_the_schedule():
+    config, step = Config(ada_target=0.6, ada_kimg=100.0, augment_p_max=0.8), 64 / 100_000
+    for p, sign_mean, after in ((0.2, 0.9, 0.2 + step), (0.2, 0.1, 0.2 - step), (0.0, 0.1, 0.0), (0.8, 0.9, 0.8)):
+        assert adapt(p, sign_mean, 64, config) == pytest.approx(after)
+
+
+def test_dither_clamps_adds_up_to_one_grey_level_and_lets_gradients_only_back_in():
+    img = torch.linspace(-2, 2, 4000).reshape(1, 1, 40, 100)
+    moved = dither(img, draws(0)) - img.clamp(-1, 1)
+    assert moved.abs().max() <= 2 / 255 + 1e-6 and moved.abs().max() > 1.9 / 255 and abs(moved.mean()) < 0.1 / 255
+    x = torch.tensor([-1.5, -1.5, 0.0, 1.5, 1.5]).reshape(1, 1, 1, 5).requires_grad_(True)
+    push = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]).reshape(1, 1, 1, 5)  # descent moves against it
+    (dither(x, draws(0)) * push).sum().backward()
+    assert x.grad.flatten().tolist() == [0.0, -1.0, 1.0, 1.0, 0.0]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan.__main__ import COMMANDS, GONE, build_parser, main
+from stylegan.__main__ import COMMANDS, build_parser, main
 from stylegan.config import NOTES, PRESETS, Config, make_config
 from stylegan.data import pack
 from stylegan.networks import build_networks, count_parameters
@@ -82,11 +82,6 @@ def test_a_mistake_gets_one_sentence_and_exit_status_2(arguments, capsys, tmp_pa
     said = capsys.readouterr().err
     assert said.startswith("stylegan: ") and said.count("\n") == 1 and "Traceback" not in said
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize("name", GONE)
-def test_a_command_of_before_says_where_it_went(name, capsys):
-    assert main([name, "--whatever"]) == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_option_has_help_and_every_field_is_an_option():

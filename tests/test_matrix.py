@@ -13,8 +13,8 @@ from stylegan.config import PRESETS
 from stylegan.reporting.html import NAMES
 
 OF_RUN = tuple(name for name in NAMES if name != "06_styles_compared")  # which knows no run
-FAST = [("seed003-progressive", "four classes"), ("dcgan", "no validation people")]
-ALL = [pair for pair in itertools.product(PRESETS, matrix.SITUATIONS) if pair not in FAST]
+# The report of the fast suite (test_report) runs the same notebooks with two classes; minutes of maps are compiled here.
+pytestmark = pytest.mark.long
 
 
 def check(preset, situation, place, patch):
@@ -28,18 +28,11 @@ def check(preset, situation, place, patch):
         matrix.run_cells(name, data=data, run_dir=place / "run", preset=preset, num=40, fakes=80)
 
 
-@pytest.mark.parametrize(("preset", "situation"), FAST)
+@pytest.mark.parametrize(("preset", "situation"), [*itertools.product(PRESETS, matrix.SITUATIONS)])
 def test_the_notebooks_run_to_their_end(preset, situation, tmp_path, monkeypatch):
     check(preset, situation, tmp_path, monkeypatch)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("preset", "situation"), ALL)
-def test_the_notebooks_run_to_their_end_for_every_preset_and_labels(preset, situation, tmp_path, monkeypatch):
-    check(preset, situation, tmp_path, monkeypatch)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("name", OF_RUN)
 def test_every_cell_can_be_run_twice(name, trained, tmp_path, monkeypatch):
     import shutil

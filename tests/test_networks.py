@@ -1,13 +1,23 @@
-"""Generator and discriminator as wholes: shapes and sizes of every preset, styles, noise, truncation, classes, gradients."""
+"""Networks: sizes of every preset, and what the golden numbers (test_golden) do not fix, in closed forms."""
 
-from dataclasses import replace
-
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from stylegan import dcgan
 from stylegan.config import PRESETS, Config, make_config
-from stylegan.losses import path_lengths, r1_penalty
+from stylegan.modules import (
+    EqualConv2d,
+    EqualLinear,
+    MappingNetwork,
+    MinibatchStdDev,
+    NoiseInjection,
+    SelfAttention,
+    spectral_norm,
+)
 from stylegan.networks import Discriminator, Generator, build_networks, count_parameters, pick_precision
+from stylegan.resampling import blur, blur_by_products, upsample
 from stylegan.rng import BatchRNG
 
 # preset -> (trainable numbers in G, in D, pixels), with two classes where it wants classes; a new preset needs a row
@@ -39,20 +49,8 @@ def tiny(**changes: object) -> Config:
         "mapping_layers": 2,
         "batch_size": 4,
     }
-    return Config.from_dict({**fields, **changes})
-
-
-def noisy(G: Generator) -> Generator:
-    """With noise strengths away from their start at 0, so that noise shows."""
-    with torch.no_grad():
-        for name, parameter in G.named_parameters():
-            if name.endswith("noise.strength"):
-                parameter.fill_(0.3)
-    return G
-
-
-def one_hot(classes: list[int], c_dim: int = 3) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.tensor(classes), c_dim).float()
+    plain = {"mapping_layers": 0, "style_mixing_prob": 0.0} if changes.get("architecture") == "dcgan" else {}
+    return Config.from_dict({**fields, **plain, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -60,159 +58,214 @@ def seed():
     torch.manual_seed(0)
 
 
-# --- Shapes and sizes ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_table_of_sizes_is_complete():
-    assert set(SIZES) == set(PRESETS)
-
-
 @torch.no_grad()
-def with_two_classes(config):
-    return replace(config, c_dim=2) if config.conditional == "class" else config
-
-
-@pytest.mark.parametrize("preset", SIZES)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_the_sizes_of_the_table(preset):
-    G, D = (net.eval() for net in build_networks(with_two_classes(make_config(preset))))
-    c = torch.eye(G.c_dim)[:1] if G.c_dim else None
+    classes = {"c_dim": 2} if make_config(preset).conditional == "class" else {}
+    G, D = (net.eval() for net in build_networks(make_config(preset, **classes)))
+    c = torch.eye(2)[:1] if classes else None
     img = G(torch.randn(1, G.z_dim), c)
-    assert img.shape == (1, 1, SIZES[preset][2], SIZES[preset][2])
-    assert D(img, c).shape == (1, 1)
+    assert img.shape == (1, 1, SIZES[preset][2], SIZES[preset][2]) and D(img, c).shape == (1, 1)
     assert (count_parameters(G), count_parameters(D)) == SIZES[preset][:2]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256, 512])
-def test_resolutions(resolution):
-    config = tiny(img_resolution=resolution, channel_base=1024, channel_max=8)
-    G, D = build_networks(config)
-    img = G(torch.randn(2, 8))
-    assert img.shape == (2, 1, resolution, resolution)
-    assert D(img).shape == (2, 1)
-    assert G.num_ws == G.synthesis.num_ws == 2 * (resolution.bit_length() - 1) - 2
-
-
-# --- Styles, truncation, noise ------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_every_style_reaches_the_picture():
+def test_noise_is_fixed_fresh_none_or_given():
     G = Generator(tiny())
-    ws = G.mapping(torch.randn(1, 8))
-    img = G.synthesis(ws, noise_mode="const")
-    for k in range(G.num_ws):
-        other = ws.clone()
-        other[:, k] += 1
-        assert (G.synthesis(other, noise_mode="const") - img).abs().max() > 1e-4, f"style {k}"
-
-
-@torch.no_grad()
-def test_truncation_to_zero_is_the_average_picture():
-    G = noisy(Generator(tiny()))
-    G.mapping.w_avg.normal_()
-    z = torch.randn(3, 8)
-    average = G.synthesis(G.mapping.w_avg.expand(1, G.num_ws, 8), noise_mode="const")
-    torch.testing.assert_close(G(z, truncation_psi=0.0), average.expand(3, 1, 16, 16))
-    assert torch.equal(G(z, truncation_psi=1.0), G.synthesis(G.mapping(z), noise_mode="const"))
-    assert (G(z, truncation_psi=0.5) - G(z)).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_noise_modes():
-    G = noisy(Generator(tiny()))
+    for name, parameter in G.named_parameters():
+        if name.endswith("noise.strength"):
+            parameter.fill_(0.3)  # away from its start at 0
     ws = G.mapping(torch.randn(2, 8))
-    for mode in ("const", "none"):
-        assert torch.equal(G.synthesis(ws, noise_mode=mode), G.synthesis(ws, noise_mode=mode))
-    a, b = G.synthesis(ws, noise_mode="random"), G.synthesis(ws, noise_mode="random")
-    assert (a - b).abs().max() > 1e-3
-    assert (G.synthesis(ws, noise_mode="const") - G.synthesis(ws, noise_mode="none")).abs().max() > 1e-3
+    const, none, fresh = (G.synthesis(ws, noise_mode=mode) for mode in ("const", "none", "random"))
+    assert torch.equal(G.synthesis(ws, noise_mode="const"), const) and torch.equal(G.synthesis(ws, noise_mode="none"), none)
+    assert min((a - b).abs().max() for a, b in ((const, none), (fresh, const), (fresh, G.synthesis(ws)))) > 1e-3
     with pytest.raises(ValueError, match=r"'fixed'.*random, const, none"):
         G.synthesis(ws, noise_mode="fixed")
-
-
-@torch.no_grad()
-def test_given_noise_reproduces_a_picture():
-    G = noisy(Generator(tiny()))
-    ws = G.mapping(torch.randn(2, 8))
-    draw = [G.synthesis.draw_noise(2, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
-    assert [tuple(noise.shape) for noise in draw[0]] == [(2, 1, s, s) for s in (4, 8, 8, 16, 16)]
-    first, same, other = (G.synthesis(ws, noise=noise) for noise in draw)
-    assert torch.equal(first, same)
-    assert (first - other).abs().max() > 1e-3
-    alone = G.synthesis(ws[1:], noise=[noise[1:] for noise in draw[0]])
+    given = [G.synthesis.draw_noise(2, BatchRNG(ws.device, torch.Generator().manual_seed(1))) for _ in range(2)]
+    assert [tuple(noise.shape) for noise in given[0]] == [(2, 1, s, s) for s in (4, 8, 8, 16, 16)]
+    first, again = (G.synthesis(ws, noise=noise) for noise in given)
+    assert torch.equal(first, again)
+    alone = G.synthesis(ws[1:], noise=[noise[1:] for noise in given[0]])
     torch.testing.assert_close(alone, first[1:], rtol=1e-4, atol=1e-5)  # a picture does not depend on its neighbours
 
 
-# --- Classes ------------------------------------------------------------------------------------------------------------------
-
-
-def conditional(**changes: object) -> tuple[Generator, Discriminator]:
-    return build_networks(tiny(conditional="class", c_dim=3, **changes))
-
-
 @torch.no_grad()
-def test_discriminator_projects_on_the_class_embedding():
-    """logit = <features(img), embedding(c)> / sqrt(dim): features do not see c, and the embedding enters linearly."""
-    _, D = conditional()
-    img, c = torch.randn(4, 1, 16, 16), one_hot([0, 1, 2, 0])
-    features = D.epilogue(D.blocks(D.from_rgb(img)))
-    embedding = D.mapping(None, c)[:, 0]
-    expected = (features * embedding).sum(dim=1, keepdim=True) / features.shape[1] ** 0.5
-    torch.testing.assert_close(D(img, c), expected, rtol=1e-4, atol=1e-5)
-    D.mapping.forward = lambda z, c: 2 * embedding[:, None]
-    torch.testing.assert_close(D(img, c), 2 * expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("resolution", [8, 512])
+def test_from_the_smallest_to_large_resolutions(resolution):
+    G, D = build_networks(tiny(img_resolution=resolution, channel_base=1024, channel_max=8))
+    img = G(torch.randn(2, 8))
+    assert img.shape == (2, 1, resolution, resolution) and D(img).shape == (2, 1)
 
 
-@torch.no_grad()
-def test_truncation_pulls_each_class_to_its_own_average():
-    G, _ = conditional()
-    G.mapping.w_avg.normal_()
-    imgs = G(torch.randn(3, 8), one_hot([0, 1, 0]), truncation_psi=0.0)
-    torch.testing.assert_close(imgs[0], imgs[2], rtol=1e-4, atol=1e-5)
-    assert (imgs[0] - imgs[1]).abs().max() > 1e-3
+# --- Layers ---------------------------------------------------------------------------------------------------------------------
 
 
-# --- Gradients ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("fan_in", [16, 256])
+def test_one_adam_step_moves_the_stored_weights_alike_at_any_fan_in(fan_in):
+    """The point of the equalised rate: each stored weight, of deviation 1, moves by lr, however wide the layer."""
+    layer = EqualLinear(fan_in, 32)
+    before = layer.weight.detach().clone()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01, betas=(0.0, 0.99))
+    layer(torch.randn(8, fan_in)).square().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close((layer.weight - before).abs(), torch.full_like(before, 0.01), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [blur, blur_by_products])  # a convolution, and the products that stand for it on a GPU
+@pytest.mark.parametrize(
+    ("padding", "stride", "taps"), [(1, 1, (1.0, 3.0, 3.0, 1.0)), (1, 2, (1.0, 3.0, 3.0, 1.0)), (1, 1, (1.0, 2.0, 1.0))]
+)
+def test_both_forms_of_the_filter_and_their_two_derivatives(form, padding, stride, taps):
+    """Gradients are written by hand; R1 needs the second one too."""
+    x = torch.randn(1, 2, 6, 8, dtype=torch.float64, requires_grad=True)
+    kernel = torch.outer(torch.tensor(taps), torch.tensor(taps)).double()
+    expected = F.conv2d(x, (4 * kernel / kernel.sum()).expand(2, 1, -1, -1), stride=stride, padding=padding, groups=2)
+
+    def apply(x):
+        return form(x, padding, 4.0, stride, taps)
+
+    torch.testing.assert_close(apply(x), expected)
+    assert torch.autograd.gradcheck(apply, x) and torch.autograd.gradgradcheck(lambda x: apply(x).square(), x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blur_keeps_half_precision_in_both_directions_and_autocast_leaves_it_alone(stride):
+    x = torch.randn(1, 2, 8, 8)
+    half, full = (x.to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.float32))
+    for y in (half, full):
+        blur(y, 1, stride=stride).square().sum().backward()
+    assert half.grad.dtype == blur(half, 1, stride=stride).dtype == torch.bfloat16
+    torch.testing.assert_close(half.grad.float(), full.grad, rtol=0.05, atol=0.02)
+    up, blurred = upsample(x), blur(x, padding=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(upsample(x), up) and torch.equal(blur(x, padding=2), blurred)
+
+
+@pytest.mark.parametrize(("batch", "group"), [(8, 2), (4, 4), (3, 4), (12, 4)])
+def test_minibatch_stddev_against_a_loop(batch, group):
+    x = torch.randn(batch, 3, 4, 4)
+    y, groups = MinibatchStdDev(group)(x), batch // min(group, batch)
+    assert y.shape == (batch, 4, 4, 4) and torch.equal(y[:, :3], x)
+    for i in range(batch):
+        expected = np.sqrt(x[i % groups :: groups].numpy().var(axis=0) + 1e-8).mean()
+        np.testing.assert_allclose(y[i, 3].numpy(), np.full((4, 4), expected), rtol=1e-5)
+    with pytest.raises(AssertionError, match="groups of 4"):
+        MinibatchStdDev(4)(torch.zeros(6, 1, 4, 4))
+
+
+def test_noise_starts_at_0_and_learns_slower_by_its_multiplier():
+    noise = torch.randn(2, 1, 4, 4)
+    for multiplier in (1.0, 0.1, 0.0):
+        layer = NoiseInjection(4, channels=5, lr_multiplier=multiplier)
+        assert layer(noise).abs().max() == 0 and layer(noise).shape == (2, 5, 4, 4)
+        layer(noise).sum().backward()
+        torch.testing.assert_close(layer.strength.grad.flatten(), (multiplier * noise.sum()).expand(5))
+        layer.strength.data.fill_(2.0)
+        torch.testing.assert_close(layer(noise)[:, 3:4], 2.0 * multiplier * noise)
 
 
 @pytest.mark.parametrize("c_dim", [0, 3])
-def test_gradients_reach_every_parameter(c_dim):
-    G, D = conditional() if c_dim else build_networks(tiny())
-    c = one_hot([0, 1, 2, 0]) if c_dim else None
-    logits = D(G(torch.randn(4, 8), c), c)
-    torch.nn.functional.softplus(-logits).mean().backward()
-    for tag, net in (("G", G), ("D", D)):
-        for name, parameter in net.named_parameters():
-            assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{tag}.{name}"
+def test_truncation_pulls_towards_the_average_of_the_class(c_dim):
+    net, z = MappingNetwork(6, c_dim, 4, num_ws=8, num_layers=2, lr_multiplier=0.01), torch.randn(3, 6)
+    net.w_avg.normal_()
+    c = torch.eye(3)[[2, 0, 2]] if c_dim else None
+    start, centre = net.w_avg.clone(), net.w_avg[[2, 0, 2]] if c_dim else net.w_avg.expand(3, 4)
+    ws = net(z, c)
+    torch.testing.assert_close(net(z, c, truncation_psi=0.7), centre[:, None] + 0.7 * (ws - centre[:, None]))
+    assert torch.equal(net.w_avg, start)  # no forward pass moves it
+    if c_dim:
+        with pytest.raises(AssertionError, match=r"\[N, 3\]"):
+            net(z, None)
+        assert (net(z, torch.eye(3)[[0, 0, 0]]) - ws)[0].abs().max() > 1e-3
 
 
-def test_regularisers_reach_the_weights():
-    """Second derivatives pass through all layers: R1 into every weight of D, path length into every weight of G."""
-    G, D = build_networks(tiny())
-    real = torch.randn(4, 1, 16, 16, requires_grad=True)
-    r1_penalty(D(real), real).backward()
-    ws = G.mapping(torch.randn(4, 8))
-    img = G.synthesis(ws, noise_mode="const")
-    path_lengths(img, ws, torch.randn_like(img)).square().mean().backward()
-    for tag, net in (("G", G), ("D", D)):
-        for name, parameter in net.named_parameters():
-            if name.endswith("weight"):
-                assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{tag}.{name}"
+def test_moving_averages_of_w_have_their_closed_form_and_only_classes_present_move():
+    """After n updates with constant mean m: beta^n a + (1 - beta^n) m."""
+    net = MappingNetwork(6, 3, 4, num_ws=8, num_layers=2, lr_multiplier=0.01)
+    net.w_avg.normal_()
+    start, w, b = net.w_avg.clone(), torch.randn(4, 4, requires_grad=True), 0.9**5
+    for _ in range(5):
+        net.update_w_avg(w, torch.eye(3)[[0, 2, 0, 0]], beta=0.9)
+    expected = torch.stack([b * start[0] + (1 - b) * w[[0, 2, 3]].mean(dim=0), start[1], b * start[2] + (1 - b) * w[1]])
+    torch.testing.assert_close(net.w_avg, expected.detach())
+    assert not net.w_avg.requires_grad
+
+
+# --- Parts of the seeds' systems ------------------------------------------------------------------------------------------------
+
+
+def test_spectral_norm_gives_every_weight_on_a_picture_s_way_the_norm_1_in_place_of_he_s_constant():
+    _, D = build_networks(tiny(spectral_norm=True))
+    img = torch.randn(4, 1, 16, 16)
+    for _ in range(60):  # each call is one step of the power iteration
+        D(img)
+    weights = [m.weight for m in D.modules() if isinstance(getattr(m, "weight", None), torch.Tensor)]
+    assert len(weights) == 1 + 3 * 2 + 3
+    assert all(torch.linalg.matrix_norm(w.detach().flatten(1), 2).item() == pytest.approx(1, abs=0.02) for w in weights)
+    conv = EqualConv2d(64, 64, 1, act=False, gain=0.7)
+    spectral_norm(conv)
+    for _ in range(200):
+        conv(torch.randn(4, 64, 1, 1))
+    matrix = conv(torch.eye(64)[:, :, None, None])[:, :, 0, 0].detach()
+    assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(
+        0.7, rel=0.02
+    )  # its gain, not over the root of the fan-in
+
+
+def test_attention_starts_as_nothing_then_sees_everything_and_can_be_differentiated_twice():
+    layer, x = SelfAttention(16), torch.randn(2, 16, 4, 4)
+    assert layer.gamma == 0 and torch.equal(layer(x), x)
+    layer.gamma.data.fill_(1.0)
+    moved = x.clone()
+    moved[0, :, 3, 3] += 5
+    change = (layer(moved) - layer(x)).abs().amax(dim=1)
+    assert (change[0] > 1e-5).all() and (change[1] == 0).all()  # one pixel is seen at every place of its own slice
+    G, D = build_networks(tiny(attention="8", img_resolution=32))
+    assert list(G.synthesis.attention) == list(D.attention) == ["8"]
+    D.attention["8"].gamma.data.fill_(1.0)
+    img = torch.randn(4, 1, 32, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(D(img).sum(), img, create_graph=True)
+    gradient.square().sum().backward()
+    assert D.attention["8"].key.weight.grad.abs().max() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["stylegan2", "stylegan1", "dcgan"])
+def test_the_slope_reaches_every_leaky_relu(architecture, monkeypatch):
+    slopes, plain = set(), F.leaky_relu
+    monkeypatch.setattr(F, "leaky_relu", lambda x, slope, **kwargs: (slopes.add(slope), plain(x, slope, **kwargs))[1])
+    G, D = build_networks(tiny(architecture=architecture, leaky_slope=0.01))
+    D(G(torch.randn(4, 8)))
+    assert slopes == {0.01}
+
+
+@torch.no_grad()
+def test_dcgan_is_the_published_one():
+    """Figure 1 at 64 px: five transposed convolutions, ReLU and batch normalisation but at the picture; tanh; weights from N(0, .02)."""
+    G, D = build_networks(make_config("dcgan"))
+    convs = [block.conv for block in G.synthesis.blocks]
+    assert [tuple(conv.weight.shape[:2]) for conv in convs] == [(128, 512), (512, 256), (256, 128), (128, 64), (64, 1)]
+    assert all(conv.kernel_size == (4, 4) for conv in convs) and [conv.stride[0] for conv in convs] == [1, 2, 2, 2, 2]
+    assert [block.norm is not None for block in G.synthesis.blocks] == [True] * 4 + [False]
+    assert [block.norm is not None for block in D.blocks] == [False, True, True, True]
+    assert convs[1].weight.std().item() == pytest.approx(dcgan.DEVIATION, rel=0.02) and G.num_ws == 1
+    assert G(torch.randn(4, 128)).abs().max() <= 1
+
+
+# --- Precision ------------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def test_half_precision_stays_close():
     """bf16 autocast keeps three digits: pictures and logits stay near those of full precision, in float32."""
-    G, D = build_networks(tiny(img_resolution=32))
+    G, D = Generator(tiny(img_resolution=32)), Discriminator(tiny(img_resolution=32))
     z = torch.randn(4, 8)
     img = G(z)
-    logits = D(img)
     with torch.autocast("cpu", torch.bfloat16):
         half_img, half_logits = G(z), D(img)
-    assert half_img.dtype == torch.float32
-    assert (half_img - img).abs().max() < 0.03 * img.abs().max()
-    assert (half_logits.float() - logits).abs().max() < 0.03 * logits.abs().max()
+    assert half_img.dtype == half_logits.dtype == torch.float32
+    for half, full in ((half_img, img), (half_logits, D(img))):
+        assert (half - full).abs().max() < 0.03 * full.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -220,14 +273,9 @@ def test_half_precision_stays_close():
     [("fp32", True, True, "fp32"), ("bf16", False, False, "bf16"), ("auto", True, False, "bf16"), ("auto", False, True, "bf16"),
      ("auto", False, False, "fp32")],
 )  # fmt: skip
-def test_automatic_precision_asks_the_processor(monkeypatch, name, avx, amx, found):
+def test_automatic_precision_asks_the_hardware(monkeypatch, name, avx, amx, found):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     assert pick_precision(name, torch.device("cpu")) == found
-
-
-def test_automatic_precision_does_not_take_emulation_for_hardware(monkeypatch):
-    """A T4 says that it supports bf16, and emulates it."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert pick_precision("auto", torch.device("cuda")) == "fp16"
-    assert pick_precision("auto", torch.device("mps")) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)  # as a T4 says
+    assert (pick_precision("auto", torch.device("cuda")), pick_precision("auto", torch.device("mps"))) == ("fp16", "fp32")

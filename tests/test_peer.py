@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -61,6 +60,7 @@ def test_networks_of_another_size_are_no_comparison(peer, checkout, slices):
         peer.compare(make_config("smoke", device="cpu", mapping_layers=3), peer.import_peer(checkout), slices, rounds=1)
 
 
-def test_a_folder_without_networks_is_refused_in_a_sentence(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "--peer", tmp_path], capture_output=True, text=True, cwd=SCRIPT.parents[1])
-    assert done.returncode == 1 and "holds no training/networks.py" in done.stderr and "Traceback" not in done.stderr
+def test_a_folder_without_networks_is_refused_in_a_sentence(peer, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["peer.py", "--peer", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"holds no training/networks\.py"):
+        peer.main()

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from stylegan import graphs as module
-from stylegan.graphs import WARM_UP, Replay
+from stylegan import rng as module
+from stylegan.rng import WARM_UP, Replay
 
 
 class Graph:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,8 +22,13 @@ def speed():
     return module
 
 
-def test_every_phase_is_measured(speed, slices):
-    found = speed.bench(make_config("smoke", pl_weight=1.0, d_reg_interval=2, g_reg_interval=2, device="cpu"), slices, rounds=1)
+def test_the_command_measures_every_phase_and_prints_json(speed, slices, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "load_slices", lambda data, resolution: slices)
+    line = "speed.py --preset smoke --rounds 1 --json --batch-size 4 --device cpu --pl-weight 1 --d-reg-interval 2 --g-reg-interval 2"
+    monkeypatch.setattr(sys, "argv", line.split())
+    speed.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["preset"] == "smoke" and found["batch_size"] == 4 and found["precision"] == "fp32"
     assert set(found["phases"]) == {"data", "d", "g", "r1", "path_length", "ema"}
     assert found["img_s"] > 0 and found["sample_img_s"] > 0
     assert found["limit_img_s"] > 0 and found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"])
@@ -60,11 +64,3 @@ def test_the_limit_counts_dense_convolutions_forward_and_backward(speed):
     assert sorted((function.name(), count) for (function, _), count in seen.calls.items()) == [
         ("aten::convolution", 3), ("aten::convolution_backward", 3)
     ]  # fmt: skip
-
-
-def test_it_runs_as_a_script(tmp_path):
-    command = [sys.executable, SCRIPT, "--preset", "smoke", "--rounds", "1", "--json", "--batch-size", "4", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["preset"] == "smoke" and found["batch_size"] == 4 and found["precision"] == "fp32"

@@ -1,36 +1,47 @@
-"""The steps of training: what each changes, and that the state is all there is to know."""
+"""The steps of training: what each changes and logs, that each preset learns, and that the seed decides all."""
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
-from stylegan.config import make_config
-from stylegan.dataset import draw_batch, order
+from stylegan.checkpoint import flatten
+from stylegan.config import PRESETS, Config, make_config
+from stylegan.dataset import draw_batch, mirror_axis, order
 from stylegan.losses import adam_for_lazy
+from stylegan.modules import frozen
+from stylegan.predict import generate, to_uint8
+from stylegan.scores.metrics import kernel_distance
 from stylegan.train import (
     adam,
     d_penalty_step,
     d_step,
     draw_fakes,
-    frozen,
     g_step,
     logits_of_both,
     new_state,
     path_length_step,
+    set_rates,
     train,
     training_step,
     update_augment,
     update_ema,
 )
 
-
-def smoke(**fields):
-    return make_config("smoke", device="cpu", **fields)
-
-
 DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "z_dim": 16, "w_dim": 16, "style_mixing_prob": 0.0}
+SYSTEMS = [name for name in PRESETS if name.startswith(("stylegan", "seed")) or name in ("dcgan", "modern")]
+LEARN_FAST = ("seed001-stylegan1-classes", "seed002-stylegan2-umap", "dcgan")  # one of each architecture
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def smoke(**fields) -> Config:
+    return make_config("smoke", device="cpu", **fields)
 
 
 def weights(net):
@@ -38,7 +49,14 @@ def weights(net):
 
 
 def changed(net, before):
-    return [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])]
+    return {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def parameters(net):
+    return {k for k, _ in net.named_parameters()}
+
+
+# --- The slices of a step -------------------------------------------------------------------------------------------------------
 
 
 def test_order_shows_every_slice_once_per_epoch_and_does_not_depend_on_the_batch():
@@ -46,28 +64,36 @@ def test_order_shows_every_slice_once_per_epoch_and_does_not_depend_on_the_batch
     assert sorted(first) == list(range(10))
     pieces = np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)])
     np.testing.assert_array_equal(pieces, order(10, 3, 0, 20))
-    assert not np.array_equal(first, order(10, 3, 10, 10))
-    assert not np.array_equal(first, order(10, 4, 0, 10))
+    assert not np.array_equal(first, order(10, 3, 10, 10)) and not np.array_equal(first, order(10, 4, 0, 10))
 
 
-def test_mirror_shows_each_slice_both_ways(slices):
-    config = smoke(batch_size=8)
-    seen = torch.cat([draw_batch(slices, config, start, torch.device("cpu"))[0] for start in range(0, 2 * len(slices), 8)])
-    real = slices.tensor()
-    rows = {row.numpy().tobytes() for row in seen}
-    assert {row.numpy().tobytes() for row in real} <= rows
-    assert {row.numpy().tobytes() for row in real.flip(3).contiguous()} <= rows
+def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_both_ways(slices):
+    turned = dataclasses.replace(slices, sides=("L", "R", "A", "P"))
+    assert mirror_axis(smoke(mirror_axis="vertical"), slices) == 2 and mirror_axis(smoke(mirror_axis="horizontal"), turned) == 3
+    for data, axis in ((slices, 3), (turned, 2)):
+        assert mirror_axis(smoke(), data) == axis
+        seen = torch.cat([draw_batch(data, smoke(), start, torch.device("cpu"))[0] for start in range(0, 2 * len(data), 8)])
+        rows, real = {row.numpy().tobytes() for row in seen}, data.tensor()
+        assert {row.numpy().tobytes() for row in (*real, *real.flip(axis).contiguous())} <= rows
 
 
-def test_one_step_trains_both_networks_and_their_average(slices):
-    state = new_state(smoke(pl_weight=2.0))
+# --- Steps ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [{}, {"architecture": "stylegan1", "conditional": "class", "c_dim": 2}, DCGAN,
+                                    {"loss": "wgan"}, {"loss": "relativistic"}], ids=str)  # fmt: skip
+def test_one_step_trains_every_weight_of_both_networks_and_their_average(slices, fields):
+    state = new_state(smoke(**({"pl_weight": 2.0} if "dcgan" not in fields.values() else {}), **fields))
     before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
     training_step(state, slices)
-    assert {k for k, _ in state.D.named_parameters()} == set(changed(state.D, before["D"]))
-    trained = {k for k, _ in state.G.named_parameters()} | {"mapping.w_avg"}
-    assert trained == set(changed(state.G, before["G"])) == set(changed(state.G_ema, before["G_ema"]))
-    assert state.cur_nimg == 8 and state.step == 1 and state.pl_mean > 0
-    assert {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G"} == set(state.log.means())
+    constant = {"epilogue.out.bias"} if "loss" in fields else set()  # which neither of these losses feels
+    assert changed(state.D, before["D"]) >= parameters(state.D) - constant
+    assert changed(state.G, before["G"]) >= parameters(state.G) | {"mapping.w_avg"}
+    assert changed(state.G, before["G"]) == changed(state.G_ema, before["G_ema"])
+    assert state.cur_nimg == 8 and state.step == 1
+    path = {"path_length"} if state.config.pl_weight else set()
+    assert {"loss_D", "loss_G", "r1", "grad_norm_D", "grad_norm_G"} | path == set(state.log.means())
+    assert state.G.mapping.w_avg.shape == ((2, 16) if "c_dim" in fields else (16,))
 
 
 @pytest.mark.parametrize(("one", "calls"), [(True, 1), (False, 2)])
@@ -76,17 +102,14 @@ def test_one_fake_batch_serves_both_networks(slices, one, calls):
     state.G.synthesis.register_forward_hook(lambda *_: seen.append(1))
     before = weights(state.G)
     training_step(state, slices)
-    assert len(seen) == calls
-    assert {k for k, _ in state.G.named_parameters()} | {"mapping.w_avg"} == set(changed(state.G, before))
+    assert len(seen) == calls and changed(state.G, before) == parameters(state.G) | {"mapping.w_avg"}
 
 
 def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(slices, monkeypatch):
     """Drawing the same z and noise again for G, by rewinding the random numbers, gives the same step."""
-    states = [new_state(smoke(one_fake_batch=one, augment="none", batch_size=8)) for one in (True, False)]
+    states = [new_state(smoke(one_fake_batch=one, augment="none")) for one in (True, False)]
     for state in states:
-        monkeypatch.setattr(
-            state, "reseed", lambda step, state=state: state.generator.manual_seed(1)
-        )  # the same numbers in both steps
+        monkeypatch.setattr(state, "reseed", lambda step, state=state: state.generator.manual_seed(1))
         real, c = draw_batch(slices, state.config, 0, state.device)
         d_step(state, real, c)
         g_step(state, real, c)
@@ -96,90 +119,79 @@ def test_the_gradient_of_one_fake_batch_is_that_of_the_same_fakes_drawn_again(sl
 
 @torch.no_grad()
 @pytest.mark.parametrize("n", [2, 4, 12])
-@pytest.mark.parametrize("fields", [{}, {"c_dim": 3}, {"architecture": "stylegan1"}, DCGAN, {"mbstd_group_size": 2}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"c_dim": 3}, {"architecture": "stylegan1"}, DCGAN, {"mbstd_group_size": 2},
+                                    {"pixel_deviation": True}, {**DCGAN, "pixel_deviation": True}], ids=str)  # fmt: skip
 def test_fakes_and_real_slices_are_judged_in_one_pass_as_in_two(fields, n):
     state = new_state(smoke(batch_size=n, **fields))
+    if "pixel_deviation" in fields:
+        state.D.eval()
     fake, real = torch.randn(n, 1, 16, 16), 2 + torch.randn(n, 1, 16, 16)
     c = torch.eye(3)[torch.arange(n) % 3] if state.config.c_dim else None
     found = logits_of_both(state, fake, real, c)
     for logits, img in zip(found, (fake, real), strict=True):
         torch.testing.assert_close(logits, state.D(img, c), rtol=1e-4, atol=1e-5)
-    assert (found[0] - found[1]).abs().max() > 0.01  # they differ: mixing them would show
+    assert (found[0] - found[1]).abs().max() > 1e-3  # they differ: mixing them would show
 
 
-def test_d_penalty_step_alone_changes_the_discriminator_and_nothing_else(slices):
-    state = new_state(smoke(r1_gamma=1.0))
+def test_the_lazy_steps_change_their_network_and_nothing_else(slices):
+    state = new_state(smoke(r1_gamma=1.0, pl_weight=2.0, pl_batch_shrink=4))
     real, c = draw_batch(slices, state.config, 0, state.device)
     before = weights(state.D), weights(state.G)
     d_penalty_step(state, real, c)
     assert changed(state.D, before[0]) and not changed(state.G, before[1])
-
-
-def test_path_length_step_uses_the_smaller_batch_and_moves_only_the_generator(slices):
-    state = new_state(smoke(pl_weight=2.0, pl_batch_shrink=4))
     before = weights(state.D), weights(state.G)
     path_length_step(state, None)
     assert changed(state.G, before[1]) and not changed(state.D, before[0])
-    assert state.log.means()["path_length"] > 0
+    assert state.log.means()["path_length"] > 0 and state.pl_mean > 0
+
+
+@pytest.mark.parametrize(("name", "log"), [("r1_gamma", "r1"), ("r2_gamma", "r2"), ("gp_weight", "gp")])
+def test_each_penalty_acts_and_is_logged_at_every_step_or_lazily(slices, name, log):
+    for interval in (1, 2):
+        config = smoke(**{"r1_gamma": 0.0, name: 1.0, "d_reg_interval": interval, "augment": "none"})
+        state = new_state(config)
+        training_step(state, slices)
+        training_step(state, slices)
+        assert state.log.means()[log] > 0 and state.log.sums[log][1] == 2 / interval
+        assert state.opt_D.param_groups[0]["lr"] == pytest.approx(config.lr * (1 if interval == 1 else 2 / 3))
+
+
+def test_drift_pulls_real_logits_to_0(slices):
+    for drift, moved in ((0.0, False), (1.0, True)):
+        state = new_state(smoke(loss="wgan", drift=drift, r1_gamma=0.0, augment="none", lr=1e-3))
+        state.D.epilogue.out.bias.data.fill_(10.0)  # a critic's loss does not feel a constant
+        for _ in range(3):
+            training_step(state, slices)
+        assert (state.D.epilogue.out.bias.item() < 9.999) == moved
+
+
+@pytest.mark.parametrize("fields", [{}, {"architecture": "stylegan1"}, DCGAN], ids=str)
+def test_every_generator_learns_from_the_penalty_on_sharing_and_a_checkpoint_keeps_its_mean(fields):
+    states = [new_state(smoke(participation_weight=weight, **fields)) for weight in (0.0, 100.0)]
+    for state in states:
+        g_step(state, torch.rand(8, 1, 16, 16), None)
+    assert "sharing" not in flatten(states[0]) and flatten(states[1])["sharing"] > 0
+    assert not all(torch.equal(a, b) for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True))
 
 
 def test_frozen_takes_no_gradients_and_gives_them_back():
-    state = new_state(smoke())
-    with pytest.raises(RuntimeError), frozen(state.D):
-        assert not any(p.requires_grad for p in state.D.parameters())
+    net = torch.nn.Linear(2, 2)
+    with pytest.raises(RuntimeError), frozen(net):
+        assert not any(p.requires_grad for p in net.parameters())
         raise RuntimeError
-    assert all(p.requires_grad for p in state.D.parameters())
+    assert all(p.requires_grad for p in net.parameters())
 
 
-def test_same_seed_same_run_other_seed_other_run(slices):
-    def run(seed):
-        state = new_state(smoke(seed=seed, total_kimg=0.024))
-        train(state, slices, lambda _: False)
-        return state.G_ema.state_dict()
-
-    one, two, other = run(1), run(1), run(2)
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    assert not any(torch.equal(one[k], other[k]) for k in one if k.endswith("weight"))
-
-
-def test_a_conditional_run_tells_both_networks_the_class(slices):
-    config = replace(smoke(conditional="class"), c_dim=len(slices.classes))
-    state = new_state(config)
-    training_step(state, slices)
-    assert state.G.mapping.w_avg.shape == (len(slices.classes), config.w_dim)
-    assert any(k.startswith("mapping.embed") for k, p in state.D.named_parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize("pl_weight", [0.0, 2.0])
-def test_fp16_trains_as_fp32_does_at_first_and_scales_its_losses(slices, pl_weight):
-    states = [new_state(smoke(precision=precision, pl_weight=pl_weight)) for precision in ("fp16", "fp32")]
-    for state in states:
-        for _ in range(4):
-            training_step(state, slices)
-    half, full = (state.log.means() for state in states)
-    for name, value in full.items():
-        assert half[name] == pytest.approx(value, rel=0.1), name
-    assert states[0].scaler_G.get_scale() > 1 and not states[1].scaler_G.is_enabled()
-
-
-def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale(slices):
-    state = new_state(smoke(precision="fp16"))
-    training_step(state, slices)
-    before, scale = weights(state.D), state.scaler_D.get_scale()
-    real, c = draw_batch(slices, state.config, 0, state.device)
-    d_step(state, real * float("inf"), c)
-    assert not {k for k, _ in state.D.named_parameters()} & set(changed(state.D, before))
-    assert state.scaler_D.get_scale() < scale
+# --- Averages, rates, probabilities ---------------------------------------------------------------------------------------------
 
 
 def test_ema_forgets_half_in_its_half_life_follows_closely_at_the_start_and_copies_buffers():
     for fields, steps in (({"ema_kimg": 0.8, "ema_rampup": 0.0}, 100), ({"ema_kimg": 10.0, "ema_rampup": 0.05}, 1)):
         state = new_state(smoke(**fields))
         state.cur_nimg = 160  # with the ramp a half-life of 8 slices, one batch
-        with torch.no_grad():
-            for p, target in zip(state.G_ema.parameters(), state.G.parameters(), strict=True):
-                p.zero_()
-                target.fill_(1.0)
+        for p, target in zip(state.G_ema.parameters(), state.G.parameters(), strict=True):
+            p.data.zero_()
+            target.data.fill_(1.0)
         state.G.mapping.w_avg.fill_(7.0)
         for _ in range(steps):  # 100 batches of 8 slices are the half-life of 0.8 kimg
             update_ema(state, 8)
@@ -207,6 +219,15 @@ def test_style_mixing_gives_a_share_of_fakes_two_styles():
     assert torch.equal(found[0.0], found[0.0][:, :1].expand_as(found[0.0]))
 
 
+def test_the_rate_falls_with_the_root_of_the_slices_shown():
+    state = new_state(smoke(lr_decay_kimg=10.0))
+    full = state.opt_G.param_groups[0]["base_lr"]
+    for kimg, share in ((0, 1), (10, 1), (40, 0.5), (1000, 0.1)):
+        state.cur_nimg = kimg * 1000
+        set_rates(state)
+        assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
+
+
 def test_adam_starts_with_averages_of_zero_and_steps_as_torch_s_own_does():
     config = smoke(adam_eps=0.0)
     net, twin = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
@@ -220,3 +241,60 @@ def test_adam_starts_with_averages_of_zero_and_steps_as_torch_s_own_does():
             (one(torch.ones(4, 3)).sum() * scale).backward()
             optimizer.step()
     assert torch.equal(net.weight, twin.weight)
+
+
+# --- Precision, seeds, learning -------------------------------------------------------------------------------------------------
+
+
+def test_fp16_trains_as_fp32_does_at_first_and_skips_an_overflow(slices):
+    states = [new_state(smoke(precision=precision, pl_weight=2.0)) for precision in ("fp16", "fp32")]
+    for state in states:
+        for _ in range(4):
+            training_step(state, slices)
+    half, full = (state.log.means() for state in states)
+    for name, value in full.items():
+        assert half[name] == pytest.approx(value, rel=0.1), name
+    state = states[0]
+    before, scale = weights(state.D), state.scaler_D.get_scale()
+    assert scale > 1 and not states[1].scaler_G.is_enabled()
+    real, c = draw_batch(slices, state.config, 0, state.device)
+    d_step(state, real * float("inf"), c)
+    assert not parameters(state.D) & changed(state.D, before) and state.scaler_D.get_scale() < scale
+
+
+def test_same_seed_same_run_other_seed_other_run(slices):
+    def run(seed):
+        state = new_state(smoke(seed=seed, total_kimg=0.024))
+        train(state, slices, lambda _: False)
+        return state.G_ema.state_dict()
+
+    one, two, other = run(1), run(1), run(2)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not any(torch.equal(one[k], other[k]) for k in one if k.endswith("weight"))
+
+
+@pytest.mark.parametrize("preset", [n if n in LEARN_FAST else pytest.param(n, marks=pytest.mark.long) for n in SYSTEMS])
+def test_each_preset_halves_the_distance_of_its_start(preset, slices):
+    """In 1 or 2 kimg at 16 px the kernel distance in the space of 16 principal components of the pixels falls below half."""
+    w = {} if preset == "dcgan" else {"z_dim": 16, "w_dim": 16, "mapping_layers": 2}
+    growth = (
+        {"grow_from": 4, "grow_kimg": 0.08, "fade_kimg": 0.08, "grow_batch_max": 32} if PRESETS[preset].get("grow_from") else {}
+    )
+    more = {"attention": "8"} if "attention" in PRESETS[preset] else {}
+    more |= {"c_dim": len(slices.classes)} if PRESETS[preset].get("conditional") == "class" else {}
+    config = make_config(preset, img_resolution=16, channel_base=128, channel_max=16, batch_size=16, ema_kimg=0.1, device="cpu",
+                         precision="fp32", total_kimg=1 if preset in LEARN_FAST else 2, **w, **growth, **more)  # fmt: skip
+    state, real = new_state(config), flat(slices.images)
+    space = PCA(16, random_state=0).fit(real)
+
+    def distance():
+        fakes = to_uint8(generate(state.G_ema, range(48)))
+        return kernel_distance(space.transform(real), space.transform(flat(fakes)))
+
+    before = distance()
+    train(state, slices, lambda _: False)
+    assert distance() < before / 2
+
+
+def flat(images):
+    return np.asarray(images, dtype=np.float64).reshape(len(images), -1) / 127.5 - 1
