@@ -194,11 +194,12 @@ def truncation_sweep(G: Generator, seeds: Sequence[int], psis: Sequence[float], 
     return torch.stack([generate(G, seeds, **{**kwargs, "truncation_psi": psi}) for psi in psis], dim=1)
 
 
-def class_sweep(G: Generator, seeds: Sequence[int], **kwargs) -> Tensor:
-    """Each seed's z under every class: [n, c_dim, C, R, R]. Raises ValueError for a generator without classes."""
+def class_sweep(G: Generator, seeds: Sequence[int], classes: Sequence[int] | None = None, **kwargs) -> Tensor:
+    """Each seed's z and noise under every class, or under these: [n, classes, C, R, R]. ValueError for a generator without classes."""
     if not G.c_dim:
         raise ValueError("This generator was trained without classes: there is none to sweep; train with --conditional class.")
-    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in range(G.c_dim)], dim=1)
+    classes = range(G.c_dim) if classes is None else classes
+    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in classes], dim=1)
 
 
 def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossover: int | None = None, **kwargs) -> Tensor:
