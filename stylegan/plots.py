@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.textpath import TextPath
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -125,7 +125,10 @@ def grid(
         axes.text((i + 0.5) * step, -4, text, ha="center", va="bottom", fontsize=8, color=INK)
     for i, text in enumerate(row_titles):
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
-    _mark(axes, marks or (), scale * size)
+    places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
+              (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
+    for text, (x, y, ha, va) in zip(marks or (), places, strict=False):
+        axes.text(x * scale * size, y * scale * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
     for i, text in enumerate(notes):  # where no head reaches
         place = (i % columns) * step + 4, (i // columns + 1) * step - 4
         axes.text(*place, text, ha="left", va="bottom", fontsize=8, color="white")
@@ -311,7 +314,7 @@ def _frame(path: Path, kimg: float, total: float) -> Image.Image:
     frame.paste(sheet)
     draw, done = ImageDraw.Draw(frame), round(sheet.width * kimg / max(total, 1e-9))
     draw.rectangle((0, sheet.height, done, sheet.height + 3), fill=ACCENT)
-    draw.text((2, sheet.height + 6), f"{kimg:g} of {total:g} kimg", fill=INK)
+    draw.text((2, sheet.height + 4), f"{kimg:g} of {total:g} kimg", fill=INK, font=ImageFont.load_default(12))
     return frame
 
 
@@ -345,10 +348,3 @@ def _show(axes: Axes, pixels: np.ndarray) -> None:
     rgb = pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
     axes.imshow(rgb, interpolation="nearest", extent=(0, pixels.shape[1], pixels.shape[0], 0))
     axes.set_axis_off()
-
-
-def _mark(axes: Axes, marks: Sequence[str], size: int) -> None:
-    places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
-              (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
-    for text, (x, y, ha, va) in zip(marks, places, strict=False):
-        axes.text(x * size, y * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
