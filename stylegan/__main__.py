@@ -132,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from stylegan.scores.evaluate import evaluate
     from stylegan.scores.verdict import plain_scores
 
-    names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "out")
+    names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "answers", "out")
     scores = evaluate(args.path, args.data, **_from(args), **{name: getattr(args, name) for name in names})
     print(json.dumps(scores, indent=2) if args.json else "\n".join(plain_scores(scores)))
 
@@ -179,7 +179,7 @@ def _report(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"The report needs {error.name}; install it with: pip install -e '.[notebook]'") from error
 
-    page = report(args.data, args.run_dir, args.preset, args.out, **_from(args))
+    page = report(args.data, args.run_dir, args.preset, args.out, quiz=args.quiz, **_from(args))
     print(f"The report is {page}.")
 
 
@@ -252,6 +252,7 @@ COMMANDS = {
         _opt("--space", default="efficientnet-lite0", help="feature space: efficientnet-lite0 or inception"),
         _opt("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail"),
         _opt("--all", action="store_true", help="also memory, attacks and projections: minutes more, with a verdict"),
+        _opt("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="answers that the quiz of a report saved"),
         _opt("--out", type=Path, metavar="DIR", help="folder for the result as JSON and its pictures"),
         DEVICE, JSON,
     ]),
@@ -275,6 +276,7 @@ COMMANDS = {
     "report": Command(_report, "Run the notebooks in order and write them as one HTML page.", [
         PRESET, *DATA,
         _opt("--run-dir", type=Path, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
+        _opt("--no-quiz", dest="quiz", action="store_false", help="leave out the quiz, which shows single held-out slices"),
         _opt("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write to"),
     ]),
 }  # fmt: skip

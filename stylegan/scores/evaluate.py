@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, styles
 from stylegan.scores import memorisation
-from stylegan.scores.evidence import Evidence, Part, open_evidence
+from stylegan.scores.evidence import Evidence, Part, open_evidence, read_answers
 from stylegan.scores.features import DEFAULT, as_pixels, features
 from stylegan.scores.metrics import (
     NEIGHBOUR_SCORES,
@@ -50,6 +50,7 @@ def evaluate(
     controls: bool = True,
     all: bool = False,
     projections: int = 24,
+    answers: Sequence[str | Path] = (),
     out: str | Path | None = None,
     seed: int = 0,
     space: str = DEFAULT,
@@ -68,8 +69,9 @@ def evaluate(
     slices and those of other people. ``train_data``: the training set where that is another one, for the floor, the search for
     copies and, where the generator's file names no subjects, whom to keep out. ``fakes``: so many, and no more than twice the
     training slices, are compared with all training slices. ``controls``: also score sets that must fail. ``all``: also what
-    `everything_of` returns, minutes more. ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the
-    generator that was best on its validation subjects, so 'test' is the honest split.
+    `everything_of` returns, minutes more. ``answers``: files saved by the quiz of a report, for the entry ``people``
+    (`read_answers`). ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the generator that was
+    best on its validation subjects, so 'test' is the honest split.
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
     style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person. ``memorisation``:
@@ -83,7 +85,8 @@ def evaluate(
                              cache_dir=cache_dir, subjects_csv=subjects_csv, levels=levels, contrast=contrast)  # fmt: skip
     if not evidence.scored:
         raise ValueError(" ".join(evidence.warnings))
-    found = scores_of(evidence, fakes=fakes, controls=controls)
+    told = {"people": read_answers(answers, evidence.info)} if answers else {}
+    found = scores_of(evidence, fakes=fakes, controls=controls) | told
     found |= everything_of(evidence, fakes=fakes, projections=projections) if all else {}
     found["seconds"] = round(time.perf_counter() - begin, 1)
     if out is not None and distributed.rank() == 0:

@@ -1,10 +1,8 @@
 """What the scores say: tables, sentences, and the verdict, in which every doubt is answered by rules that are the same for every generator.
 
-Mind the floor. Slices of one person resemble each other. A set of real people is therefore further from another such set than
-unrelated slices of the same population would be: it raises the floor of every distance from both sides, and the score of a
-generator, whose slices are strangers to each other, from one. "At the floor" is thus lenient, and so a distance passes only
-where it is no larger than the *mean* of its floor; reaching the floor's range, where chance may explain the rest, is borderline.
-Neighbour scores leave out slices of the same person, their floor's mean is not shifted, only its range is wider.
+Mind the floor. Slices of one person resemble each other, which sets two groups of real people apart; generated slices are strangers
+to each other. So "at the floor" is lenient: a distance passes only where it is no larger than the *mean* of its floor, and
+reaching the floor's range, where chance may explain the rest, is borderline. Neighbour scores leave out slices of the same person.
 """
 
 from __future__ import annotations
@@ -156,9 +154,11 @@ def plain_scores(scores: Mapping) -> list[str]:
     if found["ratio"] is not None:
         text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
         lines.append(text.format(**found))
+    if told := scores.get("people"):
+        lines.append(f"told apart by people in {with_interval(told, 'classifier')} of {told['n']} answers, 50 % by chance")
     for name, control in scores["controls"].items():
-        names = (key for key in ("kid", "fd", "recall", "coverage", "dimensions") if key in control)
-        shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names]
+        names = ("kid", "fd", "recall", "coverage", "dimensions")
+        shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names if key in control]
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
     return lines
 
@@ -192,6 +192,10 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         entry, floor = split.get(key), floor_of(split, key)
         found = mark(entry, floor, better) if entry and floor else UNKNOWN
         rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
+    if told := scores.get("people"):
+        found = PASS if told["low"] <= 0.5 else BORDERLINE if told["value"] < 0.6 else FAIL
+        score = f"told apart by people (n = {told['n']})"
+        rows.append(_row("Can people tell them apart?", score, with_interval(told, "classifier"), "50%", found))
     return rows + _memory_rows(scores["memorisation"], scores.get("memory", {}) if memory is None else memory)
 
 
@@ -228,9 +232,9 @@ def memory_table(found: Mapping) -> list[dict]:
     """The further measures of memory as rows: whose slice is nearest, and two attacks; [] where nothing was found."""
     if not found:
         return []
-    people, rows = found["people"], []
+    people, chance = found["people"], f"{found['people']['expected']:.0%}"
     share = f"{people['share']:.0%}, p = {people['p_value']:.2g}"
-    rows.append({"": "nearest person is a training person", "found": share, "by chance": f"{people['expected']:.0%}"})
+    rows = [{"": "nearest person is a training person", "found": share, "by chance": chance}]
     for key, name in (("attack", "AUC from generated slices"), ("logits", "AUC from the discriminator's logits")):
         text = "{value:.2f} ({low:.2f} to {high:.2f})".format(**found[key]) if found.get(key) else "cannot be tried here"
         rows.append({"": name, "found": text, "by chance": "0.50"})
