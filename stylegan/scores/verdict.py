@@ -57,8 +57,7 @@ DOUBTS = (
     ("Are the heads of the right size?", "area", "lower"),
     ("Are they as symmetric as real heads?", "symmetry", "lower"),
 )
-# Up to how many times the floor: what that means for the eye.
-TIMES = (
+TIMES = (  # up to how many times the floor: what that means for the eye
     (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
     (4.0, "The set is near the real ones and still told apart from them."),
     (10.0, "The slices are recognisable as heads and clearly not from the same population."),
@@ -267,9 +266,9 @@ def splits_sentence(scores: Mapping) -> str:
     found = {name: split["fd"] for name, split in scores["splits"].items()}
     if len(found) < 2:
         return "There is one split to score on, so that nothing can be compared with it."
+    words = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
     overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
-    good = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
-    words = good if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
+    words = words if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
     return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
 
 
@@ -292,9 +291,8 @@ def variety_sentence(scores: Mapping) -> str:
     if not found:
         return "Nobody is held out, so that there are no people to compare its variety with."
     whole, fixed = (found[0][f"dimensions{suffix}"] for suffix in ("", "_fixed_noise"))
-    ratio = whole["ratio"]["value"]
     kinds = ((0.25, "**collapsed**"), (0.75, "less various than people"), (9e9, "about as various as people"))
-    words = next(text for limit, text in kinds if ratio < limit)
+    words = next(text for limit, text in kinds if whole["ratio"]["value"] < limit)
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
         f"the noise fixed, which is what $W$ alone varies: {words}."
@@ -305,10 +303,9 @@ def ssim_sentence(scores: Mapping) -> str:
     """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
     split, blurred = last_split(scores), scores["controls"]["blurred"]["best_ssim"]
     ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
-    blur = "rewards blur, and " if blurred > theirs else ""
     return (
         f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
-        f"{blur}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
+        f"{'rewards blur, and ' if blurred > theirs else ''}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
         "does as well as a population. The best that it should be is what real slices of other people have."
     )
 
