@@ -6,6 +6,7 @@ All of it is computed from the run and from what its notebooks showed. Texts are
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import re
@@ -83,7 +84,11 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
 def short(card: Sequence[Mapping]) -> list[dict]:
     """The verdict card as one row for each verdict that was given."""
     named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
-    return [{"verdict": sign, "of": len(card), "scores": f"{len(found)}: {'; '.join(found)}"} for sign, found in named.items() if found]
+    return [
+        {"verdict": sign, "of": len(card), "scores": f"{len(found)}: {'; '.join(found)}"}
+        for sign, found in named.items()
+        if found
+    ]
 
 
 def discussion(run: Run, scores: Mapping) -> str:
@@ -112,8 +117,14 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
         return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
     if split["dimensions"]["value"] < 0.75 * split["dimensions"]["real"]:
         off = [name for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
-        tried = f"{' and '.join(f'`{name}`' for name in off)}, which let D compare heads pixel by pixel" if off else "wider networks"
-        steps.append(f"Variety: {split['dimensions']['value']:.0f} dimensions of {split['dimensions']['real']:.0f}. To try: {tried}.")
+        tried = (
+            f"{' and '.join(f'`{name}`' for name in off)}, which let D compare heads pixel by pixel"
+            if off
+            else "wider networks"
+        )
+        steps.append(
+            f"Variety: {split['dimensions']['value']:.0f} dimensions of {split['dimensions']['real']:.0f}. To try: {tried}."
+        )
     if split["spectrum"]["low"] > split["spectrum_floor"]["high"]:
         steps.append("Texture: the power spectrum is off by more than between people; notebook 4 shows at which frequencies.")
     if memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05:
@@ -141,7 +152,7 @@ def references(notebooks: Mapping[str, NotebookNode]) -> list[str]:
 
 def without_end(cells: Cells) -> Cells:
     """The cells of a notebook without its references and its table of versions, which the page has once for all."""
-    cells = [cell for cell in cells if not cell.id.endswith("-closing")]
+    cells = [copy.deepcopy(cell) for cell in cells if not cell.id.endswith("-closing")]
     for cell in cells:
         if cell.cell_type == "markdown":
             cell.source = cell.source.partition("### References")[0].rstrip()
@@ -183,7 +194,9 @@ def result(right: int, n: int, classifier: Mapping | None) -> str:
     found, form = share(right, n), "{value:.0%} (95 % interval {low:.0%} to {high:.0%})"
     words = "no better than by chance" if found["low"] <= 0.5 <= found["high"] else "better than by chance"
     words = words if found["high"] >= 0.5 else "worse than by chance: what you took for real is not"
-    text = f"You were right in {right} of {n}: {form.format(**found)}, by Clopper and Pearson. Chance gives 50%; this is {words}."
+    text = (
+        f"You were right in {right} of {n}: {form.format(**found)}, by Clopper and Pearson. Chance gives 50%; this is {words}."
+    )
     return text if classifier is None else f"{text} The classifier of notebook 4 is right in {form.format(**classifier)}."
 
 

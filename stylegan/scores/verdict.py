@@ -305,8 +305,8 @@ def ssim_sentence(scores: Mapping) -> str:
     ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
     return (
         f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
-        f"{'rewards blur, and ' if blurred > theirs else ''}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
-        "does as well as a population. The best that it should be is what real slices of other people have."
+        f"{'rewards blur, and ' if blurred > theirs else ''}asks for one similar slice each: copies of the test slices would have 1, "
+        "and one good slice drawn a thousand times does as well as a population. The best it should be is what real slices reach."
     )
 
 
