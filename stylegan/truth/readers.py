@@ -327,3 +327,17 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     readings = reader(e.features(images, keep=False)).reshape(len(STEPS), -1).T
     pictures = to_uint8(images)
     return result, (pictures.reshape(len(STEPS), -1, *pictures.shape[1:]).swapaxes(0, 1), readings)
+
+
+def notes_on(e: Evidence, pictures: np.ndarray) -> list[str]:
+    """What is read off each of the pictures uint8 [n, R, R]: their ventricles, and the class that a classifier of training people sees.
+
+    The class is missing where the training people are not of two classes, with two people or more in each.
+    """
+    notes, train = [f"{share:.1f}%" for share in ventricle_share(pictures)], e.train and e.train.select(e.train.labels >= 0)
+    people = [set(people_of(train)[train.labels == name]) for name in set(train.labels)] if train else []
+    if len(people) < 2 or min(map(len, people)) < 2:
+        return notes
+    model = fit_classifier(e.features(train.images), train.labels, people_of(train))
+    seen = model.predict(e.features(pictures, keep=False))
+    return [f"{e.slices.classes[name]}, {note}" for name, note in zip(seen, notes, strict=True)]
