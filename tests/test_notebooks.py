@@ -15,7 +15,7 @@ from stylegan.reporting.html import NAMES  # noqa: E402
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
-MOST_LINES = 15
+MOST_LINES = 10
 
 
 def code(notebook):

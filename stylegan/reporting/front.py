@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from stylegan.scores.intervals import share
 QUIZ = Path(__file__).with_name("templates") / "report" / "quiz.js"
 EACH, LEAST = 10, 4  # real and generated slices of the quiz; people that it takes at least
 CHOICE = 10  # generated slices among which the quiz takes one of about the height of a real slice
+NOBODY = "The slices are simulated: nobody is shown."
+SOMEBODY = "The real slices show people, as other parts of this report do; <code>report --no-quiz</code> leaves the quiz out."
 FEW = 30  # people: on fewer the intervals are wide
 Cells = list[NotebookNode]
 
@@ -38,11 +41,14 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
     """The front page of a finished run as cells; ``scores``: its ``evaluation.json``; ``quiz``: with held-out slices one by one."""
     shown = {cell.id: cell.get("outputs", []) for notebook in notebooks.values() for cell in notebook.cells}
     card = verdict.verdict_rows(scores)
-    text = f"{verdict.summary(card)} All doubts and scores: [4 · Scores](04_evaluate.ipynb)."
+    text = f"{counted(card)}. The doubts, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
     parts = [
         ("Abstract", [_text(abstract(run, scores, card))]),
-        ("Real slices above, generated ones below", _pictures(shown.get("03-beside", []))),
-        ("Where they lie among real slices", _pictures(shown.get("05-fit", [])) + _texts(shown.get("05-summary", []))),
+        ("Real and generated slices", _of("image/png", shown.get("03-beside", []))),
+        (
+            "A map, and what it may claim",
+            _of("image/png", shown.get("05-fit", [])) + _of("text/markdown", shown.get("05-summary", [])),
+        ),
         ("The verdict in short", [_text(markdown_table(short(card))), _text(text)]),
         ("Try the generator", [_html(explorer.fragment(run.folder))]),
         ("Almost indistinguishable?", [_html(questions(run, scores))] if quiz else []),
@@ -64,31 +70,32 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     """About 150 words: data, people, split, training, distance, variety, memory, verdict."""
     slices, last, people = run.slices, run.history[-1], people_of(run.slices)
     counts = {name: len(set(people[slices.splits == name])) for name in ("train", "val", "test")}
-    who = "people" if slices.subjects_known else "groups of slices (who is who is not known)"
+    who, model = "people" if slices.subjects_known else "groups (who is who is not known)", run.config.architecture
     text = (
-        f"A {run.config.architecture} generator of {run.config.img_resolution} px (preset `{run.config.preset}`) was trained on "
-        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}. Data: {slices.title}. {counts['val']} more served to "
-        f"choose the generator and {counts['test']} to judge it; nobody is in two of these splits. Training showed "
-        f"{last['kimg']:g} thousand slices in {last['seconds'] / 60:.1f} minutes."
+        "What has a network understood of brains when it draws slices of people who do not exist? A "
+        f"{model.replace('stylegan', 'StyleGAN').replace('dcgan', 'DCGAN')} of {run.config.img_resolution} px was trained on "
+        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. The best generator was chosen on "
+        f"{counts['val']} others and is judged on {counts['test']} more; nobody is in two of these splits. Training took "
+        f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
     )
     if split := verdict.last_split(scores):
         away, floor = split["fd"]["value"], split["fd_floor"]["value"]
         text += (
-            f" The Fréchet distance of {split['n']} generated slices to those of {split['subjects']} people of "
-            f"`{list(scores['splits'])[-1]}` is {away:.0f}, between real people {floor:.0f}: a relative distance (Woodland et al. 2024) of "
-            f"**{away / max(floor, 1e-12):.1f}**. {verdict.variety_sentence(scores)}"
+            f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, a "
+            f"relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**. {verdict.variety_sentence(scores)}"
         )
-    return f"{text} {verdict.copies_sentence(scores['memorisation'])} {verdict.summary(card).split(':')[0].rstrip('.')}."
+    return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
+
+
+def counted(card: Sequence[Mapping]) -> str:
+    """How many of the doubts are answered by a pass, and how many are not, without their names."""
+    return verdict.summary(card).partition(":")[0].rstrip(".")
 
 
 def short(card: Sequence[Mapping]) -> list[dict]:
     """The verdict card as one row for each verdict that was given."""
     named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
-    return [
-        {"verdict": sign, "of": len(card), "scores": f"{len(found)}: {'; '.join(found)}"}
-        for sign, found in named.items()
-        if found
-    ]
+    return [{"verdict": sign, "how many": len(found), "which": "; ".join(found)} for sign, found in named.items() if found]
 
 
 def discussion(run: Run, scores: Mapping) -> str:
@@ -144,10 +151,10 @@ def references(notebooks: Mapping[str, NotebookNode]) -> list[str]:
         for line in re.findall(r"^- (.+)$", cell.source.partition("### References")[2], re.M):
             text = re.sub(r" \([^()]*\)$", "", line)  # what the notebook took from it
             number = re.search(r"arXiv:([\d.]+\d)", text)
-            key = number[1] if number else text.casefold()
+            key = number[1] if number else text.casefold().rstrip(".")
             text = text.replace(number[0], f"[{number[0]}](https://arxiv.org/abs/{key})") if number else text
             found[key] = max(found.get(key, ""), text, key=len)
-    return sorted(found.values(), key=str.casefold)
+    return sorted(found.values(), key=lambda text: unicodedata.normalize("NFKD", text.casefold()))
 
 
 def without_end(cells: Cells) -> Cells:
@@ -181,11 +188,8 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
         "slices": [{"src": _png(pictures[i]), "real": bool(i < count)} for i in order],
         "results": [result(right, 2 * count, classifier) for right in range(2 * count + 1)],
     }
-    shown = "The slices are simulated: nobody is shown." if run.slices.layout == "simulated" else (
-        "The real slices are those of people; they are in this report in other places too. `--no-quiz` leaves the quiz out."
-    )  # fmt: skip
     page = QUIZ.with_suffix(".html").read_text(encoding="utf-8")
-    parts = {"COUNT": str(count), "SHOWN": shown.replace("`--no-quiz`", "<code>--no-quiz</code>"), "DATA": json.dumps(asked)}
+    parts = {"COUNT": str(count), "SHOWN": NOBODY if run.slices.layout == "simulated" else SOMEBODY, "DATA": json.dumps(asked)}
     return re.sub("COUNT|SHOWN|DATA", lambda name: parts[name[0]], page)
 
 
@@ -222,9 +226,6 @@ def _html(text: str) -> NotebookNode:
     return new_output("display_data", {"text/html": text})
 
 
-def _pictures(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    return [output for output in outputs if "image/png" in output.get("data", {})]
-
-
-def _texts(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    return [output for output in outputs if "text/markdown" in output.get("data", {})]
+def _of(kind: str, outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Those of the outputs of a cell that hold this."""
+    return [output for output in outputs if kind in output.get("data", {})]
