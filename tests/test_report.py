@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -142,13 +141,6 @@ def test_no_path_of_this_machine_is_on_it(made):
     text = (made.pages / "index.html").read_text(encoding="utf-8")
     told = text.count(str(made.run)) + text.count(str(made.slices))  # in the cells of parameters, where they were given
     assert told == 2 * len(html.NAMES) - 1 and str(ROOT) not in text
-
-
-@pytest.mark.long
-def test_plain_nbconvert_makes_pages_of_the_copies_too(made, tmp_path):
-    notebooks = [str(path) for path in sorted(made.pages.glob("*.ipynb"))]
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path, *notebooks], check=True)
-    assert len(list(tmp_path.glob("*.html"))) == len(html.NAMES)
 
 
 # Names that a folder can have, without slashes.
