@@ -81,7 +81,7 @@ def report(
             execute(notebooks[name], folder / f"{name}.ipynb")
             seconds[name] = time.perf_counter() - begin
             print(f"{name:25}{seconds[name]:5.0f} s", flush=True)
-        found = open_run(run), read_json(run / "evaluation.json")
+        found = open_run(run, preset, data), read_json(run / "evaluation.json")
         before, after = front.before(*found, notebooks, quiz), front.after(notebooks, *found)
     except BaseException:
         before, after = [], front.after(notebooks)
