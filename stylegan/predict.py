@@ -260,15 +260,18 @@ def sample(
 ) -> list[Path]:
     """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`) its picture; returns the paths.
 
+    The extra 'explorer' is a page, ``explorer.html``, in which the generator draws (`reporting.explorer`).
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
     Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
+    from stylegan.reporting import explorer
 
-    extras, out, seeds = list(extras), Path(out), _checked(seeds)
+    asked, out, seeds = list(extras), Path(out), _checked(seeds)
+    extras = [name for name in asked if name != "explorer"]
     unknown = [name for name in extras if name not in latent.EXTRAS]
     if unknown:
-        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}.")
+        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}, explorer.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
     G, info = load_generator(path, pick_device(device))
@@ -285,7 +288,8 @@ def sample(
     pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
     for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
-    return [*written, _write_manifest(info, out, written)]
+    pages = [explorer.write(path, out)] if "explorer" in asked else []
+    return [*written, _write_manifest(info, out, written), *pages]
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:

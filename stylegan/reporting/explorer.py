@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from stylegan.checkpoint import load_generator
-from stylegan.files import read_json
+from stylegan.files import read_json, replacing
 from stylegan.latent import GAUGES, find_directions, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
@@ -49,6 +49,13 @@ def page(path: str | Path) -> str:
         f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path)}\n</main>\n<script>{SCRIPT}</script>\n'
         "</body>\n</html>\n"
     )
+
+
+def write(path: str | Path, out: str | Path) -> Path:
+    """Write the page as ``explorer.html`` into the folder ``out``; returns its path."""
+    with replacing(Path(out) / "explorer.html") as temporary:
+        temporary.write_text(page(path), encoding="utf-8")
+    return Path(out) / "explorer.html"
 
 
 def frame(path: str | Path, height: int = 620) -> str:
@@ -137,7 +144,7 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
         parts.append(slider(f"First layers of {G.num_ws} with the first seed", "layer", 0, G.num_ws, 1, G.num_ws))
     parts += [slider(name, "step", -3, 3, 0.25, 0) for name in directions]
     if any(layer["noise"] is not None for layer in _layers(G)):
-        parts.append('<label><span>Noise</span><input type="checkbox" name="noise" checked></label>')
+        parts.append('<label class="tick"><span>Noise</span><input type="checkbox" name="noise" checked></label>')
     return "".join(parts)
 
 

@@ -1,0 +1,152 @@
+"""The generator that draws in the page: its slices are torch's, and the page is as sound as the report."""
+
+import numpy as np
+import pytest
+import torch
+from test_browser import DESKTOP, PHONE, axe, browser, pytestmark  # noqa: F401
+
+from stylegan import predict
+from stylegan.checkpoint import load_generator, save_generator
+from stylegan.config import make_config
+from stylegan.networks import Generator
+from stylegan.reporting import explorer
+
+SMALL = {"img_resolution": 64, "z_dim": 16, "w_dim": 16, "channel_base": 512, "channel_max": 32}
+NETWORKS = {
+    "stylegan2": ("quick", {"mapping_layers": 2}),
+    "stylegan2, classes": ("quick", {"conditional": "class", "c_dim": 2, "leaky_slope": 0.1}),
+    "stylegan1, classes": ("seed004-course", {"c_dim": 2}),
+    "stylegan1 that grew": ("stylegan1", {"grow_from": 32}),
+    "dcgan": ("dcgan", {}),
+}
+GREY = """() => { const c = document.querySelector('canvas');
+    return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, n) => n % 4 === 0); }"""
+
+
+def made(folder, preset="quick", **changes):
+    """The file of an untrained generator in which everything does something."""
+    torch.manual_seed(0)
+    config = make_config(preset, **{**SMALL, **changes})
+    G = Generator(config).eval()
+    with torch.no_grad():
+        for name, tensor in G.state_dict().items():
+            if name.endswith(("bias", "strength", "w_avg", "running_mean")):
+                tensor += 0.2 * torch.randn(tensor.shape)
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + torch.rand(tensor.shape))
+    info = {"config": config.to_dict(), "classes": ["<i>well</i>", "ill"][: config.c_dim], "train_subjects": [], "data": {}}
+    save_generator(folder / "G.safetensors", G, {**info, "cur_nimg": 10**7})
+    return folder / "G.safetensors"
+
+
+@pytest.fixture
+def opened(browser, tmp_path):  # noqa: F811
+    """opened(generator's file, viewport, dark) -> its page from a file, with the network cut off."""
+    contexts = []
+
+    def visit(path, viewport=DESKTOP, dark=False):
+        (tmp_path / "page").mkdir(exist_ok=True)
+        contexts.append(browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light", offline=True))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)
+        page.asked, page.said = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on(
+            "console", lambda message: "readback" in message.text or page.said.append(message.text)
+        )  # the test's own reading
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.goto(explorer.write(path, tmp_path / "page").as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def drawn(page, **values):
+    """Grey levels [R, R] with the controls of these names at these values; ``step`` is that of the first direction."""
+    page.wait_for_selector("[data-state=drawn]")
+    page.evaluate(
+        """values => { const form = document.querySelector('form');
+        for (const [name, value] of Object.entries(values)) {
+            const one = form.querySelector(`[name=${name}]`);
+            if (one.type === 'checkbox') one.checked = value; else one.value = value;
+        }
+        form.dispatchEvent(new Event('change')); }""",
+        values,
+    )
+    page.wait_for_selector("[data-state=drawn]")
+    grey = np.array(page.evaluate(GREY))
+    return grey.reshape(int(len(grey) ** 0.5), -1).astype(int)
+
+
+def expected(path, seed=1, second=5, layer=99, psi=0.7, kind=None, step=0.0, noise=True):
+    G, _ = load_generator(path)
+    first, other = predict.styles(G, [seed, second], truncation_psi=psi, class_index=kind).split(1)
+    ws = torch.cat([first[:, :layer], other[:, layer:]], dim=1)
+    if step:
+        ws = ws + step * next(iter(explorer.named_directions(G, path).values()))
+    return predict.to_uint8(predict.synthesize(G, ws, noise_mode="const" if noise else "none"))[0].astype(int)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_slices_are_those_of_torch(opened, tmp_path, name):
+    preset, changes = NETWORKS[name]
+    path, kind = made(tmp_path, preset, **changes), {"kind": 1} if changes.get("c_dim") else {}
+    page = opened(path)
+    settings = [{"seed": 99, "psi": 1, **kind}]
+    if name != "dcgan":
+        settings += [{"seed": 3, "second": 8, "layer": 4, "psi": 0.3, "step": 2.5, "noise": False, **kind}]
+    pictures = [(drawn(page, **one), expected(path, **one)) for one in settings]
+    for ours, torchs in pictures:
+        assert torchs.std() > 10 and np.abs(ours - torchs).max() <= 2
+    if len(pictures) > 1:
+        assert np.abs(pictures[0][1] - pictures[1][1]).mean() > 2
+    assert page.said == [] and all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
+
+
+@pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (PHONE, True)])
+def test_axe_finds_nothing_serious_and_nothing_is_too_wide(opened, tmp_path, viewport, dark):
+    page = opened(made(tmp_path, **NETWORKS["stylegan2, classes"][1]), viewport, dark)
+    page.wait_for_selector("[data-state=drawn]")
+    found = axe.Axe().run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+def test_keys_move_it_and_paper_shows_the_sheet(opened, tmp_path):
+    page = opened(made(tmp_path))
+    before = drawn(page)
+    page.focus("[name=seed]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('[aria-live]').textContent.startsWith('Seed 2,')")
+    assert np.abs(drawn(page) - before).max() > 0 and not page.is_visible(".sheet")
+    page.click("[type=reset]")
+    page.wait_for_function("document.querySelector('[aria-live]').textContent.startsWith('Seed 1,')")
+    page.emulate_media(media="print")
+    assert page.is_visible(".sheet") and not page.is_visible("canvas")
+
+
+def test_a_slow_one_draws_its_skip_picture_while_a_slider_moves(opened, tmp_path):
+    page = opened(made(tmp_path))
+    page.wait_for_selector("[data-state=drawn]")
+    page.evaluate("""window.sizes = []; const own = CanvasRenderingContext2D.prototype.putImageData;
+        CanvasRenderingContext2D.prototype.putImageData = function (...rest) { sizes.push(rest[0].width); own.apply(this, rest); };
+        document.querySelector('.explorer').dataset.slow = '';
+        document.querySelector('form').dispatchEvent(new Event('input'));""")
+    page.wait_for_function("sizes.length === 2")
+    assert page.evaluate("sizes") == [32, 64]
+
+
+@pytest.mark.parametrize("changes", [{"channel_base": 16384, "channel_max": 512}, {"attention": "16"}])
+def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
+    text = explorer.fragment(made(tmp_path, **changes))
+    assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
+
+
+def test_sample_writes_it_and_the_classes_are_text(tmp_path):
+    path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
+    written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
+    text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")
+    assert written[-1].name == "explorer.html" and "<i>well" not in text and explorer.csp() in text
+    assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp()
