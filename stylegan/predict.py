@@ -258,9 +258,8 @@ def sample(
     device: str = "auto",
     extras: Iterable[str] = (),
 ) -> list[Path]:
-    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`) its picture; returns the paths.
-
-    The extra 'explorer' is a page, ``explorer.html``, in which the generator draws (`reporting.explorer`).
+    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` its picture (`latent.EXTRAS`) or page ('explorer',
+    `reporting.explorer`); returns the paths.
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
     Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
@@ -269,8 +268,7 @@ def sample(
 
     asked, out, seeds = list(extras), Path(out), _checked(seeds)
     extras = [name for name in asked if name != "explorer"]
-    unknown = [name for name in extras if name not in latent.EXTRAS]
-    if unknown:
+    if unknown := [name for name in extras if name not in latent.EXTRAS]:
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}, explorer.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
@@ -288,8 +286,8 @@ def sample(
     pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
     for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
-    pages = [explorer.write(path, out)] if "explorer" in asked else []
-    return [*written, _write_manifest(info, out, written), *pages]
+    written.append(_write_manifest(info, out, written))
+    return [*written, explorer.write(path, out)] if "explorer" in asked else written
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:

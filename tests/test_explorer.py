@@ -31,7 +31,7 @@ def made(folder, preset="quick", **changes):
     with torch.no_grad():
         for name, tensor in G.state_dict().items():
             if name.endswith(("bias", "strength", "const", "w_avg", "running_mean")):
-                tensor += 0.2 * torch.randn(tensor.shape)
+                tensor += 0.1 * torch.randn(tensor.shape)
             if name.endswith("running_var"):
                 tensor.copy_(0.5 + torch.rand(tensor.shape))
         if config.architecture == "dcgan":
