@@ -152,7 +152,10 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 
 
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
-    """What `explorer.js` draws with: constant factors folded into the weights, which are halves; w and directions are floats."""
+    """What `explorer.js` draws with: constant factors folded into the weights.
+
+    Large tensors are halves. What is small is exact: AdaIN would enlarge the rounding of a start that hardly varies.
+    """
     centre = G.mapping.w_avg.reshape(-1, G.w_dim)
     ws = torch.stack([styles(G, range(SEEDS), class_index=c)[:, 0] for c in (range(G.c_dim) if G.c_dim else [None])], dim=1)
     halves, floats = _Store("half", np.float16), _Store("float", np.float32)
@@ -161,8 +164,8 @@ def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
     found = {
         "resolution": G.synthesis.full, "channels": generate(G, [0]).shape[1], "num_ws": G.num_ws, "w_dim": G.w_dim,
         "centres": len(centre), "ws": floats(ws), "centre": floats(centre), "directions": floats(steps),
-        "dense": start.ndim == 2, "start": halves(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
-        "layers": _map(layers, halves),
+        "dense": start.ndim == 2, "start": floats(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
+        "layers": _map(layers, lambda tensor: (halves if tensor.ndim > 1 else floats)(tensor)),
     }  # fmt: skip
     return {**found, "halves": halves.text(), "floats": floats.text()}
 
