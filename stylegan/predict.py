@@ -258,13 +258,13 @@ def sample(
     device: str = "auto",
     extras: Iterable[str] = (),
 ) -> list[Path]:
-    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` its picture (`latent.EXTRAS`) or page ('explorer',
-    `reporting.explorer`); returns the paths.
+    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
+
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
     Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
-    from stylegan.reporting import explorer
+    from stylegan.reporting.explorer import write
 
     asked, out, seeds = list(extras), Path(out), _checked(seeds)
     extras = [name for name in asked if name != "explorer"]
@@ -287,7 +287,7 @@ def sample(
     for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
     written.append(_write_manifest(info, out, written))
-    return [*written, explorer.write(path, out)] if "explorer" in asked else written
+    return [*written, write(path, out)] if "explorer" in asked else written
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:

@@ -8,6 +8,8 @@ from test_browser import DESKTOP, PHONE, axe, browser, pytestmark  # noqa: F401
 from stylegan import predict
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import make_config
+from stylegan.files import checkout, write_json
+from stylegan.latent import Direction
 from stylegan.networks import Generator
 from stylegan.reporting import explorer
 
@@ -21,6 +23,14 @@ NETWORKS = {
 }
 GREY = """() => { const c = document.querySelector('canvas');
     return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, n) => n % 4 === 0); }"""
+
+
+@pytest.fixture(autouse=True)
+def _one_direction(monkeypatch, request):
+    """A direction at once, where the true ones would take 500 slices."""
+    if "sample" not in request.node.name:
+        step = torch.randn(16, generator=torch.Generator().manual_seed(1))
+        monkeypatch.setattr(explorer, "find_directions", lambda *_: [Direction("PCA", 1, 0.3 * step, 0.5, {}, {})])
 
 
 def made(folder, preset="quick", **changes):
@@ -91,7 +101,7 @@ def expected(path, seed=1, second=5, layer=99, psi=0.7, kind=None, step=0.0, noi
     first, other = predict.styles(G, [seed, second], truncation_psi=psi, class_index=kind).split(1)
     ws = torch.cat([first[:, :layer], other[:, layer:]], dim=1)
     if step:
-        ws = ws + step * next(iter(explorer.named_directions(G, path).values()))
+        ws = ws + step * next(iter(explorer.named_directions(G, path, "").values()))
     return predict.to_uint8(predict.synthesize(G, ws, noise_mode="const" if noise else "none"))[0].astype(int)
 
 
@@ -150,11 +160,43 @@ def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
     assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
 
 
+def test_the_direction_of_ventricles_has_a_slider_where_it_held(tmp_path):
+    path = made(tmp_path)
+    G, info = load_generator(path)
+    (tmp_path / "generator.safetensors").write_bytes(path.read_bytes())
+    (tmp_path / "groundtruth").mkdir()
+    for high, names in ((0.5, ["PCA 1", "Ventricles"]), (1.5, ["PCA 1"])):
+        found = {"step": [0.1] * 16, "per_step": 1.0, "agreed": 1.0, "random": {"high": high}}
+        write_json(tmp_path / "groundtruth" / "groundtruth.json", {"model_hash": info["model_hash"], "direction": found})
+        steps = explorer.named_directions(G, tmp_path, info["model_hash"])
+        assert [name.partition(" (")[0] for name in steps] == names
+
+
+def test_a_card_has_the_head_that_hugging_face_reads(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    from tools.ship import rewrite_head
+
+    for path in (checkout() / "models").glob("oasis1*64.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "metrics.json").write_bytes((checkout() / "models" / "metrics.json").read_bytes())
+    card = tmp_path / "oasis1-stylegan2-64.md"
+    before = card.read_text(encoding="utf-8")
+    assert rewrite_head(card.with_suffix(".safetensors")).read_text(encoding="utf-8") == before
+    head = yaml.safe_load(before.split("---\n")[1])
+    metrics = {row["type"]: row["value"] for row in head["model-index"][0]["results"][0]["metrics"]}
+    assert head["license"] == "other" and metrics["fd"] > metrics["fd_floor"] > 0
+
+
 def test_sample_writes_it_and_the_classes_are_text(tmp_path):
     path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
     written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
     text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")
-    assert written[-1].name == "explorer.html" and "<i>well" not in text and explorer.csp() in text
+    assert (
+        written[-1].name == "explorer.html"
+        and text.count('name="step"') == 3
+        and "<i>well" not in text
+        and explorer.csp() in text
+    )
     assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp()
 
 

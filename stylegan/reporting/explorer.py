@@ -25,6 +25,7 @@ from stylegan.latent import GAUGES, find_directions, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.predict import NOTICE, generate, styles, to_uint8
+from stylegan.stylegan1 import _spread
 
 SCRIPT = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
@@ -67,7 +68,7 @@ def frame(path: str | Path, height: int = 620) -> str:
 def fragment(path: str | Path) -> str:
     """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
 
-    Steps along the direction of ventricles are among the sliders where ``groundtruth/groundtruth.json`` of the run folder holds one.
+    The page's Content-Security-Policy is that of `csp`.
     """
     G, info = load_generator(path)
     R, why = G.synthesis.blocks[-1].resolution, obstacle(G)
@@ -78,7 +79,7 @@ def fragment(path: str | Path) -> str:
     )
     if why:
         return f'<div class="explorer">{still}<p class="about">{escape(about)}</p></div>'
-    directions = named_directions(G, Path(path))
+    directions = named_directions(G, Path(path), info["model_hash"])
     return (
         f'<div class="explorer" data-state="asleep">{still}<form autocomplete="off">'
         f'<canvas data-resolution="{R}" width="{R}" height="{R}" role="img" aria-label="Synthetic slice"></canvas>'
@@ -109,13 +110,19 @@ def multiplications(G: Generator) -> int:
     )
 
 
-def named_directions(G: Generator, path: Path) -> dict[str, Tensor]:
-    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where the run has one that held on fresh seeds."""
+def named_directions(G: Generator, path: Path, model_hash: str) -> dict[str, Tensor]:
+    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
+
+    Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
+    """
     found = find_directions(G, GAUGES, min(3, G.w_dim)) if style_weights(G) is not None else []
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
-    grown = (read_json(path / "groundtruth" / "groundtruth.json") or {}).get("direction", {}) if path.is_dir() else {}
-    if "step" in grown and abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9:
-        steps["Ventricles"] = torch.tensor(grown["step"])
+    places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
+    for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):
+        grown = result["direction"]
+        held = abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9
+        if result["model_hash"] == model_hash and "step" in grown and held:
+            steps["Ventricles"] = torch.tensor(grown["step"])
     return steps
 
 
@@ -254,8 +261,6 @@ def _stylegan2(block: torch.nn.Module, w: int) -> list[dict]:
 
 
 def _stylegan1(block: torch.nn.Module, w: int) -> list[dict]:
-    from stylegan.stylegan1 import _spread
-
     found = []
     for i, name in enumerate("01"):
         conv, styled = getattr(block, f"conv{name}", None), getattr(block, f"styled{name}")
