@@ -266,9 +266,8 @@ def sample(
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
     from stylegan.reporting.explorer import write
 
-    asked, out, seeds = list(extras), Path(out), _checked(seeds)
-    extras = [name for name in asked if name != "explorer"]
-    if unknown := [name for name in extras if name not in latent.EXTRAS]:
+    extras, out, seeds = list(extras), Path(out), _checked(seeds)
+    if unknown := [name for name in extras if name not in (*latent.EXTRAS, "explorer")]:
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}, explorer.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
@@ -281,13 +280,14 @@ def sample(
     distributed.wait()
     if not distributed.is_main():  # the first process makes the sheets and the list of all
         return written
-    shown, text = seeds[:BLOCK], f"Sheet of {len(seeds[:BLOCK])} synthetic slices."
-    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=text)
-    pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
-    for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
+    shown = seeds[:BLOCK]
+    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=f"Sheet of {len(shown)} synthetic slices.")
+    pictures = {"grid.png": (grid, shown, {})}
+    for name in filter(latent.EXTRAS.__contains__, extras):
+        pictures |= latent.extra_pictures(name, G, info, seeds, settings)
+    for file, (picture, shown, fields) in pictures.items():
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
-    written.append(_write_manifest(info, out, written))
-    return [*written, write(path, out)] if "explorer" in asked else written
+    return [*written, _write_manifest(info, out, written), *(write(path, out) for name in extras if name == "explorer")]
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:
