@@ -74,10 +74,7 @@ def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> 
 def styles(
     G: Generator, seeds: Sequence[int], *, truncation_psi=1.0, truncation_cutoff: int | None = None, class_index: Classes = None
 ) -> Tensor:
-    """The truncated style vectors of these seeds: ws [n, num_ws, w_dim] on the CPU (StyleGAN1, section 2 and appendix B).
-
-    class_index as in `choose_classes`.
-    """
+    """The truncated style vectors (StyleGAN1, appendix B) of seeds and classes (`choose_classes`): ws [n, num_ws, w_dim] on the CPU."""
     inputs = _inputs(G, seeds, class_index)
     return _in_chunks(G, lambda z, *c: G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff), inputs)
 
@@ -241,7 +238,6 @@ def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple
 
 
 # --- The files of `sample` ----------------------------------------------------------------------------------------------
-
 NOTICE = "This is a synthetic image made by a generative network. It shows no real person and is not for diagnosis."
 BLOCK = 64  # seeds that a process draws at once, and grid.png shows at most
 
@@ -267,22 +263,22 @@ def sample(
     from stylegan.reporting.explorer import write
 
     extras, out, seeds = list(extras), Path(out), _checked(seeds)
-    if unknown := [name for name in extras if name not in (*latent.EXTRAS, "explorer")]:
-        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}, explorer.")
+    if unknown := [name for name in extras if name not in (known := (*latent.EXTRAS, "explorer"))]:
+        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
     G, info = load_generator(path, pick_device(device))
-    settings = {"truncation_psi": truncation_psi, "truncation_cutoff": truncation_cutoff, "noise_mode": noise_mode}
-    settings["class_index"] = find_class(class_name, info.get("classes") or [], G.c_dim)
+    kind = find_class(class_name, info.get("classes") or [], G.c_dim)
+    settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     if "classes" in extras and not G.c_dim:
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
     written, sheet = _write_seeds(G, info, out, seeds, settings)
     distributed.wait()
     if not distributed.is_main():  # the first process makes the sheets and the list of all
         return written
-    shown = seeds[:BLOCK]
-    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=f"Sheet of {len(shown)} synthetic slices.")
-    pictures = {"grid.png": (grid, shown, {})}
+    first = seeds[:BLOCK]
+    grid = plots.grid(sheet, caption=caption(info, settings, first), alt=f"Sheet of {len(first)} synthetic slices.")
+    pictures = {"grid.png": (grid, first, {})}
     for name in filter(latent.EXTRAS.__contains__, extras):
         pictures |= latent.extra_pictures(name, G, info, seeds, settings)
     for file, (picture, shown, fields) in pictures.items():
