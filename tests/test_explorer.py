@@ -160,6 +160,14 @@ def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
     assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
 
 
+def test_it_draws_in_the_frame_of_a_notebook(opened, tmp_path):
+    path = made(tmp_path)
+    page = opened(path)
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html>{explorer.frame(path)}", encoding="utf-8")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    page.frame_locator("iframe").locator("[data-state=drawn]").wait_for()
+
+
 def test_the_direction_of_ventricles_has_a_slider_where_it_held(tmp_path):
     path = made(tmp_path)
     G, info = load_generator(path)
