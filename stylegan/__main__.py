@@ -240,7 +240,7 @@ COMMANDS = {
         _opt("--truncation-cutoff", type=int, metavar="N", help="truncate only the first N layers"),
         _opt("--noise-mode", default="const", choices=("const", "random", "none"), help="fixed, fresh or no noise in each layer"),
         _opt("--class", dest="class_name", metavar="NAME", help="class to draw, of a generator trained with --conditional class"),
-        _opt("--extras", nargs="*", default=[], metavar="PICTURE", help="also: truncation mixing interpolation noise classes"),
+        _opt("--extras", nargs="*", default=[], metavar="PICTURE", help="also: truncation mixing interpolation noise classes explorer"),
         DEVICE, OUT,
     ]),
     "evaluate": Command(_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [

@@ -229,6 +229,12 @@ function work() {
 
 // --- The page --------------------------------------------------------------------------------------------------------------------
 
+/** A control in words: "Seed 1". */
+function inWords(control) {
+  const value = control.type === "checkbox" ? (control.checked ? "on" : "off") : control.selectedOptions?.[0].text ?? control.value;
+  return `${control.closest("label").firstElementChild.textContent} ${value}`;
+}
+
 function show(root, source) {
   const data = root.querySelector("script[type='application/json']");
   if (!data) return; // too large: its sheet stays
@@ -236,12 +242,12 @@ function show(root, source) {
   const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
   const field = (name) => form.elements[name], number = (name, usual) => (field(name) ? Number(field(name).value) : usual);
   const R = Number(canvas.dataset.resolution), paint = canvas.getContext("2d");
-  let busy = false, waiting = null, slow = false;
+  let busy = false, waiting = null;
 
   const asked = (moving) => ({
     seed: number("seed"), second: number("second", 0), layer: number("layer", 1e9), psi: number("psi"), kind: number("kind", 0),
     steps: [...form.querySelectorAll("[name=step]")].map((one) => Number(one.value)),
-    noise: !field("noise") || field("noise").checked, enough: moving && slow ? Math.min(32, R / 2) : R,
+    noise: !field("noise") || field("noise").checked, enough: moving && "slow" in root.dataset ? Math.min(32, R / 2) : R,
   });
   const ask = (moving) => {
     form.querySelectorAll("input[type=range]").forEach((one) => (one.nextElementSibling.value = one.value));
@@ -253,17 +259,14 @@ function show(root, source) {
   worker.onmessage = ({ data: { rgba, R: size, ms } }) => {
     canvas.width = canvas.height = size;
     paint.putImageData(new ImageData(rgba, size, size), 0, 0);
-    if (size === R) slow = ms > 150;
+    if (size === R) ms > 150 ? (root.dataset.slow = "") : delete root.dataset.slow;
     busy = false;
     const next = waiting || (size < R ? "still" : null); // a coarse picture is followed by the whole one
     waiting = null;
     if (next) return void ask(next === "moving");
-    const parts = [...form.querySelectorAll("input, select")].map((one) => {
-      const name = one.closest("label").firstElementChild.textContent;
-      return `${name} ${one.type === "checkbox" ? (one.checked ? "on" : "off") : one.selectedOptions ? one.selectedOptions[0].text : one.value}`;
-    });
-    canvas.setAttribute("aria-label", `Synthetic slice: ${parts.join(", ")}`);
-    said.textContent = `Drawn in ${ms.toFixed(0)} ms: ${parts.join(", ")}.`;
+    const told = [...form.querySelectorAll("input, select")].map(inWords).join(", ");
+    canvas.setAttribute("aria-label", `Synthetic slice: ${told}`);
+    said.textContent = `${told}. Drawn in ${ms.toFixed(0)} ms.`;
     Object.assign(root.dataset, { state: "drawn", ms: ms.toFixed(1) });
   };
   form.addEventListener("input", () => ask(true));

@@ -20,16 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from stylegan.checkpoint import load_generator
-from stylegan.files import read_json
+from stylegan.files import read_json, replacing
 from stylegan.latent import GAUGES, find_directions, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.predict import NOTICE, generate, styles, to_uint8
+from stylegan.stylegan1 import _spread
 
 SCRIPT = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
 SEEDS = 100  # whose w is in the page: torch's random numbers are not made anew there
-MOST = 500  # million multiplications of a slice; a core does about that many in a second
+MOST = 500  # million multiplications of a slice: half a second on one core, where the 66 of the shipped 64 px take 55 to 70 ms
 PSI = 0.7
 
 
@@ -51,6 +52,13 @@ def page(path: str | Path) -> str:
     )
 
 
+def write(path: str | Path, out: str | Path) -> Path:
+    """Write the page as ``explorer.html`` into the folder ``out``; returns its path."""
+    with replacing(Path(out) / "explorer.html") as temporary:
+        temporary.write_text(page(path), encoding="utf-8")
+    return Path(out) / "explorer.html"
+
+
 def frame(path: str | Path, height: int = 620) -> str:
     """The page in a frame, for the output of a notebook's cell."""
     look = f'style="width: 100%; height: {height}px; border: 0"'
@@ -60,7 +68,7 @@ def frame(path: str | Path, height: int = 620) -> str:
 def fragment(path: str | Path) -> str:
     """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
 
-    Steps along the direction of ventricles are among the sliders where ``groundtruth/groundtruth.json`` of the run folder holds one.
+    The page's Content-Security-Policy is that of `csp`.
     """
     G, info = load_generator(path)
     R, why = G.synthesis.blocks[-1].resolution, obstacle(G)
@@ -71,7 +79,7 @@ def fragment(path: str | Path) -> str:
     )
     if why:
         return f'<div class="explorer">{still}<p class="about">{escape(about)}</p></div>'
-    directions = named_directions(G, Path(path))
+    directions = named_directions(G, Path(path), info["model_hash"])
     return (
         f'<div class="explorer" data-state="asleep">{still}<form autocomplete="off">'
         f'<canvas data-resolution="{R}" width="{R}" height="{R}" role="img" aria-label="Synthetic slice"></canvas>'
@@ -102,13 +110,19 @@ def multiplications(G: Generator) -> int:
     )
 
 
-def named_directions(G: Generator, path: Path) -> dict[str, Tensor]:
-    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where the run has one that held on fresh seeds."""
+def named_directions(G: Generator, path: Path, model_hash: str) -> dict[str, Tensor]:
+    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
+
+    Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
+    """
     found = find_directions(G, GAUGES, min(3, G.w_dim)) if style_weights(G) is not None else []
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
-    grown = (read_json(path / "groundtruth" / "groundtruth.json") or {}).get("direction", {}) if path.is_dir() else {}
-    if "step" in grown and abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9:
-        steps["Ventricles"] = torch.tensor(grown["step"])
+    places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
+    for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):
+        grown = result["direction"]
+        held = abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9
+        if result["model_hash"] == model_hash and "step" in grown and held:
+            steps["Ventricles"] = torch.tensor(grown["step"])
     return steps
 
 
@@ -137,7 +151,7 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
         parts.append(slider(f"First layers of {G.num_ws} with the first seed", "layer", 0, G.num_ws, 1, G.num_ws))
     parts += [slider(name, "step", -3, 3, 0.25, 0) for name in directions]
     if any(layer["noise"] is not None for layer in _layers(G)):
-        parts.append('<label><span>Noise</span><input type="checkbox" name="noise" checked></label>')
+        parts.append('<label class="tick"><span>Noise</span><input type="checkbox" name="noise" checked></label>')
     return "".join(parts)
 
 
@@ -145,7 +159,10 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 
 
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
-    """What `explorer.js` draws with: constant factors folded into the weights, which are halves; w and directions are floats."""
+    """What `explorer.js` draws with: constant factors folded into the weights.
+
+    Large tensors are halves. What is small is exact: AdaIN would enlarge the rounding of a start that hardly varies.
+    """
     centre = G.mapping.w_avg.reshape(-1, G.w_dim)
     ws = torch.stack([styles(G, range(SEEDS), class_index=c)[:, 0] for c in (range(G.c_dim) if G.c_dim else [None])], dim=1)
     halves, floats = _Store("half", np.float16), _Store("float", np.float32)
@@ -154,8 +171,8 @@ def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
     found = {
         "resolution": G.synthesis.full, "channels": generate(G, [0]).shape[1], "num_ws": G.num_ws, "w_dim": G.w_dim,
         "centres": len(centre), "ws": floats(ws), "centre": floats(centre), "directions": floats(steps),
-        "dense": start.ndim == 2, "start": halves(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
-        "layers": _map(layers, halves),
+        "dense": start.ndim == 2, "start": floats(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
+        "layers": _map(layers, lambda tensor: (halves if tensor.ndim > 1 else floats)(tensor)),
     }  # fmt: skip
     return {**found, "halves": halves.text(), "floats": floats.text()}
 
@@ -244,8 +261,6 @@ def _stylegan2(block: torch.nn.Module, w: int) -> list[dict]:
 
 
 def _stylegan1(block: torch.nn.Module, w: int) -> list[dict]:
-    from stylegan.stylegan1 import _spread
-
     found = []
     for i, name in enumerate("01"):
         conv, styled = getattr(block, f"conv{name}", None), getattr(block, f"styled{name}")

@@ -64,21 +64,18 @@ def evaluate(
 
     ``data``: a folder or .zip, by default what it was trained on, or a set as `dataset.slices_of` returns it; ``subjects_csv``,
     ``levels`` and ``contrast`` by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and test, each by
-    itself, and as many of the people it was trained on, where these are in the data. Fakes are drawn at psi = 1 from n seeds, each
-    with noise drawn from its seed, in the split's classes where the generator is conditional; n is the least of ``num``, the split's
-    slices and those of other people. ``train_data``: the training set where that is another one, for the floor, the search for
-    copies and, where the generator's file names no subjects, whom to keep out. ``fakes``: so many, and no more than twice the
-    training slices, are compared with all training slices. ``controls``: also score sets that must fail. ``all``: also what
-    `everything_of` returns, minutes more. ``answers``: files saved by the quiz of a report, for the entry ``people``
-    (`read_answers`). ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the generator that was
-    best on its validation subjects, so 'test' is the honest split.
+    itself, and as many of the people it was trained on, where these are in the data; 'test' is the honest one, because a run keeps
+    the generator that was best on 'val'. Fakes are drawn at psi = 1 from n seeds, each with noise drawn from its seed, in the
+    split's classes where the generator is conditional; n is the least of ``num``, the split's slices and those of other people.
+    ``train_data``: the training set where that is another one. ``fakes``: so many, and no more than twice the training slices, are
+    compared with all training slices. ``controls``: also score sets that must fail. ``all``: also `everything_of`, minutes more.
+    ``answers``: files saved by the quiz of a report, for ``people`` (`read_answers`). ``out``: a folder for the result.
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
     style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person. ``memorisation``:
     `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}`` holds `SPLIT_SCORES`, ``further``
     all other scores and floors, ``variety`` what `compare_variety` returns, ``controls{name: {score: number}}`` the scores of
-    `control_sets` on the last split. The outer n is the smallest. Raises ValueError, with names, for subjects the generator was
-    trained on, and where slices or subjects are too few for any split.
+    `control_sets` on the last split. Raises ValueError for subjects the generator was trained on, with names, and for too few slices.
     """
     begin = time.perf_counter()
     evidence = open_evidence(path, data, split=split, train_data=train_data, num=num, seed=seed, space=space, device=device,

@@ -294,7 +294,7 @@ Reader = Callable[[np.ndarray], np.ndarray]  # features [n, D] -> [n]
 def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | None, shown: int = 3) -> tuple[dict, Strip]:
     """(result, strip): the direction in which ``reader``'s reading of fakes with styles w [n, w_dim] grows, tried on fresh seeds.
 
-    result: {sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
+    result: {step, sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
     reading per step, from -2 to +2 steps on seeds that the direction was not found on; ``agreed`` the share of these that
     grow; ``sd`` the reading's standard deviation among drawn slices of the same level and class; ``random`` the size of
     the change along 20 random directions of the same length, what any step does.
@@ -316,6 +316,7 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     random = [abs(change(one, reader).mean()) for one in away / away.norm(dim=1, keepdim=True) * step.norm()]
     grown = change(step, reader)
     result = {
+        "step": step.tolist(),
         "sd": float(left_of(reader(fake.at), np.column_stack([still, classes])).std()),
         "per_step": float(grown.mean()),
         "agreed": float(np.mean(grown > 0)),
