@@ -113,7 +113,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from stylegan.scores.evaluate import evaluate
     from stylegan.scores.verdict import plain_scores
 
-    names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "out")
+    names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "answers", "out")
     scores = evaluate(args.path, args.data, **_from(args, *names))
     print(json.dumps(scores, indent=2) if args.json else "\n".join(plain_scores(scores)))
 
@@ -159,7 +159,7 @@ def _report(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"The report needs {error.name}; install it with: pip install -e '.[notebook]'") from error
 
-    page = report(args.data, args.run_dir, args.preset, args.out, **_from(args))
+    page = report(args.data, args.run_dir, args.preset, args.out, quiz=args.quiz, **_from(args))
     print(f"The report is {page}.")
 
 
@@ -217,7 +217,7 @@ COMMANDS = {
         _opt("--truncation-cutoff", type=int, metavar="N", help="truncate only the first N layers"),
         _opt("--noise-mode", default="const", choices=("const", "random", "none"), help="fixed, fresh or no noise in each layer"),
         _opt("--class", dest="class_name", metavar="NAME", help="class to draw, of a generator trained with --conditional class"),
-        _opt("--extras", nargs="*", default=[], metavar="PICTURE", help="also: truncation mixing interpolation noise classes"),
+        _opt("--extras", nargs="*", default=[], metavar="PICTURE", help="also: truncation mixing interpolation noise classes explorer"),
         DEVICE, OUT,
     ]),
     "evaluate": Command(_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [
@@ -229,6 +229,7 @@ COMMANDS = {
         _opt("--space", default="efficientnet-lite0", help="feature space: efficientnet-lite0 or inception"),
         _opt("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail"),
         _opt("--all", action="store_true", help="also memory, attacks and projections: minutes more, with a verdict"),
+        _opt("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="answers that the quiz of a report saved"),
         _opt("--out", type=Path, metavar="DIR", help="folder for the result as JSON and its pictures"),
         DEVICE, JSON,
     ]),
@@ -252,6 +253,7 @@ COMMANDS = {
     "report": Command(_report, "Run the notebooks in order and write them as one HTML page.", [
         PRESET, *DATA,
         _opt("--run-dir", type=Path, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
+        _opt("--no-quiz", dest="quiz", action="store_false", help="leave out the quiz, which shows single held-out slices"),
         _opt("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write to"),
     ]),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from stylegan.config import Config, make_config
 from stylegan.dataset import SliceDataset, load_slices, normalised, slices_of
 from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
+from stylegan.plots import sample_grids
 from stylegan.run import read_metrics, read_settings, train_run
 from stylegan.scores.evaluate import validation_scorer
 from stylegan.scores.verdict import score_rows
@@ -177,10 +178,7 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
 
 def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:
     """(kimg, uint8 [t, 24, R, R]): the sample grids of at most ``count`` ticks, evenly over the run, the same z in each."""
-    files = sorted((Path(folder) / "samples").glob("fakes*.png"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no sample grids; train there first.")
-    files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
+    files = sample_grids(folder, count)
     sheets = np.stack([np.asarray(Image.open(path, formats=("PNG",)).convert("L")) for path in files])  # [t, rows R, columns R]
     rows, columns = (side // resolution for side in sheets.shape[1:])
     tiles = sheets.reshape(len(files), rows, resolution, columns, resolution).swapaxes(2, 3)

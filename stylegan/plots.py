@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import matplotlib.figure
@@ -17,8 +19,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.textpath import TextPath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -49,7 +53,7 @@ class Figure(matplotlib.figure.Figure):
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         png = io.BytesIO()
         self.savefig(png, format="png", metadata={"Description": self.alt_text})
-        data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": self.alt_text or repr(self)}
+        data = {"image/png": _base64(png.getvalue()), "text/plain": self.alt_text or repr(self)}
         return data, {"image/png": {"alt": self.alt_text}}
 
 
@@ -95,11 +99,13 @@ def grid(
     title: str = "",
     caption: str = "",
     alt: str = "",
+    margin: int = 0,
 ) -> Figure:
     """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]; blank places stay white.
 
     scale: whole-number enlargement, None for the largest (up to 4) that fits a page. marks: what lies at the (top, bottom,
     left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one. notes: one for each slice, in its corner.
+    margin: pixels kept free at the right.
     """
     if images.ndim == 5:
         columns, images = images.shape[1], images.flatten(0, 1)
@@ -111,7 +117,7 @@ def grid(
     step = scale * size + GAP
     height, width = rows * step, columns * step
     top, bottom = 6 + 24 * bool(title) + 18 * bool(column_titles), 6 + 20 * bool(caption)
-    full_width = left + 8 + max(width, min(_text_width(caption, 8), WIDTH - left))
+    full_width = left + 8 + max(width + margin, min(_text_width(caption, 8), WIDTH - left))
     figure = Figure(full_width / DPI, (height + top + bottom) / DPI)
     axes = _place(figure, left, top, width, height)
     _show(axes, _mosaic(enlarge(tiles, scale), rows, columns))
@@ -119,7 +125,10 @@ def grid(
         axes.text((i + 0.5) * step, -4, text, ha="center", va="bottom", fontsize=8, color=INK)
     for i, text in enumerate(row_titles):
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
-    _mark(axes, marks or (), scale * size)
+    places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
+              (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
+    for text, (x, y, ha, va) in zip(marks or (), places, strict=False):
+        axes.text(x * scale * size, y * scale * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
     for i, text in enumerate(notes):  # where no head reaches
         place = (i % columns) * step + 4, (i // columns + 1) * step - 4
         axes.text(*place, text, ha="left", va="bottom", fontsize=8, color="white")
@@ -175,6 +184,32 @@ def compare(real: Images, drawn: Images, name: str = "generated", *, difference:
     return grid(np.concatenate(list(rows.values())), len(real), row_titles=list(rows), **{"alt": alt, **kwargs})
 
 
+def class_pairs(
+    pairs: Tensor, classes: Sequence[str], titles: Sequence[str] = (), *, notes: Sequence[str] = (), caption: str = ""
+) -> Figure:
+    """Each seed [n, 2, C, R, R] as the first class, as the second, and second minus first in grey levels: red is brighter.
+
+    pairs: as returned by `predict.class_sweep` with two classes. titles: one above each seed; notes: one in the corner of each
+    slice, the n of the first class before those of the second.
+    """
+    first, second = (to_uint8(pairs[:, i]) for i in (0, 1))
+    away = second.astype(int) - first
+    away = away.mean(axis=3) if away.ndim == 4 else away  # [n, R, R]
+    most = max(float(np.abs(away).max()), 1.0)
+    scale = ScalarMappable(Normalize(-most, most), "RdBu_r")
+    grey = np.concatenate([first, second])
+    rgb = grey if grey.ndim == 4 else grey[..., None].repeat(3, axis=3)
+    tiles, rows = np.concatenate([rgb, scale.cmap(scale.norm(away), bytes=True)[..., :3]]), [*classes, "difference"]
+    text = f"Upper row: {classes[0]}. Middle row: the same seeds as {classes[1]}. Lower row: what changes"
+    text += f", at most {most:.0f} of 255 grey levels, {np.abs(away).mean():.1f} on average."
+    figure = grid(tiles, len(first), row_titles=rows, column_titles=titles, notes=notes, caption=caption, alt=text, margin=60)
+    box, width = figure.axes[0].get_position(), figure.bbox.width
+    bar = figure.colorbar(scale, cax=figure.add_axes((box.x1 + 8 / width, box.y0, 12 / width, box.height / 3)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, colors=INK)
+    return figure
+
+
 def matched(*sheets: Images) -> list[np.ndarray]:
     """Sheets of slices of different sizes enlarged by whole numbers to that of the largest; sizes are powers of two."""
     pixels = [to_uint8(sheet) for sheet in sheets]
@@ -218,6 +253,75 @@ def deviation(off: Tensor, mean: Tensor, std: Tensor, *, scale: int = 4, title: 
     return set_alt_text(figure, f"{title + '. ' if title else ''}Where noise changes the slice: {text}")
 
 
+# --- Moving pictures ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MovingPicture:
+    """An animation as notebooks show it: its last frame stands still in print and for readers who ask for reduced motion."""
+
+    webp: bytes
+    still: bytes  # PNG
+    size: tuple[int, int]
+    alt_text: str
+
+    def html(self) -> str:
+        """A <picture> that needs no other file."""
+        still, webp = (f"data:image/{kind};base64,{_base64(x)}" for kind, x in (("png", self.still), ("webp", self.webp)))
+        media, (width, height) = "(prefers-reduced-motion: reduce), print", self.size
+        image = f'<img src="{webp}" width="{width}" height="{height}" alt="{escape(self.alt_text)}" style="max-width:100%;height:auto">'
+        return f'<picture><source media="{media}" srcset="{still}">{image}</picture>'
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        data = {"text/html": self.html(), "image/png": _base64(self.still), "text/plain": self.alt_text}
+        return data, {"image/png": {"alt": self.alt_text}}
+
+
+def progress(run_dir: str | Path, count: int = 40, most_bytes: int = 1_000_000) -> MovingPicture:
+    """The sample grids of a run, the same z in each, as one animation of at most ``count`` frames and about ``most_bytes`` bytes.
+
+    Raises FileNotFoundError where there are no grids.
+    """
+    files = sample_grids(run_dir, count)
+    kimg = [int(path.stem[5:]) / 1000 for path in files]
+    frames = [_frame(path, at, kimg[-1]) for path, at in zip(files, kimg, strict=True)]
+    for quality in (90, 75, 50, 25):
+        moving, still = io.BytesIO(), io.BytesIO()
+        durations = [*[160] * (len(frames) - 1), 2500]
+        frames[0].save(moving, "webp", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=quality)
+        if moving.tell() <= most_bytes:
+            break
+    frames[-1].convert("L" if Image.open(files[-1]).mode == "L" else "RGB").save(still, "png", optimize=True)
+    text = f"The same seeds in {len(files)} moments of the training, from {kimg[0]:g} to {kimg[-1]:g} kimg."
+    return MovingPicture(moving.getvalue(), still.getvalue(), frames[0].size, text)
+
+
+def sample_grids(run_dir: str | Path, count: int) -> list[Path]:
+    """The sample grids of at most ``count`` ticks of a run, evenly over it. Raises FileNotFoundError where there are none."""
+    files = sorted((Path(run_dir) / "samples").glob("fakes*.png"))
+    if not files:
+        raise FileNotFoundError(f"{run_dir} holds no sample grids; train there first.")
+    return [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
+
+
+def _frame(path: Path, kimg: float, total: float) -> Image.Image:
+    """A sample grid, as many of its eight columns as fit, enlarged by a whole number, above a bar of how far training was."""
+    sheet = Image.open(path, formats=("PNG",)).convert("RGB")
+    size, scale = sheet.width // 8, max(1, 640 // sheet.width)
+    sheet = sheet.crop((0, 0, size * min(8, max(2, 1024 // size)), sheet.height))
+    sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+    frame = Image.new("RGB", (sheet.width, sheet.height + 20), "white")
+    frame.paste(sheet)
+    draw, done = ImageDraw.Draw(frame), round(sheet.width * kimg / max(total, 1e-9))
+    draw.rectangle((0, sheet.height, done, sheet.height + 3), fill=ACCENT)
+    draw.text((2, sheet.height + 4), f"{kimg:g} of {total:g} kimg", fill=INK, font=ImageFont.load_default(12))
+    return frame
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _text_width(text: str, size: float) -> int:
     """Width in pixels of the longest line of a text of this size in points."""
     lines = [TextPath((0, 0), line.replace("$", r"\$"), size=size) for line in text.splitlines() if line.strip()]
@@ -244,10 +348,3 @@ def _show(axes: Axes, pixels: np.ndarray) -> None:
     rgb = pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
     axes.imshow(rgb, interpolation="nearest", extent=(0, pixels.shape[1], pixels.shape[0], 0))
     axes.set_axis_off()
-
-
-def _mark(axes: Axes, marks: Sequence[str], size: int) -> None:
-    places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
-              (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
-    for text, (x, y, ha, va) in zip(marks, places, strict=False):
-        axes.text(x * size, y * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")

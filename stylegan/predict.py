@@ -74,10 +74,7 @@ def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> 
 def styles(
     G: Generator, seeds: Sequence[int], *, truncation_psi=1.0, truncation_cutoff: int | None = None, class_index: Classes = None
 ) -> Tensor:
-    """The truncated style vectors of these seeds: ws [n, num_ws, w_dim] on the CPU (StyleGAN1, section 2 and appendix B).
-
-    class_index as in `choose_classes`.
-    """
+    """The truncated style vectors (StyleGAN1, appendix B) of seeds and classes (`choose_classes`): ws [n, num_ws, w_dim] on the CPU."""
     inputs = _inputs(G, seeds, class_index)
     return _in_chunks(G, lambda z, *c: G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff), inputs)
 
@@ -194,11 +191,12 @@ def truncation_sweep(G: Generator, seeds: Sequence[int], psis: Sequence[float], 
     return torch.stack([generate(G, seeds, **{**kwargs, "truncation_psi": psi}) for psi in psis], dim=1)
 
 
-def class_sweep(G: Generator, seeds: Sequence[int], **kwargs) -> Tensor:
-    """Each seed's z under every class: [n, c_dim, C, R, R]. Raises ValueError for a generator without classes."""
+def class_sweep(G: Generator, seeds: Sequence[int], classes: Sequence[int] | None = None, **kwargs) -> Tensor:
+    """Each seed's z and noise under every class, or under these: [n, classes, C, R, R]. ValueError for a generator without classes."""
     if not G.c_dim:
         raise ValueError("This generator was trained without classes: there is none to sweep; train with --conditional class.")
-    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in range(G.c_dim)], dim=1)
+    classes = range(G.c_dim) if classes is None else classes
+    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in classes], dim=1)
 
 
 def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossover: int | None = None, **kwargs) -> Tensor:
@@ -241,7 +239,6 @@ def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple
 
 
 # --- The files of `sample` ----------------------------------------------------------------------------------------------
-
 NOTICE = "This is a synthetic image made by a generative network. It shows no real person and is not for diagnosis."
 BLOCK = 64  # seeds that a process draws at once, and grid.png shows at most
 
@@ -258,34 +255,36 @@ def sample(
     device: str = "auto",
     extras: Iterable[str] = (),
 ) -> list[Path]:
-    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`) its picture; returns the paths.
+    """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
 
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
     Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
+    from stylegan.reporting.explorer import write
 
     extras, out, seeds = list(extras), Path(out), _checked(seeds)
-    unknown = [name for name in extras if name not in latent.EXTRAS]
-    if unknown:
-        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(latent.EXTRAS)}.")
+    if unknown := [name for name in extras if name not in (known := (*latent.EXTRAS, "explorer"))]:
+        raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
     G, info = load_generator(path, pick_device(device))
-    settings = {"truncation_psi": truncation_psi, "truncation_cutoff": truncation_cutoff, "noise_mode": noise_mode}
-    settings["class_index"] = find_class(class_name, info.get("classes") or [], G.c_dim)
+    kind = find_class(class_name, info.get("classes") or [], G.c_dim)
+    settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     if "classes" in extras and not G.c_dim:
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
     written, sheet = _write_seeds(G, info, out, seeds, settings)
     distributed.wait()
     if not distributed.is_main():  # the first process makes the sheets and the list of all
         return written
-    shown, text = seeds[:BLOCK], f"Sheet of {len(seeds[:BLOCK])} synthetic slices."
-    grid = plots.grid(sheet, caption=caption(info, settings, shown), alt=text)
-    pictures = [{"grid.png": (grid, shown, {})}, *(latent.extra_pictures(name, G, info, seeds, settings) for name in extras)]
-    for file, (picture, shown, fields) in (item for one in pictures for item in one.items()):
+    first = seeds[:BLOCK]
+    grid = plots.grid(sheet, caption=caption(info, settings, first), alt=f"Sheet of {len(first)} synthetic slices.")
+    pictures = {"grid.png": (grid, first, {})}
+    for name in filter(latent.EXTRAS.__contains__, extras):
+        pictures |= latent.extra_pictures(name, G, info, seeds, settings)
+    for file, (picture, shown, fields) in pictures.items():
         written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
-    return [*written, _write_manifest(info, out, written)]
+    return [*written, _write_manifest(info, out, written), *(write(path, out) for name in extras if name == "explorer")]
 
 
 def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:

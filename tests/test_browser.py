@@ -1,7 +1,9 @@
 """The report in a real browser without a network: requests, accessibility, phone, dark mode, keyboard, printing."""
 
+import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,26 @@ def test_keys_lead_past_the_contents_and_unfold_the_code(visit):
 def test_it_prints(visit):
     pdf = visit().pdf(format="A4", print_background=False)
     assert pdf.startswith(b"%PDF-") and 12 <= pdf.count(b"/Type /Page\n") < 90
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_the_quiz_by_keys_and_by_touch_ends_with_answers_to_save(visit, viewport):
+    page = visit(viewport)
+    slices = page.evaluate("JSON.parse(document.querySelector('.quiz script').textContent).slices.map(one => one.real)")
+    button, by_key = page.locator(".quiz button[value=real]"), viewport is DESKTOP
+    button.focus()
+    for real in slices:  # all right but the first
+        right = real != (page.locator(".quiz .place").text_content().startswith("Slice 1 "))
+        page.keyboard.press("r" if right else "ArrowRight") if by_key else page.click(
+            f".quiz button[value={'real' if right else 'generated'}]"
+        )
+    assert f"right in {len(slices) - 1} of {len(slices)}" in page.locator(".quiz .result").text_content()
+    assert page.evaluate("document.activeElement.className").startswith("result") and page.locator(".solved li").count() == len(
+        slices
+    )
+    with page.expect_download() as download:
+        page.click(".quiz .save")
+    saved = json.loads(Path(download.value.path()).read_text())
+    assert [one["real"] for one in saved["answers"]] == slices and len(saved["model_hash"]) >= 8
+    assert sum(one["real"] == one["said_real"] for one in saved["answers"]) == len(slices) - 1
+    assert axe.Axe().run(page, context=".quiz").response["violations"] == [] and page.said == []

@@ -42,6 +42,16 @@ def test_variety_is_drawn_over_that_of_people_and_layers_may_grow():
         }
         for k, layers in ((1.0, [3.0, 2.0]), (2.0, [3.5, 2.5, 1.5, 1.0]))
     ]
+    spread = {
+        "spread": 1.0,
+        "spread_fixed_noise": 1.0,
+        "spread_real": 2.0,
+        "loss_G": 1.0,
+    }  # so that variety stands at the right edge
+    wide = charts.curves([{**row, **spread, "logits_real": 0.0, "logits_heldout": 0.0} for row in rows])
+    wide.draw_without_rendering()
+    legends = [ax.get_legend().get_window_extent().x1 for ax in wide.axes if ax.get_legend()]
+    assert wide.axes[2].get_title(loc="left") == "Dimensions of variety" and max(legends) <= wide.bbox.width
     variety, layers = charts.curves(rows).axes
     assert [line.get_label() for line in variety.lines] == ["generated", "noise fixed", "people"]
     assert variety.lines[2].get_ydata().tolist() == [14, 14]

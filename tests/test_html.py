@@ -16,13 +16,14 @@ mistune = pytest.importorskip("nbconvert.filters.markdown_mistune")
 from conftest import notebook_of  # noqa: E402
 
 from stylegan.notebook import table, tell  # noqa: E402
+from stylegan.reporting import front  # noqa: E402
 
 HOSTILE = '<script>alert("x")</script>'
 
 
-def page(*notebooks):
+def page(*notebooks, **parts):
     """(soup of the page, its text as HTML) of notebooks 01, 02 and so on."""
-    text = html.page({f"0{k}_x": notebook for k, notebook in enumerate(notebooks, 1)}, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE})
+    text = html.page({f"0{k}_x": notebook for k, notebook in enumerate(notebooks, 1)}, **parts)
     return bs4.BeautifulSoup(text, "html.parser"), text
 
 
@@ -32,23 +33,45 @@ def outputs(*found):
 
 def test_formulas_links_and_headings_become_html():
     soup, text = page(
-        notebook_of("# A **b**\n\n## Same\n\n## Same\n\n$x^2$ and [two](02_x.ipynb)\n\n$$\\frac{1}{2}$$"), notebook_of("# B")
+        notebook_of("# A **b**\n\n## Same\n\n## Same\n\n$x^2$ and [two](02_x.ipynb)\n\n$$\\frac{1}{2}$$"),
+        notebook_of("# B\n\n[![Open in Colab](https://colab.example/badge.svg)](https://colab.example/one)"),
     )
-    sections = [section["id"] for section in soup("section")]
-    assert sections == ["notebook-01", "notebook-02", "reproducibility"]
+    assert [section["id"] for section in soup("section")] == ["notebook-01", "notebook-02", "reproducibility"]
     assert [(tag.name, tag["id"]) for tag in soup.find(id="notebook-01")(re.compile("h[1-6]"))] == [
         ("h2", "notebook-01-a-b"), ("h3", "notebook-01-same"), ("h3", "notebook-01-same-2")
     ]  # fmt: skip
     assert [a["href"] for a in soup.nav("a")][-2:] == ["#notebook-02-b", "#reproducibility-heading"]
     assert 'href="#notebook-02"' in text and len(soup("math")) == 2 and 'display="block"' in text and "$" not in soup.main.text
+    assert '<a href="https://colab.example/one">Open in Colab</a>' in text and "<img" not in text  # a badge is a plain link
 
 
-def test_a_badge_becomes_a_plain_link():
-    _, text = page(notebook_of("# One\n\n[![Open in Colab](https://colab.example/badge.svg)](https://colab.example/one)"))
-    assert '<a href="https://colab.example/one">Open in Colab</a>' in text and "<img" not in text
+def test_references_are_merged_sorted_and_moved_to_the_end():
+    one = notebook_of(
+        "# One\n\nText.\n\n### References\n\n- Zoe 2019. *A style GAN.* arXiv:1.2 (mixing)\n- Ärzte 2001. *On y.* J 1"
+    )
+    two = notebook_of(
+        "# Two\n\n### References\n\n- Zoe, Abel 2019. *A style-based GAN.* arXiv:1.2\n\nNext: [x](01_x.ipynb)", "1 + 1"
+    )
+    two.cells[1].id = "02-closing"
+    notebooks = {"01_x": one, "02_x": two}
+    merged = ["Ärzte 2001. *On y.* J 1", "Zoe, Abel 2019. *A style-based GAN.* [arXiv:1.2](https://arxiv.org/abs/1.2)"]
+    assert front.references(notebooks) == merged
+    soup, _ = page(one, two, after=front.after(notebooks))
+    assert [item.text[:4] for item in soup.find(id="end")("li")] == ["Ärzt", "Zoe,"]
+    assert soup.text.count("A style") == 1 and not soup.find(id="notebook-02").find(class_="cell")
+    assert "### References" in one.cells[0].source  # the notebook keeps its own
 
 
-def test_what_cells_print_is_text_and_never_html():
+def test_scripts_run_only_where_there_is_something_to_run():
+    cell = notebook_of("x").cells[0]
+    cell.outputs = outputs(("display_data", {"data": {"text/html": '<div class="quiz"></div>'}}))
+    for before, count in (([], 0), ([cell], 1)):
+        soup, _ = page(notebook_of("# One"), before=before)
+        policy = soup.find("meta", {"http-equiv": True})["content"]
+        assert len(soup("script")) == policy.count("sha256-") == count and ("script-src" in policy) == bool(count)
+
+
+def test_what_cells_print_is_text_and_never_html(monkeypatch):
     sentence = (
         f"**{HOSTILE}** `{HOSTILE}` $\\text{{{HOSTILE}}}$ $\\frac{{$ [a](javascript:alert(1)) ![b](https://example.org/b.png)"
     )
@@ -59,31 +82,27 @@ def test_what_cells_print_is_text_and_never_html():
         ("display_data", {"data": {"text/markdown": sentence}}), ("display_data", {"data": {"text/markdown": printed}}),
         ("stream", {"text": HOSTILE}), ("error", {"ename": "E", "evalue": HOSTILE}), ("display_data", {"data": {"text/plain": HOSTILE}}),
     )  # fmt: skip
-    soup, text = page(notebook)
+    soup, text = page(notebook, origin={HOSTILE: HOSTILE})
     assert not soup("script") and not soup("img") and not soup("a", href=re.compile("javascript"))
-    assert soup.main.get_text().count(HOSTILE) == 12 and soup.header.get_text().count(HOSTILE) == 2
-    assert "<code>\\frac{</code>" in text
-
-
-def test_a_sentence_in_a_notebook_is_text_for_every_reader(monkeypatch):
-    shown = []
+    assert soup.main.get_text().count(HOSTILE) == 12 and "<code>\\frac{</code>" in text
+    shown = []  # and in a notebook, for every reader of Markdown
     monkeypatch.setattr("IPython.display.display", shown.append)
     tell(f"**{HOSTILE}** and `{HOSTILE}`, p < 0.05")
     table({HOSTILE: HOSTILE})
-    plain = "".join(
-        mistune.MarkdownWithMath(renderer=mistune.IPythonRenderer(escape=False)).render(markdown.data) for markdown in shown
-    )
+    renderer = mistune.IPythonRenderer(escape=False)
+    plain = "".join(mistune.MarkdownWithMath(renderer=renderer).render(markdown.data) for markdown in shown)
     assert "<script" not in plain and bs4.BeautifulSoup(plain, "html.parser").get_text().count(HOSTILE) == 4
     assert "p &lt; 0.05" in plain
 
 
-def picture(mode, colour, size=(20, 10)):
-    """A PNG as a notebook holds it, with one pixel of another shade."""
+def picture(mode, colour, size=(20, 10), alt="A head."):
+    """(the output of a cell that shows a PNG with one pixel of another shade, the picture)."""
     image = Image.new(mode, size, colour)
     image.putpixel((3, 4), tuple(c // 2 for c in colour[:3]) + colour[3:])
     png = io.BytesIO()
     image.save(png, "png")
-    return {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "x"}, image
+    data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "x"}
+    return nbformat.v4.new_output("display_data", data, metadata={"image/png": {"alt": alt}}), image
 
 
 @pytest.mark.parametrize(
@@ -91,23 +110,19 @@ def picture(mode, colour, size=(20, 10)):
     [("RGBA", (200, 200, 200, 255), "L"), ("RGBA", (200, 100, 0, 255), "RGB"), ("RGBA", (200, 200, 200, 9), "RGBA"), ("RGB", (9, 9, 9), "L")],
 )  # fmt: skip
 def test_pictures_lose_bytes_and_no_pixel(mode, colour, kept):
-    data, image = picture(mode, colour)
-    found = html._picture(nbformat.v4.new_output("display_data", data, metadata={"image/png": {"alt": "A head."}}))
-    small = Image.open(io.BytesIO(base64.b64decode(found["src"].split(",")[1])))
-    assert small.mode == kept and (found["width"], found["height"], found["wide"]) == (20, 10, False)
-    assert np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
+    output, image = picture(mode, colour)
+    small = Image.open(io.BytesIO(base64.b64decode(html._picture(output)["src"].split(",")[1])))
+    assert small.mode == kept and np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
 
 
-@pytest.mark.parametrize(("width", "wide"), [(700, False), (701, True)])
-def test_a_picture_keeps_its_description_and_only_a_wide_one_scrolls(width, wide):
-    notebook = notebook_of("picture")
-    data, _ = picture("RGB", (9, 9, 9), (width, 10))
-    notebook.cells[0].outputs = outputs(("display_data", {"data": data, "metadata": {"image/png": {"alt": "A head."}}}))
-    soup, _ = page(notebook)
-    assert soup.img["alt"] == "A head." and soup.img.parent.get("class") == (["wide"] if wide else None)
-    notebook.cells[0].outputs[0].metadata = {}
+def test_a_picture_keeps_its_description_and_only_a_wide_one_scrolls():
+    for width, wide in ((700, None), (701, ["wide"])):
+        notebook = notebook_of("picture")
+        notebook.cells[0].outputs = [picture("RGB", (9, 9, 9), (width, 10))[0]]
+        soup, _ = page(notebook)
+        assert soup.img["alt"] == "A head." and soup.img.parent.get("class") == wide
     with pytest.raises(ValueError, match="no alt text"):
-        page(notebook)
+        html._picture(picture("RGB", (9, 9, 9), alt=" ")[0])
 
 
 def test_tables_name_their_rows_and_many_columns_get_a_box():

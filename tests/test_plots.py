@@ -124,3 +124,50 @@ def test_titles_may_hold_any_class_name(slices):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rendered(plots.grid(slices[:2], 1, row_titles=("a_b$c", "x^2 100%"), title="a_b", caption="$5 to $6"))
+
+
+# --- Two classes of one seed, and the course of a run -------------------------------------------------------------------------
+
+
+def test_pairs_show_both_classes_and_the_signed_difference(slices):
+    first, second = slices[:3].copy(), slices[:3].copy()
+    first[:, 4, 4], second[:, 4, 4] = 100, (100, 140, 60)
+    pairs = torch.from_numpy(np.stack([first, second], axis=1)).float()[:, :, None] / 127.5 - 1
+    figure = plots.class_pairs(pairs, ("control", "atrophy"), ["seed 0", "seed 1", "seed 2"], notes=["0.1"] * 6, caption="x")
+    assert "at most 40 of 255" in figure.alt_text and "as atrophy" in figure.alt_text
+    assert len(figure.axes) == 2 and figure.axes[1].get_ylim() == (-40, 40)
+    sheet = figure.axes[0].images[0].get_array()  # 3 rows x 3 columns of 64 px and a gap of 2
+    equal, brighter, darker = (sheet[1 + 66 * 2 + 4 * 4, 1 + 66 * i + 4 * 4].astype(int) for i in range(3))
+    assert equal.min() > 240 and brighter[0] > brighter[2] + 50 and darker[2] > darker[0] + 50
+    assert all(holds(rendered(plots.class_pairs(pairs, "ab")), tile) for tile in plots.enlarge(first, 4))
+
+
+@pytest.fixture
+def run_dir(tmp_path, slices):
+    (tmp_path / "samples").mkdir()
+    for kimg in range(6):
+        sheet = np.random.default_rng(kimg).integers(0, 256, (48, 128), dtype=np.uint8)
+        Image.fromarray(sheet).save(tmp_path / f"samples/fakes{kimg * 1000:09d}.png")
+    return tmp_path
+
+
+def test_the_course_of_a_run_moves_and_ends_with_its_last_grid(run_dir):
+    moving = plots.progress(run_dir, count=4)
+    webp, still = (Image.open(io.BytesIO(data)) for data in (moving.webp, moving.still))
+    assert webp.n_frames == 4 and webp.info["loop"] == 0 and webp.size == still.size == moving.size
+    assert still.mode == "L" and np.array_equal(
+        np.asarray(still)[:240:5, ::5], np.asarray(Image.open(run_dir / "samples/fakes000005000.png"))
+    )
+    assert "from 0 to 5 kimg" in moving.alt_text
+    assert len(plots.progress(run_dir, count=6, most_bytes=1).webp) < len(plots.progress(run_dir, count=6).webp)
+    with pytest.raises(FileNotFoundError, match="train there first"):
+        plots.progress(run_dir / "samples")
+
+
+def test_a_moving_picture_stands_still_where_asked_and_survives_the_export(run_dir):
+    nbconvert, v4 = pytest.importorskip("nbconvert"), pytest.importorskip("nbformat").v4
+    data, metadata = plots.progress(run_dir)._repr_mimebundle_()
+    cell = v4.new_code_cell("x", outputs=[v4.new_output("display_data", data, metadata=metadata)])
+    body, _ = nbconvert.HTMLExporter().from_notebook_node(v4.new_notebook(cells=[cell]))
+    assert '<source media="(prefers-reduced-motion: reduce), print" srcset="data:image/png;base64,' in body
+    assert 'src="data:image/webp;base64,' in body and 'alt="The same seeds in 6 moments' in body

@@ -144,6 +144,7 @@ def test_classes_of_a_conditional_generator(conditional):
     sweep = predict.class_sweep(conditional, range(4), truncation_psi=0.9)
     assert sweep.shape == (4, 3, 1, 16, 16)
     assert not torch.equal(sweep[:, 0], sweep[:, 1])
+    assert torch.equal(predict.class_sweep(conditional, range(4), (2, 0), truncation_psi=0.9), sweep[:, [2, 0]])
     turns = predict.generate(conditional, range(4), truncation_psi=0.9)
     assert torch.equal(turns, sweep[range(4), [0, 1, 2, 0]])  # seed s has class s mod 3
     assert torch.equal(

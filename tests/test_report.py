@@ -1,13 +1,19 @@
 """The report: all notebooks run from end to end at the preset `smoke`, and what the page holds."""
 
+import base64
+import dataclasses
+import hashlib
+import io
 import itertools
+import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("nbclient")
 bs4 = pytest.importorskip("bs4")
@@ -17,8 +23,11 @@ import conftest  # noqa: E402
 from conftest import notebook_of  # noqa: E402
 
 from stylegan.checkpoint import load_generator  # noqa: E402
-from stylegan.reporting import html  # noqa: E402
+from stylegan.notebook import open_run  # noqa: E402
+from stylegan.reporting import front, html  # noqa: E402
 from stylegan.reporting.execute import NotebookError, execute, set_parameters  # noqa: E402
+from stylegan.scores import verdict  # noqa: E402
+from stylegan.scores.evidence import read_answers  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,16 +50,64 @@ def test_every_notebook_ran_and_is_on_the_one_page(made, soup):
         assert "execution" not in str([cell.metadata for cell in cells]) and "widgets" not in notebook.metadata
         assert soup.find(id=f"notebook-{name[:2]}")
     assert (made.run / "evaluation.json").is_file() and (made.run / "embedding.csv").is_file()
-    assert len(soup("section")) == len(html.NAMES) + 1 and len(soup.nav("a")) > 20
+    assert len(soup("section")) == len(html.NAMES) + 3 and len(soup.nav("a")) > 20
     assert (made.pages / "index.html").stat().st_size < 15e6
     assert not re.search(r"widget-view|jupyter-widgets|interactive\(|Traceback", str(soup.main))
+
+
+def test_the_front_page_says_what_the_run_found(made, soup):
+    scores, text = json.loads((made.run / "evaluation.json").read_text()), soup.find(id="summary").get_text()
+    split = scores["splits"]["test"]
+    assert f"distance is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart" in text
+    assert f"{split['fd']['value'] / split['fd_floor']['value']:.1f}" in text and f"{split['subjects']} more" in text
+    assert 100 < len(soup.find(class_="printed-text").get_text().split()) < 190
+    card = verdict.verdict_rows(scores)
+    assert verdict.summary(card).split("**")[1] in text and "memory" in scores
+    named = {row.td.text: row("td")[2].text.split("; ") for row in soup.find(id="summary").table.tbody("tr")}
+    assert sum(map(len, named.values())) == len(card)
+    assert len(soup.find(id="summary")("figure")) >= 2 and soup.find(id="summary").find(class_="explorer")
+    told = soup.find(id="end").get_text()
+    assert all(words in told for words in ("What held", "What failed", "What would be next", "Woodland"))
+
+
+def test_the_quiz_shows_each_held_out_person_once_and_evaluate_takes_its_answers(made, soup, tmp_path):
+    quiz, run = json.loads(soup.find(class_="quiz").script.text), open_run(made.run)
+    whose = {True: [], False: []}
+    for one in quiz["slices"]:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))))
+        whose[one["real"]] += [run.slices.subjects[(run.slices.images == pixels).all(axis=(1, 2))]]
+    people = {who[0] for who in whose[True]}
+    assert len(people) == len(whose[True]) == len(whose[False]) and not people & set(run.info["train_subjects"])
+    assert not any(map(len, whose[False])) and len(quiz["results"]) == len(quiz["slices"]) + 1
+    path, answers = tmp_path / "answers.json", [{"real": one["real"], "said_real": True} for one in quiz["slices"]]
+    path.write_text(json.dumps({"model_hash": quiz["model_hash"], "answers": answers}))
+    found, n = read_answers([path, path], run.info), 2 * len(answers)
+    assert (found["value"], found["n"], found["readers"]) == (0.5, n, 2) and 0.2 < found["low"] < found["high"] < 0.8
+    rows = verdict.verdict_rows(json.loads((made.run / "evaluation.json").read_text()) | {"people": found})
+    assert any(row["score"] == f"told apart by people (n = {n})" for row in rows)
+    for text, says in (("{}", "no answers"), (json.dumps({"model_hash": "x", "answers": answers}), "about the generator x")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            read_answers([path], run.info)
+
+
+def test_without_a_quiz_and_with_too_few_people(made):
+    run, scores = open_run(made.run), json.loads((made.run / "evaluation.json").read_text())
+    assert "quiz" not in str(front.before(run, scores, {}, quiz=False))
+    few = dataclasses.replace(run, slices=run.slices.select(run.slices.splits == "train"))
+    assert "takes 4 people" in front.questions(few, scores)
 
 
 def test_opening_it_asks_the_network_for_nothing(soup):
     loaded = [tag.get(key, "") for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
     loaded += [tag["href"] for tag in soup("link")]
     assert all(target.startswith("data:") for target in loaded)
-    assert not soup("script") and not soup("iframe")
+    scripts = [tag.text for tag in soup("script") if tag.get("type") != "application/json"]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    named = " ".join(f"'sha256-{one}'" for one in hashes)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {named}; worker-src blob:"
+    assert soup.find("meta", {"http-equiv": True})["content"] == policy
+    assert len(scripts) == 2 and not soup("iframe")
     assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
 
 
@@ -74,25 +131,16 @@ def test_ids_are_unique_links_lead_somewhere_and_headings_go_down_step_by_step(s
 def test_it_ends_with_what_it_takes_to_get_its_numbers_again(made, soup):
     _, info = load_generator(made.run)
     found = {row.th.text: row.td.text for row in soup("section")[-1]("tr")}
-    assert list(found) == ["Data", "Model", "Seeds", "Run time", "Device", "Versions"]
+    assert list(found) == ["Command", "Run", "Data", "Model", "Notebooks", "Device", "Versions"]
     assert info["model_hash"] in found["Model"] and info["data"]["key"][:16] in found["Data"]
-    assert (
-        all(name in found["Run time"] for name in html.NAMES)
-        and f"torch {torch.__version__.split('+')[0]}" in found["Versions"]
-    )
+    assert all(name in found["Notebooks"] for name in html.NAMES)
+    assert f"torch {torch.__version__.split('+')[0]}" in found["Versions"]
 
 
 def test_no_path_of_this_machine_is_on_it(made):
     text = (made.pages / "index.html").read_text(encoding="utf-8")
     told = text.count(str(made.run)) + text.count(str(made.slices))  # in the cells of parameters, where they were given
     assert told == 2 * len(html.NAMES) - 1 and str(ROOT) not in text
-
-
-@pytest.mark.long
-def test_plain_nbconvert_makes_pages_of_the_copies_too(made, tmp_path):
-    notebooks = [str(path) for path in sorted(made.pages.glob("*.ipynb"))]
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path, *notebooks], check=True)
-    assert len(list(tmp_path.glob("*.html"))) == len(html.NAMES)
 
 
 # Names that a folder can have, without slashes.
@@ -107,7 +155,9 @@ def test_names_with_html_are_text_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / "cache"))
     out = html.report(tmp_path / "<iframe src=x>", tmp_path / "run <b>", "smoke", tmp_path / "out", total_kimg=0.1, num=40)
     soup = bs4.BeautifulSoup(out.read_text(encoding="utf-8"), "html.parser")
-    assert not soup(["script", "iframe", "object", "embed", "svg", "form", "base"])
+    assert not soup(["iframe", "object", "embed", "svg", "base"]) and not re.search(
+        "alert", "".join(t.text for t in soup("script"))
+    )
     assert not [tag for tag in soup(True) for name in tag.attrs if name.startswith("on")]
     assert all(re.match(r"data:(image/|,$)|#|https://", tag.get(name, "#")) for tag in soup(True) for name in ("src", "href"))
     assert all(name in soup.get_text() for name in CLASSES)

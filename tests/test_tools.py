@@ -34,6 +34,7 @@ def script(path: str):
 
 
 compare, memoriser, ship = script("benchmarks/compare.py"), script("benchmarks/memoriser.py"), script("tools/ship.py")
+pairs = script("tools/pairs.py")
 ladder = compare.ladder
 
 
@@ -199,3 +200,12 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(fold
     assert again["other"] == {"model_hash": "1"} and again["tiny-16"]["audit"]["control"] == {"slices": 64}
     with pytest.raises(ValueError, match="no terms 'mine'"):
         ship.ship(tmp_path / "run", folder, "x", terms="mine")
+
+
+def test_pairs_say_where_classes_differ(trained, tmp_path):
+    with pytest.raises(ValueError, match="conditional class"):
+        pairs.main(trained.run, tmp_path)
+    train_run(make_config("smoke", conditional="class", total_kimg=0.02), trained.slices, tmp_path / "run")
+    pairs.main(tmp_path / "run", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "pairs.json").read_text())
+    assert (tmp_path / "out" / "pairs.png").is_file() and -1 <= found["agreement"] <= 1 and found["ratio"] > 0

@@ -2,11 +2,13 @@
 
 python tools/ship.py RUN --data DIR --name oasis1-stylegan2-64 --title "OASIS-1 slices" --terms oasis1
 python tools/ship.py models/oasis1-stylegan2-64.safetensors --data DIR       # score a shipped file again and rewrite its card
+python tools/ship.py models/oasis1-stylegan2-64.safetensors                  # write only the head of its card anew
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +37,28 @@ TERMS = {
     "simulated": "Simulated from the ICBM 152 nonlinear template of 2009 (Fonov et al. 2009, 2011), which nilearn ships; nobody's scan.",
     "own": "Not stated. Whoever passes this generator on should say under which terms its training slices may be used.",
 }
+
+LICENCES = {"oasis1": ("other", "oasis-data-use-agreement"), "simulated": ("mit", ""), "own": ("unknown", "")}
+
+# What the Hugging Face Hub reads of a card. JSON is YAML, so that names need no care of their own.
+HEAD = """---
+license: {licence}
+{licence_name}library_name: stylegan
+pipeline_tag: unconditional-image-generation
+tags: [stylegan, gan, mri, brain, medical-imaging, synthetic]
+datasets: [{dataset}]
+model-index:
+- name: {name}
+  results:
+  - task: {{type: unconditional-image-generation}}
+    dataset: {{type: {dataset}, name: {data}, split: {split}}}
+    metrics:
+{metrics}
+---
+
+"""
+METRICS = {"fd": "FD", "fd_floor": "FD between real people, the floor", "kid": "KID x 1000", "kid_floor": "KID x 1000 between real people",
+           "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}  # fmt: skip
 
 CARD = """# {name}
 
@@ -166,8 +190,35 @@ def _write(path: Path, entry: dict, slices: SliceDataset, found: dict, control: 
     }
     write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
     with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(card(path.stem, entry, slices.split("train")), encoding="utf-8")
+        temporary.write_text(head(path.stem, entry) + card(path.stem, entry, slices.split("train")), encoding="utf-8")
     return path.with_suffix(".md")
+
+
+def head(name: str, entry: dict) -> str:
+    """The YAML head of a card: terms, tags and the scores on the last split, those on test subjects."""
+    split, scores = list(entry["scores"]["splits"].items())[-1]
+    space, (licence, licence_name) = entry["scores"]["feature_space"], LICENCES[entry["terms"]]
+    lines = [
+        f"    - {{type: {key}, name: {json.dumps(f'{label} ({space})')}, value: {scores[key]['value']:.4g}}}"
+        for key, label in METRICS.items()
+    ]
+    return HEAD.format(
+        name=name, licence=licence, licence_name=licence_name and f"license_name: {licence_name}\n", dataset=entry["terms"],
+        data=json.dumps(entry["data"]), split=split, metrics="\n".join(lines),
+    )  # fmt: skip
+
+
+def rewrite_head(path: str | Path) -> Path:
+    """Write the head of a shipped generator's card anew, from its entry in metrics.json; returns the card."""
+    path = Path(path)
+    entry, card_path = (read_json(path.with_name("metrics.json")) or {}).get(path.stem), path.with_suffix(".md")
+    if entry is None or not card_path.is_file():
+        raise ValueError(f"{path} has no card and entry in metrics.json beside it; ship it from its run folder, with --data.")
+    text = card_path.read_text(encoding="utf-8")
+    body = text.partition("\n---\n\n")[2] if text.startswith("---\n") else text
+    with replacing(card_path) as temporary:
+        temporary.write_text(head(path.stem, entry) + body, encoding="utf-8")
+    return card_path
 
 
 def _history(run_dir: Path, path: Path) -> dict:
@@ -237,13 +288,18 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run_dir", type=Path, metavar="RUN|FILE", help="a shipped file is scored again and its card rewritten")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR|ZIP", help="the slices it was trained on")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR|ZIP", help="the slices it was trained on; without it only the head is written anew"
+    )
     parser.add_argument("--name", default="", help="of the files, such as oasis1-stylegan2-64")
     parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
     parser.add_argument("--terms", default="own", choices=tuple(TERMS), help="of the data")
     parser.add_argument("--out", type=Path, default=Path("models"), metavar="DIR")
     parser.add_argument("--control", type=Path, metavar="FILE.json", help="what benchmarks/memoriser.py wrote")
     args = vars(parser.parse_args())
+    if args["data"] is None:
+        print(f"Wrote the head of {rewrite_head(args['run_dir'])}.")
+        return
     control = read_json(args.pop("control")) if args["control"] else args.pop("control")
     print(f"Wrote {ship(**args, control=control)}.")
 

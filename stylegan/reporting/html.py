@@ -1,6 +1,7 @@
 """The course report: the notebooks run in order, and all of them as one HTML page that needs nothing else.
 
-nbconvert renders the cells; the templates decide what stands around them. No script, no request to the network, formulas as MathML.
+nbconvert renders the cells, those of the front page (`front.py`) as well; the templates decide what stands around them. No request to
+the network, no script but the two that the page's policy names by their hash, formulas as MathML.
 Notebooks are trusted to hold HTML, what they print is not: class and folder names come from users' files and are shown as text.
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import io
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +30,8 @@ from pygments.formatters import HtmlFormatter
 
 from stylegan.checkpoint import load_generator
 from stylegan.files import checkout, read_json, replacing
-from stylegan.notebook import machine, run_folder
+from stylegan.notebook import machine, open_run, run_folder
+from stylegan.reporting import explorer, front
 from stylegan.reporting.execute import execute, set_parameters
 
 NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
@@ -50,14 +53,15 @@ def report(
     run_dir: str | Path | None = None,
     preset: str = "quick",
     out: str | Path = "report",
+    quiz: bool = True,
     **parameters: object,
 ) -> Path:
     """Run the notebooks, write the executed copies and ``index.html`` into ``out``, and return the path of the page.
 
     ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as in `run_folder`; what is trained there already
-    is not trained again. ``parameters``: further values for the notebooks' parameters by name, such as ``max_minutes``; None
-    keeps the notebook's own. Raises FileNotFoundError where there are no notebooks, and a ValueError naming notebook and cell
-    where one stops; the page then shows everything up to that cell.
+    is not trained again. ``quiz``: with the quiz, which shows held-out slices one by one. ``parameters``: further values for the
+    notebooks' parameters by name, such as ``max_minutes``; None keeps the notebook's own. Raises FileNotFoundError where there are
+    no notebooks, and a ValueError naming notebook and cell where one stops; the page then shows everything up to that cell.
     """
     folder, out = find_notebooks(), Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -77,11 +81,16 @@ def report(
             execute(notebooks[name], folder / f"{name}.ipynb")
             seconds[name] = time.perf_counter() - begin
             print(f"{name:25}{seconds[name]:5.0f} s", flush=True)
+        found = open_run(run, preset, data), read_json(run / "evaluation.json")
+        before, after = front.before(*found, notebooks, quiz), front.after(notebooks, *found)
+    except BaseException:
+        before, after = [], front.after(notebooks)
+        raise
     finally:
         for name, notebook in notebooks.items():
             nbformat.write(notebook, out / f"{name}.ipynb")
         with replacing(out / "index.html") as temporary:
-            temporary.write_text(page(notebooks, *_origin(seconds, run)), encoding="utf-8")
+            temporary.write_text(page(notebooks, before, after, origin(seconds, run, preset)), encoding="utf-8")
     return out / "index.html"
 
 
@@ -103,21 +112,17 @@ def seen_from(folder: Path, path: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
 
 
-def _origin(seconds: dict[str, float], run: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Two tables from the run folder: the few facts at the top of the page, and at its end what it takes to get its numbers again."""
+def origin(seconds: Mapping[str, float], run: Path, preset: str) -> dict[str, str]:
+    """What it takes to get the numbers of the page again, from the run folder."""
     known, total = read_json(run / "config.json") or {}, _duration(sum(seconds.values()))
-    config, data = known.get("config"), known.get("data", {})
+    found = {"Command": f"python -m stylegan report --preset {preset}, with the same --data", "Run": "nothing was trained yet"}
+    if config := known.get("config"):
+        data = known["data"]
+        found["Run"] = f"preset {config['preset']}, seed {config['seed']}; the seeds of pictures stand in their captions"
+        found["Data"] = f"{data['title']}, layout {data['layout']}, key {data['key'][:16]}"
+        found["Model"] = _model(run)
     ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in {total}"
-    each = {"Run time": f"{total}: {', '.join(f'{name} {_duration(s)}' for name, s in seconds.items())}", **machine()}
-    if not config:
-        return {"Slices": "none trained on yet", "Notebooks": ran}, {"Run": "nothing was trained yet", **each}
-    top = {"Slices": data["title"], "Preset": f"{config['preset']}, seed {config['seed']}", "Notebooks": ran}
-    return top, {
-        "Data": f"{data['title']}, layout {data['layout']}, key {data['key'][:16]}",
-        "Model": _model(run),
-        "Seeds": f"{config['seed']} for training; those of the pictures stand in their captions",
-        **each,
-    }
+    return found | {"Notebooks": "; ".join([ran, *(f"{name} {_duration(s)}" for name, s in seconds.items())]), **machine()}
 
 
 def _model(run: Path) -> str:
@@ -141,25 +146,50 @@ class Heading(NamedTuple):
     html: str
 
 
-def page(notebooks: Mapping[str, NotebookNode], top: Mapping[str, object], end: Mapping[str, object]) -> str:
-    """Executed notebooks, by file name without ending, as one HTML page between two tables of facts."""
+def page(
+    notebooks: Mapping[str, NotebookNode],
+    before: Sequence[NotebookNode] = (),
+    after: Sequence[NotebookNode] = (),
+    origin: Mapping[str, object] | None = None,
+) -> str:
+    """Executed notebooks, by file name without ending, as one HTML page between the cells ``before`` and ``after``.
+
+    ``origin``: the table that it ends with.
+    """
     exporter = _Exporter()
-    body, _ = exporter.from_notebook_node(joined(notebooks))
+    parts = {"before": section("summary", before), "body": joined(notebooks), "after": section("end", after)}
+    html = {name: exporter.from_notebook_node(notebook)[0] for name, notebook in parts.items()}
+    scripts = [
+        text
+        for text, kind in ((explorer.SCRIPT, "explorer"), (front.QUIZ.read_text(encoding="utf-8"), "quiz"))
+        if f'<div class="{kind}"' in html["before"]
+    ]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
-        title=TITLE, lead=LEAD, style=_style(), top=facts(top), body=body, end=facts(end),
+        title=TITLE, lead=LEAD, style=_style(), policy=_policy(scripts), scripts=scripts, origin=facts(origin or {}), **html,
         contents=[heading for heading in exporter.headings if heading.level <= 3],
     )  # fmt: skip
 
 
-def joined(notebooks: Mapping[str, NotebookNode]) -> NotebookNode:
-    """One notebook with the cells of all, the first and last of each marked: they begin and end a section of the page."""
-    cells = []
-    for name, notebook in notebooks.items():
-        own = copy.deepcopy(notebook.cells)
-        own[0].metadata["begins"], own[-1].metadata["ends"] = _section(name), True
-        cells += own
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing from elsewhere, and no script but these; the explorer starts itself a second time as a worker."""
+    named = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts]
+    allowed = f"; script-src {' '.join(named)}; worker-src blob:" if scripts else ""
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
+
+
+def section(name: str, cells: Sequence[NotebookNode]) -> NotebookNode:
+    """A notebook of these cells that are one section of the page."""
+    cells = copy.deepcopy(list(cells))
+    if cells:
+        cells[0].metadata["begins"], cells[-1].metadata["ends"] = name, True
     return nbformat.v4.new_notebook(cells=cells)
+
+
+def joined(notebooks: Mapping[str, NotebookNode]) -> NotebookNode:
+    """One notebook with the cells of all, a section each, without the ends that the page has once for all."""
+    sections = [section(_section(name), front.without_end(notebook.cells)) for name, notebook in notebooks.items()]
+    return nbformat.v4.new_notebook(cells=[cell for one in sections for cell in one.cells])
 
 
 def facts(rows: Mapping[str, object]) -> str:
@@ -179,7 +209,7 @@ def _style() -> str:
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
     plain = ".highlight, .highlight pre { background: var(--code); }"  # the page's own background, also in the dark
     css = (TEMPLATES / "report" / "report.css").read_text(encoding="utf-8")
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{css}\n{plain}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{css}\n{explorer.STYLE}\n{plain}"
 
 
 class _Exporter(HTMLExporter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from stylegan.files import write_json
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate, styles
 from stylegan.scores import memorisation
-from stylegan.scores.evidence import Evidence, Part, open_evidence
+from stylegan.scores.evidence import Evidence, Part, open_evidence, read_answers
 from stylegan.scores.features import PIXEL_SCORES, as_pixels, blurred, features, noised, spectrum, style_participation
 from stylegan.scores.intervals import Interval, clipped, floors_of, leave_out, spread_of
 from stylegan.scores.memorisation import copies_of, memory_of, pairs_sheet
@@ -46,6 +46,7 @@ def evaluate(
     controls: bool = True,
     all: bool = False,
     projections: int = 24,
+    answers: Sequence[str | Path] = (),
     out: str | Path | None = None,
     **options: object,
 ) -> dict:
@@ -54,7 +55,8 @@ def evaluate(
     ``data`` and ``options`` as in `open_evidence`. Fakes are drawn at psi = 1, each with noise drawn from its seed, in the split's
     classes where the generator is conditional; as many as the least of ``num``, the split's slices and those of other people.
     ``fakes``: so many, and no more than twice the training slices, are compared with all training slices. ``controls``: also score
-    sets that must fail. ``all``: also what `everything_of` returns, minutes more. ``out``: a folder for ``evaluation.json`` and, with
+    sets that must fail. ``all``: also what `everything_of` returns, minutes more. ``answers``: files saved by
+    the quiz of a report, for ``people`` (`read_answers`). ``out``: a folder for ``evaluation.json`` and, with
     ``all``, two sheets. A run keeps the generator that was best on its validation subjects, so 'test' is the honest split.
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
@@ -67,7 +69,8 @@ def evaluate(
     evidence = open_evidence(path, data, **options)
     if not evidence.scored:
         raise ValueError(" ".join(evidence.warnings))
-    found = scores_of(evidence, fakes=fakes, controls=controls)
+    told = {"people": read_answers(answers, evidence.info)} if answers else {}
+    found = scores_of(evidence, fakes=fakes, controls=controls) | told
     found |= everything_of(evidence, fakes=fakes, projections=projections) if all else {}
     found["seconds"] = round(time.perf_counter() - begin, 1)
     if out is not None and distributed.rank() == 0:

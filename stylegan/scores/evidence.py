@@ -16,12 +16,12 @@ from stylegan import distributed
 from stylegan.checkpoint import load_generator
 from stylegan.data.subjects import people_of, person
 from stylegan.dataset import SPLITS, SliceDataset, slices_of
-from stylegan.files import cache_folder
+from stylegan.files import cache_folder, read_json
 from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
 from stylegan.predict import generate
 from stylegan.scores.features import DEFAULT, as_pixels, features
-from stylegan.scores.intervals import draw_people
+from stylegan.scores.intervals import draw_people, share
 from stylegan.scores.metrics import Side
 
 DRAWS = 20  # of other people for the floor
@@ -193,6 +193,26 @@ def open_evidence(
     seen = _seen(train, parts[-1], seed) if split == "all" and parts else []
     return Evidence(G, info, Path(path), slices, trained_on, train, slices.select(held) if held.any() else None, seen + parts,
                     [*_doubts(slices, trained_on), *reasons], space, chosen, cache_folder(cache_dir), seed)  # fmt: skip
+
+
+def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]:
+    """``{value, low, high, n, readers}``: the share of right answers in the quiz of a report, of all files together.
+
+    Answers count alike, whoever gave them, so that with several readers the interval is narrow. Raises ValueError for a file that
+    the quiz did not save, or that is about another generator than that of ``info``.
+    """
+    right = []
+    for path in files:
+        found = read_json(path)
+        try:
+            own = [answer["real"] == answer["said_real"] for answer in found["answers"]]
+            model = found["model_hash"]
+        except (TypeError, KeyError):
+            raise ValueError(f"{path} holds no answers of the quiz; give files that its page saved.") from None
+        if model != info.get("model_hash") or not own:
+            raise ValueError(f"{path} holds answers about the generator {model}, and this is {info.get('model_hash')}.")
+        right += own
+    return {**share(sum(right), len(right)), "n": len(right), "readers": len(files)}
 
 
 # --- Who is who ---------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,12 @@ def clipped(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval
     return {name: float(np.clip(value, low, high)) for name, value in interval.items()}
 
 
+def share(right: int, n: int) -> Interval:
+    """{value, low, high}: a share of n answers with its exact 95 % interval (Clopper & Pearson 1934)."""
+    bounds = stats.binomtest(right, n).proportion_ci(0.95)
+    return {"value": right / n, "low": float(bounds.low), "high": float(bounds.high)}
+
+
 def draw_people(people: np.ndarray, count: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of n slices of ``count`` random people, thinned at random; of more people where these have too few."""
     names, index, slices = np.unique(people, return_inverse=True, return_counts=True)

@@ -1,10 +1,8 @@
 """What the scores say: tables, sentences, and the verdict, in which every doubt is answered by rules that are the same for every generator.
 
-Mind the floor. Slices of one person resemble each other. A set of real people is therefore further from another such set than
-unrelated slices of the same population would be: it raises the floor of every distance from both sides, and the score of a
-generator, whose slices are strangers to each other, from one. "At the floor" is thus lenient, and so a distance passes only
-where it is no larger than the *mean* of its floor; reaching the floor's range, where chance may explain the rest, is borderline.
-Neighbour scores leave out slices of the same person, their floor's mean is not shifted, only its range is wider.
+Mind the floor. Slices of one person resemble each other, which sets two groups of real people apart; generated slices are strangers
+to each other. So "at the floor" is lenient: a distance passes only where it is no larger than the *mean* of its floor, and
+reaching the floor's range, where chance may explain the rest, is borderline. Neighbour scores leave out slices of the same person.
 """
 
 from __future__ import annotations
@@ -72,8 +70,7 @@ MEMORY = {
     "projection": ("Does it draw people it saw better?", "residual of projections, training people", "{train:.1f} grey levels, p = {p_value:.2g}",
                    "{heldout:.1f}, held-out people", lambda x: x["p_value"] >= 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
 }  # fmt: skip
-# Up to how many times the floor: what that means for the eye.
-TIMES = (
+TIMES = (  # up to how many times the floor: what that means for the eye
     (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
     (4.0, "The set is near the real ones and still told apart from them."),
     (10.0, "The slices are recognisable as heads and clearly not from the same population."),
@@ -169,9 +166,11 @@ def plain_scores(scores: Mapping) -> list[str]:
     if found["ratio"] is not None:
         text = "distance to training slices {ratio:.2f} ({low:.2f} to {high:.2f}) of held-out people's; nearer than they: p = {p_value:.3f}"
         lines.append(text.format(**found))
+    if told := scores.get("people"):
+        lines.append(f"told apart by people in {with_interval(told, 'classifier')} of {told['n']} answers, 50 % by chance")
     for name, control in scores["controls"].items():
-        names = (key for key in ("kid", "fd", "recall", "coverage", "dimensions") if key in control)
-        shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names]
+        names = ("kid", "fd", "recall", "coverage", "dimensions")
+        shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names if key in control]
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
     return lines
 
@@ -205,6 +204,10 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         entry, floor = split.get(key), floor_of(split, key)
         found = mark(entry, floor, better) if entry and floor else UNKNOWN
         rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
+    if told := scores.get("people"):
+        found = PASS if told["low"] <= 0.5 else BORDERLINE if told["value"] < 0.6 else FAIL
+        score = f"told apart by people (n = {told['n']})"
+        rows.append(_row("Can people tell them apart?", score, with_interval(told, "classifier"), "50%", found))
     return rows + _memory_rows({"ratio": scores["memorisation"], **(scores.get("memory", {}) if memory is None else memory)})
 
 
@@ -258,9 +261,9 @@ def splits_sentence(scores: Mapping) -> str:
     found = {name: split["fd"] for name, split in scores["splits"].items()}
     if len(found) < 2:
         return "There is one split to score on, so that nothing can be compared with it."
+    words = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
     overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
-    good = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
-    words = good if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
+    words = words if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
     return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
 
 
@@ -283,9 +286,8 @@ def variety_sentence(scores: Mapping) -> str:
     if not found:
         return "Nobody is held out, so that there are no people to compare its variety with."
     whole, fixed = (found[0][f"dimensions{suffix}"] for suffix in ("", "_fixed_noise"))
-    ratio = whole["ratio"]["value"]
     kinds = ((0.25, "**collapsed**"), (0.75, "less various than people"), (9e9, "about as various as people"))
-    words = next(text for limit, text in kinds if ratio < limit)
+    words = next(text for limit, text in kinds if whole["ratio"]["value"] < limit)
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
         f"the noise fixed, which is what $W$ alone varies: {words}."
@@ -296,11 +298,10 @@ def ssim_sentence(scores: Mapping) -> str:
     """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
     split, blurred = last_split(scores), scores["controls"]["blurred"]["best_ssim"]
     ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
-    blur = "rewards blur, and " if blurred > theirs else ""
     return (
         f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
-        f"{blur}asks for one similar slice each: copies of the test slices would have 1, and one good slice drawn a thousand times "
-        "does as well as a population. The best that it should be is what real slices of other people have."
+        f"{'rewards blur, and ' if blurred > theirs else ''}asks for one similar slice each: copies of the test slices would have 1, "
+        "and one good slice drawn a thousand times does as well as a population. The best it should be is what real slices reach."
     )
 
 

@@ -280,7 +280,7 @@ Reader = Callable[[np.ndarray], np.ndarray]  # features [n, D] -> [n]
 def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | None, shown: int = 3) -> tuple[dict, Strip]:
     """(result, strip): the direction in which ``reader``'s reading of fakes with styles w [n, w_dim] grows, tried on fresh seeds.
 
-    result: {sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
+    result: {step, sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
     reading per step, from -2 to +2 steps on seeds that the direction was not found on; ``agreed`` the share of these that
     grow; ``sd`` the reading's standard deviation among drawn slices of the same level and class; ``random`` the size of
     the change along 20 random directions of the same length, what any step does.
@@ -302,6 +302,7 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     random = [abs(change(one, reader).mean()) for one in away / away.norm(dim=1, keepdim=True) * step.norm()]
     grown = change(step, reader)
     result = {
+        "step": step.tolist(),
         "sd": float(left_of(reader(fake.at), np.column_stack([still, classes])).std()),
         "per_step": float(grown.mean()),
         "agreed": float(np.mean(grown > 0)),
@@ -313,3 +314,17 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     readings = reader(e.features_once(images)).reshape(len(STEPS), -1).T
     pictures = to_uint8(images)
     return result, (pictures.reshape(len(STEPS), -1, *pictures.shape[1:]).swapaxes(0, 1), readings)
+
+
+def notes_on(e: Evidence, pictures: np.ndarray) -> list[str]:
+    """What is read off each of the pictures uint8 [n, R, R]: their ventricles, and the class that a classifier of training people sees.
+
+    The class is missing where the training people are not of two classes, with two people or more in each.
+    """
+    notes, train = [f"{share:.1f}%" for share in ventricle_share(pictures)], e.train and e.train.select(e.train.labels >= 0)
+    people = [set(people_of(train)[train.labels == name]) for name in set(train.labels)] if train else []
+    if len(people) < 2 or min(map(len, people)) < 2:
+        return notes
+    model = fit_classifier(e.features(train.images), train.labels, people_of(train))
+    seen = model.predict(e.features(pictures, keep=False))
+    return [f"{e.slices.classes[name]}, {note}" for name, note in zip(seen, notes, strict=True)]

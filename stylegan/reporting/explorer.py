@@ -1,0 +1,293 @@
+"""A generator that draws in the reader's page, offline: its weights in half precision, sliders, and `explorer.js`, which draws.
+
+StyleGAN2, StyleGAN1 at its full resolution and DCGAN draw. One with attention, one that still grows, and one that would take too long
+show a sheet and say why.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stylegan.checkpoint import load_generator
+from stylegan.files import read_json, replacing
+from stylegan.latent import GAUGES, find_directions, style_weights
+from stylegan.modules import GAIN
+from stylegan.networks import Generator
+from stylegan.predict import NOTICE, generate, styles, to_uint8
+from stylegan.stylegan1 import _spread
+
+SCRIPT = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
+STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
+SEEDS = 100  # whose w is in the page: torch's random numbers are not made anew there
+MOST = 500  # million multiplications of a slice: half a second on one core, where the 66 of the shipped 64 px take 55 to 70 ms
+PSI = 0.7
+
+
+def csp() -> str:
+    """The Content-Security-Policy of a page with the script: nothing from elsewhere, this one text as script and as worker."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; worker-src blob:"
+
+
+def page(path: str | Path) -> str:
+    """The explorer of a run folder or .safetensors file as a page of its own."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{csp()}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="icon" href="data:,">\n<title>A generator to explore</title>\n<style>{STYLE}</style>\n</head>\n'
+        f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path)}\n</main>\n<script>{SCRIPT}</script>\n'
+        "</body>\n</html>\n"
+    )
+
+
+def write(path: str | Path, out: str | Path) -> Path:
+    """Write the page as ``explorer.html`` into the folder ``out``; returns its path."""
+    with replacing(Path(out) / "explorer.html") as temporary:
+        temporary.write_text(page(path), encoding="utf-8")
+    return Path(out) / "explorer.html"
+
+
+def frame(path: str | Path, height: int = 620) -> str:
+    """The page in a frame, for the output of a notebook's cell."""
+    look = f'style="width: 100%; height: {height}px; border: 0"'
+    return f'<iframe title="A generator to explore" srcdoc="{escape(page(path))}" {look}></iframe>'
+
+
+def fragment(path: str | Path) -> str:
+    """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
+
+    The page's Content-Security-Policy is that of `csp`.
+    """
+    G, info = load_generator(path)
+    R, why = G.synthesis.blocks[-1].resolution, obstacle(G)
+    about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
+    still = (
+        f'<figure class="sheet"><img src="{sheet(G)}" alt="Sheet of 12 synthetic slices, seeds 0 to 11, ψ = {PSI:g}">'
+        f"<figcaption>Seeds 0 to 11 at ψ = {PSI:g}. {why and f'It does not draw in the page: {why}.'}</figcaption></figure>"
+    )
+    if why:
+        return f'<div class="explorer">{still}<p class="about">{escape(about)}</p></div>'
+    directions = named_directions(G, Path(path), info["model_hash"])
+    return (
+        f'<div class="explorer" data-state="asleep">{still}<form autocomplete="off">'
+        f'<canvas data-resolution="{R}" width="{R}" height="{R}" role="img" aria-label="Synthetic slice"></canvas>'
+        f'<div class="sliders">{controls(G, info.get("classes") or [], list(directions))}'
+        '<button type="reset">Start again</button><p aria-live="polite"></p></div></form>'
+        f'<p class="about">{escape(about)}</p>'
+        f'<script type="application/json">{json.dumps(pack(G, directions))}</script></div>'
+    )
+
+
+def obstacle(G: Generator) -> str:
+    """Why this generator does not draw in a page; '' where it does."""
+    net = G.synthesis
+    if len(net.attention):
+        return "it has attention layers"
+    if net.now.fading or net.now.resolution != net.full:
+        return "it was kept while it was growing"
+    million = multiplications(G) / 1e6
+    return f"a slice takes {million:,.0f} million multiplications, and {MOST} are the most" if million > MOST else ""
+
+
+def multiplications(G: Generator) -> int:
+    """Of the convolutions in a slice."""
+    return sum(
+        layer["weight"].numel() * (layer["R"] // (2 if layer["up"] else 1)) ** 2
+        for layer in _layers(G)
+        if layer["weight"] is not None
+    )
+
+
+def named_directions(G: Generator, path: Path, model_hash: str) -> dict[str, Tensor]:
+    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
+
+    Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
+    """
+    found = find_directions(G, GAUGES, min(3, G.w_dim)) if style_weights(G) is not None else []
+    steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
+    places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
+    for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):
+        grown = result["direction"]
+        held = abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9
+        if result["model_hash"] == model_hash and "step" in grown and held:
+            steps["Ventricles"] = torch.tensor(grown["step"])
+    return steps
+
+
+def sheet(G: Generator) -> str:
+    """Two rows of six slices as a data URI."""
+    tiles = to_uint8(generate(G, range(12), truncation_psi=PSI))
+    rows = tiles.reshape(2, 6, *tiles.shape[1:]).swapaxes(1, 2)  # [2, R, 6, R, ...]
+    picture = io.BytesIO()
+    Image.fromarray(rows.reshape(2 * tiles.shape[1], -1, *tiles.shape[3:])).save(picture, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+
+
+def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
+    """The sliders, each inside its label."""
+
+    def slider(label: str, name: str, low: float, high: float, step: float, value: float) -> str:
+        bounds = f'min="{low}" max="{high}" step="{step}" value="{value}"'
+        return f'<label><span>{escape(label)}</span><input type="range" name="{name}" {bounds}><output>{value}</output></label>'
+
+    parts = [slider("Seed", "seed", 0, SEEDS - 1, 1, 1), slider("Truncation ψ", "psi", 0, 1.2, 0.05, PSI)]
+    if G.c_dim:
+        options = "".join(f'<option value="{i}">{escape(name)}</option>' for i, name in enumerate(classes))
+        parts.append(f'<label><span>Class</span><select name="kind">{options}</select></label>')
+    if G.num_ws > 1:
+        parts.append(slider("Second seed", "second", 0, SEEDS - 1, 1, 5))
+        parts.append(slider(f"First layers of {G.num_ws} with the first seed", "layer", 0, G.num_ws, 1, G.num_ws))
+    parts += [slider(name, "step", -3, 3, 0.25, 0) for name in directions]
+    if any(layer["noise"] is not None for layer in _layers(G)):
+        parts.append('<label class="tick"><span>Noise</span><input type="checkbox" name="noise" checked></label>')
+    return "".join(parts)
+
+
+# --- The generator as a list of layers -----------------------------------------------------------------------------------------
+
+
+def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
+    """What `explorer.js` draws with: constant factors folded into the weights.
+
+    Large tensors are halves. What is small is exact: AdaIN would enlarge the rounding of a start that hardly varies.
+    """
+    centre = G.mapping.w_avg.reshape(-1, G.w_dim)
+    ws = torch.stack([styles(G, range(SEEDS), class_index=c)[:, 0] for c in (range(G.c_dim) if G.c_dim else [None])], dim=1)
+    halves, floats = _Store("half", np.float16), _Store("float", np.float32)
+    steps = torch.stack(list(directions.values())) if directions else torch.zeros(0)
+    start, layers = _start(G.synthesis.blocks[0]), _layers(G)
+    found = {
+        "resolution": G.synthesis.full, "channels": generate(G, [0]).shape[1], "num_ws": G.num_ws, "w_dim": G.w_dim,
+        "centres": len(centre), "ws": floats(ws), "centre": floats(centre), "directions": floats(steps),
+        "dense": start.ndim == 2, "start": floats(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
+        "layers": _map(layers, lambda tensor: (halves if tensor.ndim > 1 else floats)(tensor)),
+    }  # fmt: skip
+    return {**found, "halves": halves.text(), "floats": floats.text()}
+
+
+class _Store:
+    """Tensors one after another in one array; each becomes its place there."""
+
+    def __init__(self, name: str, kind: type):
+        self.name, self.kind, self.parts, self.size = name, kind, [], 0
+
+    def __call__(self, tensor: Tensor) -> dict[str, int]:
+        self.parts.append(tensor.detach().cpu().numpy().ravel().astype(self.kind))
+        self.size += tensor.numel()
+        return {self.name: self.size - tensor.numel(), "size": tensor.numel()}
+
+    def text(self) -> str:
+        return base64.b64encode(np.concatenate(self.parts).tobytes()).decode()
+
+
+def _map(value: object, function: Callable[[Tensor], object]) -> object:
+    """Nested lists and dicts with each tensor replaced."""
+    if isinstance(value, dict):
+        return {name: _map(inner, function) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_map(inner, function) for inner in value]
+    return function(value) if isinstance(value, Tensor) else value
+
+
+def _kind(G: Generator) -> str:
+    return type(G.synthesis.blocks[0]).__module__.rpartition(".")[2]
+
+
+def _layers(G: Generator) -> list[dict]:
+    """The layers of the synthesis in order."""
+    found, w = [], 0
+    for block in G.synthesis.blocks:
+        found += {"stylegan2": _stylegan2, "stylegan1": _stylegan1, "dcgan": _dcgan}[_kind(G)](block, w)
+        w += block.num_conv
+    if _kind(G) == "stylegan1":  # those of lower resolutions are seen while it grows only
+        torgb = G.synthesis.blocks[-1].torgb
+        found[-1]["rgb"] = {"weight": torgb.weight * torgb.scale, "bias": torgb.bias, "style": None}
+    return found
+
+
+def _start(block: torch.nn.Module) -> Tensor:
+    """The constant [C, 4, 4] that the layers begin with, or the matrix [C * 16, w_dim + 1] that makes it of w in a DCGAN."""
+    if hasattr(block, "const"):
+        return block.const
+    weight = (block.conv.weight * _normalised(block.norm)[0][:, None, None]).flatten(1).t()
+    return _affine(weight, torch.zeros(len(weight)))
+
+
+def _layer(R: int, weight: Tensor | None, bias: Tensor, w: int, **further: object) -> dict:
+    """One layer; weight [out, in, k, k], None where there is none."""
+    usual = {"up": None, "style": None, "noise": None, "strength": None, "adain": None, "rgb": None, "slope": 1.0, "gain": 1.0}
+    sizes = {"in": len(bias) if weight is None else weight.shape[1], "out": len(bias), "R": R, "w": w}
+    return {**usual, **sizes, "weight": weight, "bias": bias, **further}
+
+
+def _affine(weight: Tensor, bias: Tensor) -> Tensor:
+    """[n, w_dim] and [n] -> [n, w_dim + 1]."""
+    return torch.cat([weight, bias[:, None]], dim=1)
+
+
+def _linear(layer: torch.nn.Module, plus: float = 0.0, gain: float = 1.0) -> Tensor:
+    """An `EqualLinear` as one matrix [n, w_dim + 1]."""
+    return _affine(layer.weight * layer.scale * gain, layer.bias * layer.lr_multiplier * gain + plus)
+
+
+def _noise(noise: torch.nn.Module, channels: int, gain: float = 1.0) -> dict:
+    return {"noise": noise.fixed, "strength": (noise.strength.flatten() * noise.lr_multiplier * gain).expand(channels)}
+
+
+def _stylegan2(block: torch.nn.Module, w: int) -> list[dict]:
+    found = []
+    for i, layer in enumerate([block.conv1] if block.is_first else [block.conv0, block.conv1]):
+        conv, up = layer.conv, {"kernel": 3, "crop": 0, "taps": [0.25, 0.75, 0.75, 0.25]}  # of sum 2: the gain for the zeros
+        found.append(_layer(
+            block.resolution, conv.weight * conv.scale, layer.bias * GAIN, w + i, up=up if conv.up else None, gain=GAIN,
+            style=_linear(conv.affine), slope=layer.slope, **_noise(layer.noise, len(layer.bias), GAIN),
+        ))  # fmt: skip
+    rgb = block.torgb
+    style = _linear(rgb.conv.affine)
+    found[-1]["rgb"] = {"weight": rgb.conv.weight * rgb.conv.scale, "bias": rgb.bias, "style": style, "w": w + len(found)}
+    return found
+
+
+def _stylegan1(block: torch.nn.Module, w: int) -> list[dict]:
+    found = []
+    for i, name in enumerate("01"):
+        conv, styled = getattr(block, f"conv{name}", None), getattr(block, f"styled{name}")
+        weight, up = None if conv is None else conv.weight * conv.scale, None
+        if conv is not None and conv.up:
+            weight, up = _spread(weight.flip(2, 3)), {"kernel": 4, "crop": 1, "taps": [0.25, 0.5, 0.25]}
+        channels = len(styled.bias)
+        ones = torch.cat([torch.ones(channels), torch.zeros(channels)])  # AdaIN's factor is 1 + y_s
+        found.append(_layer(
+            block.resolution, weight, styled.bias, w + i, up=up, slope=styled.slope, adain=_linear(styled.adain.affine, ones),
+            **_noise(styled.noise, channels),
+        ))  # fmt: skip
+    return found
+
+
+def _dcgan(block: torch.nn.Module, w: int) -> list[dict]:
+    up = {"kernel": 4, "crop": 1, "taps": [0.0, 1.0]}  # no filter
+    if block.last:
+        return [_layer(block.resolution, block.conv.weight.transpose(0, 1), block.conv.bias, w, up=up)]
+    factor, shift = _normalised(block.norm)
+    if block.is_first:
+        return [_layer(block.resolution, None, shift, w, slope=0.0)]
+    weight = block.conv.weight.transpose(0, 1) * factor[:, None, None, None]
+    return [_layer(block.resolution, weight, shift, w, up=up, slope=0.0)]
+
+
+def _normalised(norm: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(factor, addend) of each map after training: [C] each."""
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return factor, norm.bias - norm.running_mean * factor

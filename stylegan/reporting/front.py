@@ -1,0 +1,231 @@
+"""What stands around the notebooks: abstract, pictures, map, verdict, generator and quiz before them; discussion and references after.
+
+All of it is computed from the run and from what its notebooks showed. Texts are Markdown, because they hold names from users' files.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from stylegan.data.subjects import people_of
+from stylegan.latent import make_gauges
+from stylegan.notebook import Run, markdown_table
+from stylegan.reporting import explorer
+from stylegan.scores import verdict
+from stylegan.scores.evidence import open_evidence
+from stylegan.scores.intervals import share
+
+QUIZ = Path(__file__).with_name("templates") / "report" / "quiz.js"
+EACH, LEAST = 10, 4  # real and generated slices of the quiz; people that it takes at least
+CHOICE = 10  # generated slices among which the quiz takes one of about the height of a real slice
+NOBODY = "The slices are simulated: nobody is shown."
+SOMEBODY = "The real slices show people, as other parts of this report do; <code>report --no-quiz</code> leaves the quiz out."
+FEW = 30  # people: on fewer the intervals are wide
+Cells = list[NotebookNode]
+
+
+def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], quiz: bool = True) -> Cells:
+    """The front page of a finished run as cells; ``scores``: its ``evaluation.json``; ``quiz``: with held-out slices one by one."""
+    shown = {cell.id: cell.get("outputs", []) for notebook in notebooks.values() for cell in notebook.cells}
+    card = verdict.verdict_rows(scores)
+    text = f"{counted(card)}. The doubts, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
+    parts = [
+        ("Abstract", [_text(abstract(run, scores, card))]),
+        ("Real and generated slices", _of("image/png", shown.get("03-beside", []))),
+        (
+            "A map, and what it may claim",
+            _of("image/png", shown.get("05-fit", [])) + _of("text/markdown", shown.get("05-summary", [])),
+        ),
+        ("The verdict in short", [_text(markdown_table(short(card))), _text(text)]),
+        ("Try the generator", [_html(explorer.fragment(run.folder))]),
+        ("Almost indistinguishable?", [_html(questions(run, scores))] if quiz else []),
+    ]
+    return [cell for title, outputs in parts if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
+
+
+def after(notebooks: Mapping[str, NotebookNode], run: Run | None = None, scores: Mapping | None = None) -> Cells:
+    """Discussion, where there is a finished run, and the references of all notebooks as cells."""
+    listed = "\n".join(f"- {reference}" for reference in references(notebooks))
+    cells = [new_markdown_cell(f"# References\n\n{listed}")] if listed else []
+    return cells if run is None else [new_markdown_cell("# Discussion"), _cell([_text(discussion(run, scores))]), *cells]
+
+
+# --- Words --------------------------------------------------------------------------------------------------------------------
+
+
+def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
+    """About 150 words: data, people, split, training, distance, variety, memory, verdict."""
+    slices, last, people = run.slices, run.history[-1], people_of(run.slices)
+    counts = {name: len(set(people[slices.splits == name])) for name in ("train", "val", "test")}
+    who, model = "people" if slices.subjects_known else "groups (who is who is not known)", run.config.architecture
+    text = (
+        "What has a network understood of brains when it draws slices of people who do not exist? A "
+        f"{model.replace('stylegan', 'StyleGAN').replace('dcgan', 'DCGAN')} of {run.config.img_resolution} px was trained on "
+        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. The best generator was chosen on "
+        f"{counts['val']} others and is judged on {counts['test']} more; nobody is in two of these splits. Training took "
+        f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
+    )
+    if split := verdict.last_split(scores):
+        away, floor = split["fd"]["value"], split["fd_floor"]["value"]
+        text += (
+            f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, a "
+            f"relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**. {verdict.variety_sentence(scores)}"
+        )
+    return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
+
+
+def counted(card: Sequence[Mapping]) -> str:
+    """How many of the doubts are answered by a pass, and how many are not, without their names."""
+    return verdict.summary(card).partition(":")[0].rstrip(".")
+
+
+def short(card: Sequence[Mapping]) -> list[dict]:
+    """The verdict card as one row for each verdict that was given."""
+    named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
+    return [{"verdict": sign, "how many": len(found), "which": "; ".join(found)} for sign, found in named.items() if found]
+
+
+def discussion(run: Run, scores: Mapping) -> str:
+    """What held, what failed, and what would be next, by rules that are the same for every run."""
+    card = verdict.verdict_rows(scores)
+    lines = []
+    for sign, title in ((verdict.PASS, "What held"), (verdict.BORDERLINE, "What is open"), (verdict.FAIL, "What failed")):
+        found = [row for row in card if row["verdict"] == verdict.SIGNS[sign]]
+        told = [f"- {row['score']}: {row['generated (95 %)']}, real people {row['real people']}" for row in found]
+        lines += [f"**{title}**", "", *(told or ["- nothing"]), ""]
+    return "\n".join([*lines, "**What would be next**", "", *(f"- {step}" for step in next_steps(run, scores))])
+
+
+def next_steps(run: Run, scores: Mapping) -> list[str]:
+    """What the numbers ask for first."""
+    split, memory, steps = verdict.last_split(scores), scores["memorisation"], []
+    if run.slices.layout == "simulated":
+        steps.append("Real slices. The simulated ones share one folding pattern: they prove the plumbing, and not the model.")
+    scored = [line for line in run.history if line.get("kid_val") is not None]
+    if scored:
+        best, end = min(scored, key=lambda line: line["kid_val"])["kimg"], scored[-1]["kimg"]
+        late = f"Longer training: the score on validation people was still falling when it ended, at {end:g} kimg."
+        early = f"No more of the same training: the score on validation people was best at {best:g} of {end:g} kimg."
+        steps.append(late if best == end else early)
+    if not split:
+        return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
+    if split["dimensions"]["value"] < 0.75 * split["dimensions"]["real"]:
+        off = [name for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
+        tried = (
+            f"{' and '.join(f'`{name}`' for name in off)}, which let D compare heads pixel by pixel"
+            if off
+            else "wider networks"
+        )
+        steps.append(
+            f"Variety: {split['dimensions']['value']:.0f} dimensions of {split['dimensions']['real']:.0f}. To try: {tried}."
+        )
+    if split["spectrum"]["low"] > split["spectrum_floor"]["high"]:
+        steps.append("Texture: the power spectrum is off by more than between people; notebook 4 shows at which frequencies.")
+    if memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05:
+        steps.append("Fewer steps or more people: generated slices lie nearer to training slices than people do.")
+    if split["subjects"] < FEW:
+        steps.append(f"More people to judge by: {split['subjects']} give wide intervals.")
+    return steps
+
+
+# --- References -----------------------------------------------------------------------------------------------------------------
+
+
+def references(notebooks: Mapping[str, NotebookNode]) -> list[str]:
+    """The lists below the headings "References" of all notebooks as one, by name; of each work the longest entry."""
+    found: dict[str, str] = {}
+    for cell in (cell for notebook in notebooks.values() for cell in notebook.cells if cell.cell_type == "markdown"):
+        for line in re.findall(r"^- (.+)$", cell.source.partition("### References")[2], re.M):
+            text = re.sub(r" \([^()]*\)$", "", line)  # what the notebook took from it
+            number = re.search(r"arXiv:([\d.]+\d)", text)
+            key = number[1] if number else text.casefold().rstrip(".")
+            text = text.replace(number[0], f"[{number[0]}](https://arxiv.org/abs/{key})") if number else text
+            found[key] = max(found.get(key, ""), text, key=len)
+    return sorted(found.values(), key=lambda text: unicodedata.normalize("NFKD", text.casefold()))
+
+
+def without_end(cells: Cells) -> Cells:
+    """The cells of a notebook without its references and its table of versions, which the page has once for all."""
+    cells = [copy.deepcopy(cell) for cell in cells if not cell.id.endswith("-closing")]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.partition("### References")[0].rstrip()
+    return cells
+
+
+# --- The quiz -------------------------------------------------------------------------------------------------------------------
+
+
+def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
+    """The quiz as HTML, to which `QUIZ` gives life; a sentence where too few people are held out."""
+    e, rng = open_evidence(run.folder, run.slices), np.random.default_rng(seed)
+    count = 0 if e.held is None else min(EACH, len(set(people_of(e.held))))
+    if count < LEAST:
+        return f"<p>The quiz takes {LEAST} people whom the generator never saw, and there are {count}.</p>"
+    rows = rng.permutation(len(e.held))
+    first = np.unique(people_of(e.held)[rows], return_index=True)[1]  # a slice of each person
+    real = e.held.select(rows[np.sort(first)[:count]])
+    drawn, gauge = e.fakes(real, CHOICE * count).pictures, make_gauges(run.slices).get("level")
+    if gauge is not None:  # by height, as it is read off both, and by nothing else
+        drawn = drawn[linear_sum_assignment(np.abs(gauge(real.images)[:, None] - gauge(drawn)))[1]]
+    pictures, order = np.concatenate([real.images, drawn[:count]]), rng.permutation(2 * count)
+    classifier = verdict.last_split(scores).get("classifier")
+    asked = {
+        "model_hash": e.info["model_hash"],
+        "slices": [{"src": _png(pictures[i]), "real": bool(i < count)} for i in order],
+        "results": [result(right, 2 * count, classifier) for right in range(2 * count + 1)],
+    }
+    page = QUIZ.with_suffix(".html").read_text(encoding="utf-8")
+    parts = {"COUNT": str(count), "SHOWN": NOBODY if run.slices.layout == "simulated" else SOMEBODY, "DATA": json.dumps(asked)}
+    return re.sub("COUNT|SHOWN|DATA", lambda name: parts[name[0]], page)
+
+
+def result(right: int, n: int, classifier: Mapping | None) -> str:
+    """What so many right answers say, against chance and against the classifier of notebook 4."""
+    found, form = share(right, n), "{value:.0%} (95 % interval {low:.0%} to {high:.0%})"
+    words = "no better than by chance" if found["low"] <= 0.5 <= found["high"] else "better than by chance"
+    words = words if found["high"] >= 0.5 else "worse than by chance: what you took for real is not"
+    text = (
+        f"You were right in {right} of {n}: {form.format(**found)}, by Clopper and Pearson. Chance gives 50%; this is {words}."
+    )
+    return text if classifier is None else f"{text} The classifier of notebook 4 is right in {form.format(**classifier)}."
+
+
+def _png(pixels: np.ndarray) -> str:
+    """uint8 [R, R] as a data URI."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+# --- Cells ------------------------------------------------------------------------------------------------------------------------
+
+
+def _cell(outputs: list[NotebookNode]) -> NotebookNode:
+    return new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})
+
+
+def _text(markdown: str) -> NotebookNode:
+    return new_output("display_data", {"text/markdown": markdown})
+
+
+def _html(text: str) -> NotebookNode:
+    return new_output("display_data", {"text/html": text})
+
+
+def _of(kind: str, outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Those of the outputs of a cell that hold this."""
+    return [output for output in outputs if kind in output.get("data", {})]

@@ -1,0 +1,219 @@
+"""The generator that draws in the page: its slices are torch's, and the page is as sound as the report."""
+
+import numpy as np
+import pytest
+import torch
+from test_browser import DESKTOP, PHONE, axe, browser, pytestmark  # noqa: F401
+
+from stylegan import predict
+from stylegan.checkpoint import load_generator, save_generator
+from stylegan.config import make_config
+from stylegan.files import checkout, write_json
+from stylegan.latent import Direction
+from stylegan.networks import Generator
+from stylegan.reporting import explorer
+
+SMALL = {"img_resolution": 64, "z_dim": 16, "w_dim": 16, "channel_base": 512, "channel_max": 32}
+NETWORKS = {
+    "stylegan2": ("quick", {"mapping_layers": 2}),
+    "stylegan2, classes": ("quick", {"conditional": "class", "c_dim": 2, "leaky_slope": 0.1}),
+    "stylegan1, classes": ("seed004-course", {"c_dim": 2}),
+    "stylegan1 that grew": ("stylegan1", {"grow_from": 32}),
+    "dcgan": ("dcgan", {}),
+}
+GREY = """() => { const c = document.querySelector('canvas');
+    return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, n) => n % 4 === 0); }"""
+
+
+@pytest.fixture(autouse=True)
+def _one_direction(monkeypatch, request):
+    """A direction at once, where the true ones would take 500 slices."""
+    if "sample" not in request.node.name:
+        step = torch.randn(16, generator=torch.Generator().manual_seed(1))
+        monkeypatch.setattr(explorer, "find_directions", lambda *_: [Direction("PCA", 1, 0.3 * step, 0.5, {}, {})])
+
+
+def made(folder, preset="quick", **changes):
+    """The file of an untrained generator in which everything does something."""
+    torch.manual_seed(0)
+    config = make_config(preset, **{**SMALL, **changes})
+    G = Generator(config).eval()
+    with torch.no_grad():
+        for name, tensor in G.state_dict().items():
+            if name.endswith(("bias", "strength", "const", "w_avg", "running_mean")):
+                tensor += 0.1 * torch.randn(tensor.shape)
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + torch.rand(tensor.shape))
+        if config.architecture == "dcgan":
+            G.synthesis.blocks[-1].conv.weight *= 20
+        else:
+            G.synthesis.blocks[-1].torgb.get_parameter("conv.weight" if config.architecture == "stylegan2" else "weight").mul_(
+                0.5
+            )
+    info = {"config": config.to_dict(), "classes": ["<i>well</i>", "ill"][: config.c_dim], "train_subjects": [], "data": {}}
+    save_generator(folder / "G.safetensors", G, {**info, "cur_nimg": 10**7})
+    return folder / "G.safetensors"
+
+
+@pytest.fixture
+def opened(browser, tmp_path):  # noqa: F811
+    """opened(generator's file, viewport, dark) -> its page from a file, with the network cut off."""
+    contexts = []
+
+    def visit(path, viewport=DESKTOP, dark=False):
+        (tmp_path / "page").mkdir(exist_ok=True)
+        contexts.append(browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light", offline=True))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)
+        page.asked, page.said = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on(
+            "console", lambda message: "readback" in message.text or page.said.append(message.text)
+        )  # the test's own reading
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.goto(explorer.write(path, tmp_path / "page").as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def drawn(page, **values):
+    """Grey levels [R, R] with the controls of these names at these values; ``step`` is that of the first direction."""
+    page.wait_for_selector("[data-state=drawn]")
+    page.evaluate(
+        """values => { const form = document.querySelector('form');
+        for (const [name, value] of Object.entries(values)) {
+            const one = form.querySelector(`[name=${name}]`);
+            if (one.type === 'checkbox') one.checked = value; else one.value = value;
+        }
+        form.dispatchEvent(new Event('change')); }""",
+        values,
+    )
+    page.wait_for_selector("[data-state=drawn]")
+    grey = np.array(page.evaluate(GREY))
+    return grey.reshape(int(len(grey) ** 0.5), -1).astype(int)
+
+
+def expected(path, seed=1, second=5, layer=99, psi=0.7, kind=None, step=0.0, noise=True):
+    G, _ = load_generator(path)
+    first, other = predict.styles(G, [seed, second], truncation_psi=psi, class_index=kind).split(1)
+    ws = torch.cat([first[:, :layer], other[:, layer:]], dim=1)
+    if step:
+        ws = ws + step * next(iter(explorer.named_directions(G, path, "").values()))
+    return predict.to_uint8(predict.synthesize(G, ws, noise_mode="const" if noise else "none"))[0].astype(int)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_slices_are_those_of_torch(opened, tmp_path, name):
+    preset, changes = NETWORKS[name]
+    path, kind = made(tmp_path, preset, **changes), {"kind": 1} if changes.get("c_dim") else {}
+    page = opened(path)
+    settings = [{"seed": 99, "psi": 1, **kind}]
+    if name != "dcgan":
+        settings += [{"seed": 3, "second": 8, "layer": 4, "psi": 0.3, "step": 2.5, "noise": False, **kind}]
+    pictures = [(drawn(page, **one), expected(path, **one)) for one in settings]
+    for ours, torchs in pictures:
+        assert torchs.std() > 10 and np.abs(ours - torchs).max() <= 2
+    if len(pictures) > 1:
+        assert np.abs(pictures[0][1] - pictures[1][1]).mean() > 2
+    assert page.said == [] and all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
+
+
+@pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (PHONE, True)])
+def test_axe_finds_nothing_serious_and_nothing_is_too_wide(opened, tmp_path, viewport, dark):
+    page = opened(made(tmp_path, **NETWORKS["stylegan2, classes"][1]), viewport, dark)
+    page.wait_for_selector("[data-state=drawn]")
+    found = axe.Axe().run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+def test_keys_move_it_and_paper_shows_the_sheet(opened, tmp_path):
+    page = opened(made(tmp_path))
+    before = drawn(page)
+    page.focus("[name=seed]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("text=/^Seed 2,.* Drawn/")
+    assert np.abs(drawn(page) - before).max() > 0 and not page.is_visible(".sheet")
+    page.click("[type=reset]")
+    page.wait_for_selector("text=/^Seed 1,.* Drawn/")
+    page.emulate_media(media="print")
+    assert page.is_visible(".sheet") and not page.is_visible("canvas")
+
+
+def test_a_slow_one_draws_its_skip_picture_while_a_slider_moves(opened, tmp_path):
+    page = opened(made(tmp_path))
+    page.wait_for_selector("[data-state=drawn]")
+    page.evaluate("""window.sizes = []; const own = CanvasRenderingContext2D.prototype.putImageData;
+        CanvasRenderingContext2D.prototype.putImageData = function (...rest) { sizes.push(rest[0].width); own.apply(this, rest); };
+        document.querySelector('.explorer').dataset.slow = '';
+        document.querySelector('form').dispatchEvent(new Event('input'));""")
+    page.wait_for_selector("[data-state=drawn]")
+    assert page.evaluate("sizes") == [32, 64]
+
+
+@pytest.mark.parametrize("changes", [{"channel_base": 16384, "channel_max": 512}, {"attention": "16"}])
+def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
+    text = explorer.fragment(made(tmp_path, **changes))
+    assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
+
+
+def test_it_draws_in_the_frame_of_a_notebook(opened, tmp_path):
+    path = made(tmp_path)
+    page = opened(path)
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html>{explorer.frame(path)}", encoding="utf-8")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    page.frame_locator("iframe").locator("[data-state=drawn]").wait_for()
+
+
+def test_the_direction_of_ventricles_has_a_slider_where_it_held(tmp_path):
+    path = made(tmp_path)
+    G, info = load_generator(path)
+    (tmp_path / "generator.safetensors").write_bytes(path.read_bytes())
+    (tmp_path / "groundtruth").mkdir()
+    for high, names in ((0.5, ["PCA 1", "Ventricles"]), (1.5, ["PCA 1"])):
+        found = {"step": [0.1] * 16, "per_step": 1.0, "agreed": 1.0, "random": {"high": high}}
+        write_json(tmp_path / "groundtruth" / "groundtruth.json", {"model_hash": info["model_hash"], "direction": found})
+        steps = explorer.named_directions(G, tmp_path, info["model_hash"])
+        assert [name.partition(" (")[0] for name in steps] == names
+
+
+def test_a_card_has_the_head_that_hugging_face_reads(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    from tools.ship import rewrite_head
+
+    for path in (checkout() / "models").glob("oasis1*64.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "metrics.json").write_bytes((checkout() / "models" / "metrics.json").read_bytes())
+    card = tmp_path / "oasis1-stylegan2-64.md"
+    before = card.read_text(encoding="utf-8")
+    assert rewrite_head(card.with_suffix(".safetensors")).read_text(encoding="utf-8") == before
+    head = yaml.safe_load(before.split("---\n")[1])
+    metrics = {row["type"]: row["value"] for row in head["model-index"][0]["results"][0]["metrics"]}
+    assert head["license"] == "other" and metrics["fd"] > metrics["fd_floor"] > 0
+
+
+def test_sample_writes_it_and_the_classes_are_text(tmp_path):
+    path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
+    written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
+    text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")
+    assert (
+        written[-1].name == "explorer.html"
+        and text.count('name="step"') == 3
+        and "<i>well" not in text
+        and explorer.csp() in text
+    )
+    assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_draws_the_same_slices(tmp_path, name):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    from tools.export_onnx import TOLERANCE, export
+
+    preset, changes = NETWORKS[name]
+    assert export(made(tmp_path, preset, **changes), tmp_path / "G.onnx") <= TOLERANCE
+    assert (tmp_path / "G.onnx").stat().st_size > 10_000
