@@ -60,9 +60,16 @@ def write(path: str | Path, out: str | Path) -> Path:
 
 
 def frame(path: str | Path, height: int = 620) -> str:
-    """The page in a frame, for the output of a notebook's cell."""
+    """The page in a frame, for another page that keeps its own style and script."""
     look = f'style="width: 100%; height: {height}px; border: 0"'
     return f'<iframe title="A generator to explore" srcdoc="{escape(page(path))}" {look}></iframe>'
+
+
+def show(path: str | Path) -> None:
+    """Show the frame as the output of a notebook's cell."""
+    from IPython.display import display
+
+    display({"text/html": frame(path), "text/plain": "The generator, to explore in a browser"}, raw=True)
 
 
 def fragment(path: str | Path) -> str:
