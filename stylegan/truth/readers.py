@@ -326,5 +326,5 @@ def notes_on(e: Evidence, pictures: np.ndarray) -> list[str]:
     if len(people) < 2 or min(map(len, people)) < 2:
         return notes
     model = fit_classifier(e.features(train.images), train.labels, people_of(train))
-    seen = model.predict(e.features(pictures, keep=False))
+    seen = model.predict(e.features_once(pictures))
     return [f"{e.slices.classes[name]}, {note}" for name, note in zip(seen, notes, strict=True)]
