@@ -29,13 +29,12 @@ from stylegan.checkpoint import checkpoints, load_generator, save_generator
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, slices_of
 from stylegan.files import read_json, replacing, write_json
-from stylegan.networks import count_parameters
+from stylegan.networks import count_parameters, describe_loss
 from stylegan.predict import parse_seeds
 from stylegan.run import read_metrics
 from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import floors_of, leave_out
 from stylegan.scores.metrics import PICTURES, Comparison, Variety, kernel_distance
-from stylegan.summary import describe_loss
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
            "seed004-course", "oasis64", "modern")  # fmt: skip

@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _presets(args: argparse.Namespace) -> None:
-    from stylegan.summary import preset_rows
+    from stylegan.networks import preset_rows
 
     rows = preset_rows()
     if args.json:

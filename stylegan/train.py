@@ -24,8 +24,8 @@ from stylegan.dataset import SliceDataset, draw_batch
 from stylegan.losses import LOSSES, adam_for_lazy, drift, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
 from stylegan.modules import frozen
 from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
-from stylegan.progressive import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
 from stylegan.rng import BatchRNG, Replay, Shard
+from stylegan.stylegan1 import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
 
 
 @dataclass

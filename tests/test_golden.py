@@ -13,8 +13,8 @@ import torch
 from stylegan.config import Config
 from stylegan.losses import logistic_d, logistic_g, path_length_penalty, path_lengths, r1_penalty
 from stylegan.networks import build_networks, set_stage
-from stylegan.progressive import Stage
 from stylegan.resampling import blur, upsample
+from stylegan.stylegan1 import Stage
 from stylegan.stylegan2 import ModulatedConv2d, ModulatedPixels
 
 FOLDER = Path(__file__).parent / "golden"

@@ -15,8 +15,7 @@ from PIL import Image
 from stylegan.__main__ import COMMANDS, build_parser, main
 from stylegan.config import NOTES, PRESETS, Config, make_config
 from stylegan.data import pack
-from stylegan.networks import build_networks, count_parameters
-from stylegan.summary import describe_loss, part_rows
+from stylegan.networks import build_networks, count_parameters, describe_loss, part_rows
 
 
 @pytest.fixture(autouse=True)

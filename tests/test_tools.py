@@ -18,8 +18,8 @@ from stylegan.checkpoint import load_generator, load_tensors
 from stylegan.config import make_config
 from stylegan.networks import build_networks
 from stylegan.predict import generate
-from stylegan.progressive import stage
 from stylegan.run import train_run
+from stylegan.stylegan1 import stage
 
 ROOT = Path(__file__).parents[1]
 

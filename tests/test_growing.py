@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan import progressive
+from stylegan import stylegan1 as progressive
 from stylegan.checkpoint import load_generator, save_generator
 from stylegan.config import Config, make_config
 from stylegan.networks import build_networks, grow_to, set_stage
-from stylegan.progressive import Stage, stage
+from stylegan.stylegan1 import Stage, stage
 from stylegan.train import new_state, train, training_step
 
 
