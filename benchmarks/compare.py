@@ -249,12 +249,15 @@ def _scored(run: Run, data: Path | None, num: int, known: dict) -> dict:
 
 
 def score(evidence: Evidence) -> dict:
-    """KID times 1000 and FD with their intervals by person, precision, recall, coverage, dimensions and spread."""
+    """KID times 1000 and FD with their intervals by person, precision, recall, coverage, spread and dimensions."""
     (part,) = evidence.scored
     fakes = evidence.fakes(part.slices)
     both = Comparison(evidence.side(part.slices), fakes)
     numbers = both.neighbours() | Variety(fakes.images[:PICTURES]).numbers()
-    return leave_out(both.distances, part.people, len(fakes)) | {name: numbers[name] for name in NUMBERS}
+    numbers["dimensions_fixed_noise"] = Variety(evidence.fixed_noise(part.slices)[:PICTURES]).numbers()["dimensions"]
+    return leave_out(both.distances, part.people, len(fakes)) | {
+        name: numbers[name] for name in (*NUMBERS, "dimensions_fixed_noise")
+    }
 
 
 def kid(evidence: Evidence) -> float:

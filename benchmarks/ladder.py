@@ -47,6 +47,7 @@ CLAIMS = (
     Claim("Adaptive augmentation does better.", "StyleGAN2-ADA", "oasis64", "oasis64+augment=none"),
     Claim("Relativistic loss, R1 + R2 at every step do better than logistic loss and lazy R1.", "R3GAN", "modern", "oasis64"),
 )  # fmt: skip
+VARIETY = ("dimensions", "dimensions_fixed_noise", "spread")
 CURVES = ("stylegan1", "stylegan1+grow_from=0")  # rows that are scored at every tick: does growing save time?
 
 
@@ -154,7 +155,7 @@ def _row(name: str, entries: Sequence[dict]) -> dict:
 
     found = {"row": name, "loss": entries[0]["loss"], "seeds": [e["seed"] for e in good]}
     found |= {"failed": [e["seed"] for e in entries if "failed" in e], "kid": interval("kid"), "fd": interval("fd")}
-    keys = "precision recall coverage dimensions spread kimg img_s parameters_g peak_memory_mb seconds"
+    keys = "precision recall coverage dimensions dimensions_fixed_noise spread kimg img_s parameters_g peak_memory_mb seconds"
     return found | {key: mean(key) for key in keys.split()}
 
 
@@ -171,7 +172,7 @@ def render_rows(ladder: dict) -> str:
     if floors:
         rows.append({"system": "*real people*", "KID × 1000": _with(floors["kid"]), "FD": _with(floors["fd"]),
                      "precision": f"{floors['precision']:.2f}", "recall": f"{floors['recall']:.2f}",
-                     **{name: f"{floors[name]:.0f}" for name in ("dimensions", "spread") if name in floors}})  # fmt: skip
+                     **{name: f"{floors[name]:.0f}" for name in VARIETY if name in floors}})  # fmt: skip
     columns = list(rows[0]) if rows else []
     return markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
 
@@ -192,7 +193,7 @@ def _cells(row: dict) -> dict[str, str]:
         "FD": _with(row["fd"]),
         "precision": f"{row['precision']:.2f}",
         "recall": f"{row['recall']:.2f}",
-        **{name: f"{row[name]:.0f}" for name in ("dimensions", "spread") if row.get(name) is not None},
+        **{name.replace("s_", "s, ").replace("_", " "): f"{row[name]:.0f}" for name in VARIETY if row.get(name) is not None},
         "kimg": f"{row['kimg']:.0f}",
         "img/s": f"{row['img_s']:.0f}",
         "G, M": f"{row['parameters_g'] / 1e6:.2f}",
