@@ -2,7 +2,8 @@
 
 ``python tools/pairs.py RUN OUT`` writes ``pairs.png`` and ``pairs.json``, which notebook 03 shows. The shipped ones are of
 
-    python -m stylegan train --preset quick --img-resolution 32 --channel-base 1024 --conditional class --max-minutes 4 --run-dir RUN
+    python -m stylegan train --preset quick --img-resolution 32 --channel-base 1024 --conditional class \
+        --total-kimg 64 --max-minutes 0 --run-dir RUN
 """
 
 from __future__ import annotations
