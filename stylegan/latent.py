@@ -59,7 +59,7 @@ def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], set
         return {"interpolation.gif": (frames, four, const), "interpolation.png": (figure, four[:2], const)}
     if name == "noise":
         title = f"Synthetic slice, seed {seeds[0]}, ψ = {settings['truncation_psi']:g}, 32 noise draws"
-        figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), title=title)
+        figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), caption=title)
         return {"noise.png": (figure, seeds[:1], {"noise_mode": "none; random, 32 draws"})}
     sweep, note = (
         predict.class_sweep(G, seeds[:6], **settings),
@@ -342,7 +342,7 @@ def project_held_out(
     result["mean"] = {name: round(float(values.mean()), 2) for name, values in compared.items()}
     result["slices"] = [dict(zip(columns, row, strict=True)) for row in rows]
     note, out = f"projected into {space.upper()} · model {info['model_hash']}", Path(out)
-    figure = plots.compare(chosen.images, found.images, "projection", difference=True, caption=note)
+    figure = plots.compare(chosen.images, found.images, ("real", "projection"), difference=True, caption=note)
     out.mkdir(parents=True, exist_ok=True)
     text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
     plots.save(out / "projection.png", figure, {"Description": text})

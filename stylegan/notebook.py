@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
@@ -178,11 +177,11 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
 
 def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:
     """(kimg, uint8 [t, 24, R, R]): the sample grids of at most ``count`` ticks, evenly over the run, the same z in each."""
-    files = sample_grids(folder, count)
-    sheets = np.stack([np.asarray(Image.open(path, formats=("PNG",)).convert("L")) for path in files])  # [t, rows R, columns R]
+    grids = sample_grids(folder, count)
+    sheets = np.stack([np.asarray(sheet.convert("L")) for sheet in grids.values()])  # [t, rows R, columns R]
     rows, columns = (side // resolution for side in sheets.shape[1:])
-    tiles = sheets.reshape(len(files), rows, resolution, columns, resolution).swapaxes(2, 3)
-    return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)
+    tiles = sheets.reshape(len(grids), rows, resolution, columns, resolution).swapaxes(2, 3)
+    return list(grids), tiles.reshape(len(grids), -1, resolution, resolution)
 
 
 # --- The generator that comes with the project --------------------------------------------------------------------------------
