@@ -75,7 +75,7 @@ def test_generate_leaves_the_network_as_it_found_it(G):
     G.train()
     G.mapping.eval()
     weights = {name: value.clone() for name, value in G.state_dict().items()}
-    img = predict.generate(G, [0], device="cpu")
+    img = predict.generate(G, [0])
     assert G.training and not G.mapping.training and G.synthesis.training
     assert all(torch.equal(value, weights[name]) for name, value in G.state_dict().items())
     assert all(parameter.requires_grad for parameter in G.parameters())
