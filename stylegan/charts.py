@@ -86,24 +86,7 @@ def _series(history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarra
     return tuple(np.array(rows, float).reshape(-1, 2).T)
 
 
-# --- Data and scores --------------------------------------------------------------------------------------------------------
-
-
-def class_balance(labels: np.ndarray, classes: Sequence[str], splits: np.ndarray, subjects: np.ndarray | None = None) -> Figure:
-    """Slices (and, where known, subjects) per class and split, from labels [n] (-1: unknown), splits [n] and subjects [n]."""
-    counted = {"slices": np.arange(len(labels))} | ({} if subjects is None else {"subjects": subjects})
-    names = {i: name for i, name in [*enumerate(classes), (-1, "unknown")] if np.any(labels == i)}
-    axes = Figure(9, 0.9 + 0.62 * len(names), layout="constrained").subplots(1, len(counted), sharey=True, squeeze=False)[0]
-    for ax, (what, ids) in zip(axes, counted.items(), strict=True):
-        for j, split in enumerate(s for s in ("train", "val", "test") if np.any(splits == s)):
-            counts = [len(np.unique(ids[(labels == i) & (splits == split)])) for i in names]
-            bars = ax.barh(np.arange(len(names)) + 0.27 * (j - 1), counts, 0.25, color=COLOURS[j], label=split)
-            ax.bar_label(bars, fontsize=7.5, padding=2, color=INK)
-        ax.set_yticks(range(len(names)), names.values())
-        style_axes(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
-        ax.margins(x=0.12)
-    axes[0].invert_yaxis()
-    return set_alt_text(axes[0].figure, f"Bars of {' and '.join(counted)} per class ({', '.join(names.values())}) and split.")
+# --- Scores -----------------------------------------------------------------------------------------------------------------
 
 
 def score_bars(evaluation: Mapping) -> Figure:
@@ -111,14 +94,8 @@ def score_bars(evaluation: Mapping) -> Figure:
     splits, distance = evaluation["splits"], "FID" if evaluation["feature_space"] == "inception" else "FD"  # FID only there
     axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True)
     for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", distance), strict=True):
-        for kind, (suffix, label) in enumerate((("_floor", "real against real"), ("", "generated"))):
-            entries, heights = [split[key + suffix] for split in splits.values()], np.arange(len(splits)) + 0.15 - 0.3 * kind
-            _intervals(ax, entries, heights, kind, label)
-            for y, entry in zip(heights, entries, strict=True):
-                look = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": INK}
-                ax.annotate(f"{entry['value']:.0f}", (entry["value"], y), (0, 6), **look)
-        ax.set_yticks(range(len(splits)), splits)
-        ax.set(xlim=(0, None), ylim=(len(splits) - 0.4, -0.6))
+        _intervals(ax, {split: (found[f"{key}_floor"], found[key]) for split, found in splits.items()}, "{:.0f}")
+        ax.set_xlim(0, None)
         style_axes(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
     text = "{}: KID {:.0f} (floor {:.0f}), FD {:.0f} (floor {:.0f})"
     told = [text.format(n, *(one[k]["value"] for k in ("kid", "kid_floor", "fd", "fd_floor"))) for n, one in splits.items()]
@@ -129,23 +106,27 @@ def transfers(found: Mapping) -> Figure:
     """Each arm of `groundtruth.learn_groups` on held-out people, with its interval and with chance."""
     arms = found["arms"]
     ax = Figure(5.5, 1.0 + 0.42 * len(arms), layout="constrained").add_subplot()
-    for y, (arm, entry) in enumerate(arms.items()):
-        _intervals(ax, [entry], [y], arm.startswith("synthetic"))
+    _intervals(ax, {arm: (None, x) if arm.startswith("synthetic") else (x, None) for arm, x in arms.items()}, "{:.0%}")
     ax.axvline(found["chance"], color=INK, linestyle=":", linewidth=1.2)
-    ax.text(found["chance"], -0.75, "chance", fontsize=7.5, color=INK, ha="center", va="bottom")
-    ax.set_yticks(range(len(arms)), arms, fontsize=8)
-    ax.set_ylim(len(arms) - 0.5, -0.8)
-    style_axes(ax, "Balanced accuracy on held-out people", f"learnt from {found['n']} slices", grid="x")
+    title = f"Balanced accuracy on held-out people; dotted: chance, {found['chance']:.0%}"
+    style_axes(ax, title, f"learnt from {found['n']} slices", grid="x")
     ax.xaxis.get_major_locator().set_params(integer=False)
     told = [f"{arm} {entry['value']:.0%}" for arm, entry in arms.items()]
     return set_alt_text(ax.figure, f"Train on synthetic, test on real. {'; '.join(told)}.")
 
 
-def _intervals(ax: Axes, entries: Sequence[Mapping], heights: Sequence[float], kind: int, label: str | None = None) -> None:
-    """Points {value, low, high} with their intervals at these heights; kind: 0 for real, 1 for generated."""
-    x, low, high = np.array([[entry.get(key, entry["value"]) for key in ("value", "low", "high")] for entry in entries]).T
-    away = (x - low).clip(0), (high - x).clip(0)
-    ax.errorbar(x, heights, xerr=away, fmt=MARKERS[kind], color=COLOURS[kind], capsize=3, markersize=6, label=label)
+def _intervals(ax: Axes, rows: Mapping[str, tuple[Mapping | None, Mapping | None]], form: str) -> None:
+    """A row for each name with {value, low, high} of what is real and of what is generated; None leaves a place empty."""
+    for y, pair in enumerate(rows.values()):
+        for kind, entry in enumerate(pair):
+            if entry is not None:
+                x, height = entry["value"], y + (0.15 - 0.3 * kind if None not in pair else 0)
+                away = [[max(0, x - entry.get("low", x))], [max(0, entry.get("high", x) - x)]]
+                label = ("real against real", "generated")[kind] if y == 0 else None
+                ax.errorbar(x, height, xerr=away, fmt=MARKERS[kind], color=COLOURS[kind], capsize=3, markersize=6, label=label)
+                ax.annotate(form.format(x), (x, height), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
 
 
 def spectra(lines: Mapping[str, Sequence[float]]) -> Figure:
@@ -159,20 +140,6 @@ def spectra(lines: Mapping[str, Sequence[float]]) -> Figure:
     low, high = np.array_split(np.subtract(lines["generated"], lines["real"]), 2)
     text = f"{low.mean():+.1f} dB at low and {high.mean():+.1f} dB at high frequencies"
     return set_alt_text(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
-
-
-def readings(found: Mapping[str, Mapping]) -> Figure:
-    """Histograms of what each reader of `groundtruth.read_all` reads off held-out real slices and off fakes."""
-    axes = _panels(len(found))
-    for ax, (name, one) in zip(axes, found.items(), strict=True):
-        for i, (key, label) in enumerate((("real", "held-out people"), ("fake", "generated"))):
-            bins, look = one["histogram"], {"color": COLOURS[i], "linestyle": LINES[i], "linewidth": 1.5}
-            ax.stairs(bins[key], bins["edges"], label=label, **look)
-        style_axes(ax, f"{name} ({one['origin']}), r = {one['held_out']['r']['value']:.2f}", one["unit"], legend=ax is axes[0])
-        ax.set_yticks([])
-    told = [f"{name}: {one['distance']['value']:.2f} apart, floor {one['floor']['value']:.2f}" for name, one in found.items()]
-    text = f"Readings on held-out people and on generated slices, in deviations. {'; '.join(told)}."
-    return set_alt_text(axes[0].figure, text)
 
 
 def confusions(found: Mapping) -> Figure:
