@@ -253,19 +253,18 @@ class MovingPicture:
     """An animation as notebooks show it: its last frame stands still in print and for readers who ask for reduced motion."""
 
     webp: bytes
-    still: bytes  # PNG
-    size: tuple[int, int]
+    still: Image.Image
     alt_text: str
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         """A <picture> that needs no other file."""
-        still, (width, height) = _base64(self.still), self.size
+        still, moving = data_uri(self.still), f"data:image/webp;base64,{_base64(self.webp)}"
+        size = f'width="{self.still.width}" height="{self.still.height}" style="max-width:100%;height:auto"'
         html = (
-            f'<picture><source media="(prefers-reduced-motion: reduce), print" srcset="data:image/png;base64,{still}">'
-            f'<img src="data:image/webp;base64,{_base64(self.webp)}" width="{width}" height="{height}" alt="{escape(self.alt_text)}" '
-            'style="max-width:100%;height:auto"></picture>'
+            f'<picture><source media="(prefers-reduced-motion: reduce), print" srcset="{still}">'
+            f'<img src="{moving}" alt="{escape(self.alt_text)}" {size}></picture>'
         )
-        data = {"text/html": html, "image/png": still, "text/plain": self.alt_text}
+        data = {"text/html": html, "image/png": still.partition(",")[2], "text/plain": self.alt_text}
         return data, {"image/png": {"alt": self.alt_text}}
 
 
@@ -277,14 +276,13 @@ def progress(run_dir: str | Path, count: int = 40) -> MovingPicture:
     grids = sample_grids(run_dir, count)
     frames, durations = [_frame(sheet, kimg, max(grids)) for kimg, sheet in grids.items()], [160] * (len(grids) - 1)
     for quality in (90, 60, 30):
-        moving, still = io.BytesIO(), io.BytesIO()
+        moving = io.BytesIO()
         looks = {"append_images": frames[1:], "duration": [*durations, 2500], "loop": 0, "quality": quality}
         frames[0].save(moving, "webp", save_all=True, **looks)
         if moving.tell() <= MOST_BYTES:
             break
-    frames[-1].save(still, "png", optimize=True)
     text = f"The same seeds in {len(grids)} moments of the training, from {min(grids):g} to {max(grids):g} kimg."
-    return MovingPicture(moving.getvalue(), still.getvalue(), frames[0].size, text)
+    return MovingPicture(moving.getvalue(), frames[-1], text)
 
 
 def sample_grids(run_dir: str | Path, count: int) -> dict[float, Image.Image]:
@@ -307,6 +305,13 @@ def _frame(sheet: Image.Image, kimg: float, total: float) -> Image.Image:
     draw.rectangle((0, sheet.height, done, sheet.height + 3), fill=ACCENT)
     draw.text((2, sheet.height + 4), f"{kimg:g} of {total:g} kimg", fill=INK, font=ImageFont.load_default(12))
     return frame
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a link that needs no other file, its PNG as small as it gets."""
+    png = io.BytesIO()
+    picture.save(png, "png", optimize=True)
+    return f"data:image/png;base64,{_base64(png.getvalue())}"
 
 
 def _base64(data: bytes) -> str:

@@ -145,8 +145,8 @@ def run_dir(tmp_path, slices):
 
 def test_the_course_of_a_run_moves_and_ends_with_its_last_grid(run_dir):
     moving = plots.progress(run_dir, count=4)
-    webp, still = (Image.open(io.BytesIO(data)) for data in (moving.webp, moving.still))
-    assert webp.n_frames == 4 and webp.info["loop"] == 0 and webp.size == still.size == moving.size
+    webp, still = Image.open(io.BytesIO(moving.webp)), moving.still
+    assert webp.n_frames == 4 and webp.info["loop"] == 0 and webp.size == still.size
     last = np.asarray(Image.open(run_dir / "samples/fakes000005000.png"))
     assert np.array_equal(np.asarray(still.convert("L"))[:240:5, ::5], last) and "from 0 to 5 kimg" in moving.alt_text
     with pytest.raises(FileNotFoundError, match="train there first"):

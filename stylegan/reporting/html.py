@@ -31,6 +31,7 @@ from pygments.formatters import HtmlFormatter
 
 from stylegan.files import checkout, read_json, replacing
 from stylegan.notebook import Run, machine, open_run, provenance, run_folder
+from stylegan.plots import data_uri
 from stylegan.reporting import explorer, front
 from stylegan.reporting.execute import execute, set_parameters
 
@@ -265,10 +266,8 @@ def _picture(output: NotebookNode) -> dict[str, object]:
     alt = output.metadata.get("image/png", {}).get("alt", "")
     if not alt.strip():
         raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
-    small = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
         # Without an opaque alpha channel, and with one channel where all of it is grey.
         same = [less for less in map(image.convert, ("L", "RGB")) if less.convert("RGBA") == image.convert("RGBA")]
-        (*same, image)[0].save(small, "png", optimize=True)
-    src = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
-    return {"src": src, "width": image.width, "height": image.height, "alt": alt, "wide": image.width > WIDE}
+        src, (width, height) = data_uri((*same, image)[0]), image.size
+    return {"src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
