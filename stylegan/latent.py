@@ -1,4 +1,4 @@
-"""Looking into the latent space: the further pictures of `sample`, directions and what they move, and the way back to w.
+"""Looking into the latent space: the sheets of `sample`, directions and what they move, and the way back to w.
 
 A direction is unlike a class: nobody asked for it, so nobody knows its meaning beforehand. Here it gets its name from gauges,
 plain numbers read off the pictures of many seeds before and after a step along it.
@@ -96,12 +96,6 @@ class Direction:
         strong = sorted(filter(self.moves, self.effects), key=lambda gauge: -abs(self.effects[gauge]))
         return ", ".join(f"{key} {'up' if self.effects[key] > 0 else 'down'}" for key in strong[:2]) or "nothing measured"
 
-    @property
-    def row(self) -> dict[str, str]:
-        """Of a table: name, share of the variance of w and effects, in bold those that count."""
-        effects = {key: f"**{value:+.1f}**" if self.moves(key) else f"{value:+.1f}" for key, value in self.effects.items()}
-        return {"direction": f"{self.method} {self.number}", "moves": self.name, "variance": f"{self.share:.1%}", **effects}
-
 
 def style_weights(G: Generator) -> Tensor | None:
     """All weights that turn w into styles, each row of unit length [sum of channels, w_dim]; None where there are none (a DCGAN).
@@ -115,10 +109,9 @@ def style_weights(G: Generator) -> Tensor | None:
 def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, method: str = "PCA") -> list[Direction]:
     """The ``count`` strongest directions of a method, each turned so that what it moves most goes up; [] where G has no such.
 
-    'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that
-    change the styles most, max |A n| with A of `style_weights`: eigenvectors of A^T A (Shen & Zhou 2021, arXiv:2007.06600,
-    section 3.2); no sampling enters, only weights. Effects are measured on 32 seeds at psi = 0.7. Raises ValueError for another
-    method or more directions than W has.
+    'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that change the
+    styles most, max |A n| with A of `style_weights` (Shen & Zhou 2021, arXiv:2007.06600, section 3.2). Effects are measured on 32
+    seeds at psi = 0.7. Raises ValueError for another method or more directions than W has.
     """
     if method not in ("PCA", "SeFa") or not 1 <= count <= G.w_dim:
         raise ValueError(f"Take 1 to {G.w_dim} directions by PCA or SeFa, not {count} by {method!r}.")
@@ -129,12 +122,12 @@ def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, m
         return []
     along = torch.linalg.svd(rows, full_matrices=False).Vh[:count]  # [count, w_dim], unit vectors
     stds = (away @ along.T).std(dim=0, correction=0)  # [count]
-    usual = {name: gauge(to_uint8(generate(G, range(256)))).std() for name, gauge in gauges.items()}
-    ws, found = styles(G, range(32), truncation_psi=0.7), []
+    pixels, ws, found = to_uint8(generate(G, range(256))), styles(G, range(32), truncation_psi=0.7), []
+    usual = {name: max(gauge(pixels).std(), 1e-9) for name, gauge in gauges.items()}
     for i, step in enumerate((along * stds[:, None]).float()):
         down, up = (to_uint8(synthesize(G, ws + sign * REACH * step)) for sign in (-1, 1))
         changes = {name: gauge(up) - gauge(down) for name, gauge in gauges.items()}
-        effects = {name: float(change.mean() / max(usual[name], 1e-9)) for name, change in changes.items()}
+        effects = {name: float(change.mean() / usual[name]) for name, change in changes.items()}
         agreed = {name: float(np.mean(np.sign(change) == np.sign(change.mean()))) for name, change in changes.items()}
         turn = -1 if max(effects.values(), key=abs, default=1) < 0 else 1  # the sign of an eigenvector means nothing
         effects = {name: turn * effect for name, effect in effects.items()}
@@ -155,9 +148,8 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
 def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
     """What can be read off a slice of this kind; ``level`` only where the data knows levels and the gauge is found to read them.
 
-    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of
-    people it has not seen. The means are divided by the brightness of the head: without that the regression read real slices
-    as well and went astray on generated ones, whose grey levels are another matter.
+    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of people
+    it has not seen. The means are divided by the brightness of the head, or the regression goes astray on generated slices.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -187,11 +179,6 @@ def _brightness(pixels: np.ndarray) -> np.ndarray:
     return _head(pixels).mean(axis=(1, 2)).filled(0)
 
 
-def _contrast(pixels: np.ndarray) -> np.ndarray:
-    """Standard deviation inside the head over its mean."""
-    return (_head(pixels).std(axis=(1, 2)) / _head(pixels).mean(axis=(1, 2))).filled(0)
-
-
 def _dark_centre(pixels: np.ndarray) -> np.ndarray:
     """Share of the middle quarter by quarter that is darker than half of the head: where the lateral ventricles lie."""
     middle = slice(3 * pixels.shape[1] // 8, 5 * pixels.shape[1] // 8)
@@ -208,7 +195,7 @@ GAUGES: dict[str, Gauge] = {
     "size of the head": lambda pixels: (pixels > HEAD).mean(axis=(1, 2)),
     "length to width": _slenderness,
     "brightness": _brightness,
-    "contrast": _contrast,
+    "contrast": lambda pixels: (_head(pixels).std(axis=(1, 2)) / _head(pixels).mean(axis=(1, 2))).filled(0),
     "dark centre": _dark_centre,
 }
 
@@ -281,16 +268,14 @@ def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", n
     'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault and not the
     generator's. 'nearest training slice' among ``train`` (uint8 [m, R, R]) is that of another person.
     """
-    n, pixels = len(chosen), chosen.images
-    own = generate(G, range(10_000, 10_000 + n))
-    both = project(G, torch.cat([chosen.tensor(), own]), space=space)
-    mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(n, axis=0)
+    n, mean = len(chosen), train.mean(axis=0).round().astype(np.uint8)[None]
+    both = project(G, torch.cat([chosen.tensor(), generate(G, range(10_000, 10_000 + n))]), space=space)
     return Projection(*(part[:n] for part in both)), {
         "projection": both.residual[:n],
         "generated slice, found again": both.residual[n:],
-        "nearest training slice": _nearest(pixels, train),
-        "mean training slice": residual(pixels, mean),
-        f"nearest of {num} generated": _nearest(pixels, to_uint8(generate(G, range(num)))),
+        "nearest training slice": _nearest(chosen.images, train),
+        "mean training slice": _nearest(chosen.images, mean),
+        f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num)))),
     }
 
 
@@ -309,14 +294,12 @@ def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> 
 
     From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
     """
-    if count < 1:
-        raise ValueError(f"{count} slices cannot be projected; ask for one or more.")
     people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
-    unseen = (slices.splits != "train") & ~np.isin(people, known)
-    split = next((name for name in ("val", "test") if np.any(unseen & (slices.splits == name))), None)
-    if split is None:
-        raise ValueError(f"{slices.title} holds no slice that the generator was not trained on; give other people's slices.")
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(unseen & (slices.splits == split)))
+    unseen = {name: np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test")}
+    rows = np.random.default_rng(seed).permutation(unseen["val"] if len(unseen["val"]) else unseen["test"])
+    if count < 1 or not len(rows):
+        none = f"{slices.title} holds no slice that the generator was not trained on; give other people's slices."
+        raise ValueError(none if count > 0 else f"{count} slices cannot be projected; ask for one or more.")
     turn = [np.sum(people[rows[:i]] == people[row]) for i, row in enumerate(rows)]  # 0 for a person's first slice
     return slices.select(np.sort(rows[np.argsort(turn, kind="stable")][:count]))
 

@@ -67,8 +67,6 @@ def test_a_name_needs_a_large_effect_on_most_seeds():
     agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
     assert direction(effects, agreed).name == "size down, level up"
     assert direction({"size": 0.9}, {"size": 1.0}).name == direction({}, {}).name == "nothing measured"
-    row = direction(effects, agreed).row
-    assert row["size"] == "**-3.0**" and row["contrast"] == "+5.0" and row["variance"] == "25.0%"
 
 
 def test_a_walk_passes_its_start(G):
