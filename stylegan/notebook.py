@@ -23,7 +23,6 @@ from stylegan.networks import Generator, pick_device
 from stylegan.plots import sample_grids
 from stylegan.run import read_metrics, read_settings, train_run
 from stylegan.scores.evaluate import validation_scorer
-from stylegan.scores.verdict import score_rows
 
 MOUNT = Path("/content/drive")  # where Colab shows a Drive
 SHIPPED = "oasis1-stylegan2-64"  # the generator in models/ that notebooks show beside the run
@@ -194,10 +193,6 @@ class Reference:
             f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects in "
             f"{took}. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
         )
-
-    def scores(self) -> list[dict]:
-        """The rows of `verdict.score_rows`, each marked as not of this run."""
-        return [{**row, "computed": "before, shipped with the model"} for row in score_rows(self.card["scores"])]
 
 
 def reference() -> Reference | None:

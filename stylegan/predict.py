@@ -74,7 +74,8 @@ def styles(
     G: Generator, seeds: Sequence[int], *, truncation_psi=1.0, truncation_cutoff: int | None = None, class_index: Classes = None
 ) -> Tensor:
     """The truncated style vectors (StyleGAN1, appendix B) of seeds and classes (`choose_classes`): ws [n, num_ws, w_dim] on the CPU."""
-    inputs = _inputs(G, seeds, class_index)
+    classes = choose_classes(G, class_index, seeds)
+    inputs = [latents(seeds, G.z_dim), *([] if classes is None else [F.one_hot(classes, G.c_dim).float()])]
     return _in_chunks(G, lambda z, *c: G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff), inputs)
 
 
@@ -94,28 +95,17 @@ def seed_noise(G: Generator, seeds: Sequence[int], draw: int = 0) -> list[Tensor
     return [torch.stack(maps) for maps in zip(*rows, strict=True)]
 
 
-def generate(
-    G: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    noise_mode: str = "const",
-    class_index: Classes = None,
-) -> Tensor:
+def generate(G: Generator, seeds: Sequence[int], *, noise_mode: str = "const", **kwargs) -> Tensor:
     """Pictures of these seeds: [n, C, R, R], float32 on the CPU, about in [-1, 1], not clamped (`to_uint8` clamps).
 
-    The same seed gives the same picture bit for bit in any company. G is left in the mode in which it was found.
-    Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
+    noise_mode: 'const', 'random' (drawn from the seed) or 'none'; kwargs as in `styles`. The same seed gives the same picture bit for
+    bit in any company. Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
     """
-
-    def draw(seeds: Tensor, z: Tensor, *c: Tensor) -> Tensor:
-        ws = G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff)
-        # Noise maps are larger than pictures: drawn chunk by chunk.
-        noise = [maps.to(z.device) for maps in seed_noise(G, seeds.tolist())] if noise_mode == "random" else None
-        return G.synthesis(ws, noise_mode, noise)
-
-    return _in_chunks(G, draw, [torch.tensor(_checked(seeds)), *_inputs(G, seeds, class_index)])
+    ws = styles(G, seeds, **kwargs)
+    if noise_mode != "random":
+        return synthesize(G, ws, noise_mode=noise_mode)
+    starts = range(0, len(ws), CHUNK)  # noise maps are larger than pictures: drawn chunk by chunk
+    return torch.cat([synthesize(G, ws[i : i + CHUNK], noise=seed_noise(G, seeds[i : i + CHUNK])) for i in starts])
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -142,12 +132,6 @@ def _stream(seed: int, *draw: int) -> torch.Generator:
     """The random numbers of this seed; with a draw number an independent stream."""
     state = int(np.random.SeedSequence([seed, *draw]).generate_state(1)[0]) if draw else seed
     return torch.Generator().manual_seed(state)
-
-
-def _inputs(G: Generator, seeds: Sequence[int], class_index: Classes) -> list[Tensor]:
-    """What the mapping network sees: z [n, z_dim] and, of a conditional G, one-hot classes [n, c_dim]."""
-    classes = choose_classes(G, class_index, seeds)
-    return [latents(seeds, G.z_dim), *([] if classes is None else [F.one_hot(classes, G.c_dim).float()])]
 
 
 def _in_chunks(G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:

@@ -144,7 +144,7 @@ def page(
     scripts = [text for kind, text in known.items() if f'<div class="{kind}"' in html["before"]]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
-        title=TITLE, lead=LEAD, style=_style(), policy=_policy(scripts), scripts=scripts, origin=facts(origin or {}), **html,
+        title=TITLE, lead=LEAD, style=_style(), policy=_policy(scripts), scripts=scripts, origin=origin or {}, **html,
         contents=[heading for heading in exporter.headings if heading.level <= 3],
     )  # fmt: skip
 
@@ -162,13 +162,6 @@ def _section(name: str, cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     if cells:
         cells[0].metadata["begins"], cells[-1].metadata["ends"] = name, True
     return cells
-
-
-def facts(rows: Mapping[str, object]) -> str:
-    """Pairs of a name and a value, neither of them HTML, as a table."""
-    pairs = [(escape(name), escape(str(value))) for name, value in rows.items()]
-    lines = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in pairs)
-    return f'<table class="facts">{lines}</table>'
 
 
 def _style() -> str:
