@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import io
 import itertools
 import os
@@ -144,16 +143,9 @@ def page(
     scripts = [text for kind, text in known.items() if f'<div class="{kind}"' in html["before"]]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
-        title=TITLE, lead=LEAD, style=_style(), policy=_policy(scripts), scripts=scripts, origin=origin or {}, **html,
+        title=TITLE, lead=LEAD, style=_style(), policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
         contents=[heading for heading in exporter.headings if heading.level <= 3],
     )  # fmt: skip
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    """Nothing from elsewhere, and no script but these; the explorer starts itself a second time as a worker."""
-    named = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts]
-    allowed = f"; script-src {' '.join(named)}; worker-src blob:" if scripts else ""
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
 
 
 def _section(name: str, cells: Sequence[NotebookNode]) -> list[NotebookNode]:
