@@ -144,19 +144,18 @@ def spectra(lines: Mapping[str, Sequence[float]]) -> Figure:
 
 def confusions(found: Mapping) -> Figure:
     """Confusion matrices of `groundtruth.recognise`: held-out people, and fakes beside them where they claim a class."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     shown = {"held-out people": found["real"]} | ({"fakes, by the class asked for": found["fake"]} if "fake" in found else {})
     names = found["classes"]
     figure = Figure(0.9 + (1.5 + 0.72 * len(names)) * len(shown), 1.7 + 0.62 * len(names), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (title, one) in zip(axes, shown.items(), strict=True):
-        ax.imshow(one["confusion"], cmap="Greys", vmin=0, vmax=1.3)  # up to a grey on which black is still read
-        for (row, column), share in np.ndenumerate(np.array(one["confusion"])):
-            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color="black")
-        ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8, color=INK)
-        ax.set_yticks(range(len(names)), names, fontsize=8, color=INK)
+        matrix = ConfusionMatrixDisplay(np.array(one["confusion"]), display_labels=names)
+        matrix.plot(ax=ax, cmap="Greys", values_format=".0%", colorbar=False, xticks_rotation=20, im_kw={"vmin": 0, "vmax": 1})
         ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
+        ax.set_ylabel("")
+        ax.tick_params(length=0, labelsize=8)
         right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
         ax.set_title(f"{title}\nright {right}", fontsize=9, loc="left", color=INK)
     told = "; ".join(f"{title}: {one['slices']['value']:.0%} right" for title, one in shown.items())

@@ -32,7 +32,6 @@ LEAST, AGREED, SPACES = 1.0, 0.8, ("w", "w+")  # a name needs an effect of one s
 # --- The sheets of `sample` -----------------------------------------------------------------------------------------------
 
 EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
-MOST = 64  # seeds on one sheet
 
 
 def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
@@ -44,9 +43,8 @@ def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: M
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
     styled = {key: value for key, value in settings.items() if key != "noise_mode"}
     if name == "grid":
-        shown = seeds[:MOST]
-        looks = {"caption": caption(info, settings, shown), "alt": f"Sheet of {len(shown)} synthetic slices."}
-        return {"grid.png": (plots.grid(generate(G, shown, **settings), **looks), shown, {})}
+        figure = plots.grid(generate(G, seeds[:64], **settings), caption=caption(info, settings, seeds[:64]))
+        return {"grid.png": (figure, seeds[:64], {})}
     if name == "truncation":
         sweep, columns = predict.truncation_sweep(G, seeds[:4], PSIS, **settings), [f"ψ = {psi:g}" for psi in PSIS]
         note = f"synthetic · model {info['model_hash']}"

@@ -120,10 +120,8 @@ def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> 
     config = known["config"]
     slices = slices_of({**known, "config": {**config, "normalise": "fixed"}}, data)
     if known["data"].get("key") != slices.key:
-        raise ValueError(
-            f"The run in {folder} was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have "
-            "changed; leave data = None, or name another run_dir."
-        )
+        other = f"was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have changed"
+        raise ValueError(f"The run in {folder} {other}; leave data = None, or name another run_dir.")
     return normalised(slices, config.get("normalise", "fixed"))
 
 
@@ -146,18 +144,15 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
     """
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
-        given = "" if data is None else f" --data {data}"
         raise FileNotFoundError(
-            f"There is no trained generator in {folder}; run notebook 02_train first, or "
-            f"python -m stylegan train --preset {preset}{given} --run-dir {folder}."
+            f"There is no trained generator in {folder}; run notebook 02_train first, with the same parameters."
         )
     try:
         G, info = load_generator(folder, pick_device())
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
     slices = run_slices(folder, {**info, "data": (read_settings(folder) or info)["data"]}, data)
-    history = read_metrics(folder)
-    if not history:
+    if not (history := read_metrics(folder)):
         raise ValueError(
             f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run notebook 02_train."
         )

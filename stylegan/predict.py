@@ -63,8 +63,7 @@ def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> 
         return None
     if class_index is None:
         return torch.tensor([int(seed) % G.c_dim for seed in seeds])
-    classes = np.asarray(class_index, dtype=np.int64)
-    classes = np.broadcast_to(classes, len(seeds)) if classes.ndim == 0 else classes
+    classes = np.full(len(seeds), class_index) if np.ndim(class_index) == 0 else np.asarray(class_index, np.int64)
     if len(classes) != len(seeds) or classes.min() < 0 or classes.max() >= G.c_dim:
         raise ValueError(f"class_index must be a class from 0 to {G.c_dim - 1}, or one for each of the {len(seeds)} seeds.")
     return torch.tensor(classes)

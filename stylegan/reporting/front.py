@@ -50,8 +50,8 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
         "Real and generated slices": shown("03-beside", "image/png"),
         "A map, and what it may claim": shown("05-fit", "image/png") + shown("05-summary", "text/markdown"),
         "The verdict in short": [_text(markdown_table(short(card))), _text(text)],
-        "Try the generator": [_html(explorer.fragment(run.folder))],
-        "Almost indistinguishable?": [_html(questions(run, scores))] if quiz else [],
+        "Try the generator": [_text(explorer.fragment(run.folder), "text/html")],
+        "Almost indistinguishable?": [_text(questions(run, scores), "text/html")] if quiz else [],
     }
     return [cell for title, outputs in parts.items() if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
 
@@ -80,10 +80,9 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     )
     if split := verdict.last_split(scores):
         away, floor = split["fd"]["value"], split["fd_floor"]["value"]
-        text += (
-            f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, a "
-            f"relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**. {verdict.variety_sentence(scores)}"
-        )
+        relative = f"a relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**"
+        text += f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, "
+        text += f"{relative}. {verdict.variety_sentence(scores)}"
     return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
 
 
@@ -208,9 +207,5 @@ def _cell(outputs: list[NotebookNode]) -> NotebookNode:
     return new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})
 
 
-def _text(markdown: str) -> NotebookNode:
-    return new_output("display_data", {"text/markdown": markdown})
-
-
-def _html(text: str) -> NotebookNode:
-    return new_output("display_data", {"text/html": text})
+def _text(text: str, kind: str = "text/markdown") -> NotebookNode:
+    return new_output("display_data", {kind: text})

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, pass_context
@@ -37,10 +36,7 @@ from stylegan.reporting.execute import execute, set_parameters
 NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
          "07_how_to_fool_yourself")  # fmt: skip
 TITLE = "StyleGAN2 for brain MRI slices"
-LEAD = (
-    "Training, pictures and scores of one run, told by these notebooks. Its numbers were computed by this run; those of the "
-    "shipped generator are marked."
-)
+LEAD = "Training, pictures and scores of one run, all computed by it; those of the shipped generator are marked."
 TEMPLATES = Path(__file__).with_name("templates")
 WIDE = 700  # pixels: on a phone a wider picture gets a box to scroll in, because its words would be too small
 
@@ -107,22 +103,12 @@ def origin(seconds: Mapping[str, float], preset: str, run: Run | None) -> dict[s
     """What it takes to get the numbers of the page again; ``run``: None where the report stopped on its way."""
     times = [f"{name} {time.strftime('%M:%S', time.gmtime(took))}" for name, took in seconds.items()]
     ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in minutes: {', '.join(times)}"
+    command = f"python -m stylegan report --preset {preset}, with the same --data"
     known = {"Run": "not finished"} if run is None else provenance(run.slices, run)
-    return {
-        "Command": f"python -m stylegan report --preset {preset}, with the same --data",
-        **known,
-        "Notebooks": ran,
-        **machine(),
-    }
+    return {"Command": command, **known, "Notebooks": ran, **machine()}
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------------
-
-
-class Heading(NamedTuple):
-    level: int
-    id: str
-    html: str
 
 
 def page(
@@ -144,7 +130,7 @@ def page(
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
         title=TITLE, lead=LEAD, style=_style(), policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
-        contents=[heading for heading in exporter.headings if heading.level <= 3],
+        contents=[heading for heading in exporter.headings if heading["level"] <= 3],
     )  # fmt: skip
 
 
@@ -169,7 +155,7 @@ class _Exporter(HTMLExporter):
 
     def __init__(self):
         super().__init__(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
-        self.headings: list[Heading] = []
+        self.headings: list[dict] = []  # level, id, html
         self.section = ""
         self.register_filter("summary", _summary)
         self.register_filter("picture", _picture)
@@ -193,11 +179,11 @@ class _Renderer(IPythonRenderer):
 
     def heading(self, text: str, level: int, **attrs) -> str:
         """One level down, below the title of the page."""
-        level, known = min(level + 1, 6), {heading.id for heading in self.exporter.headings}
+        level, known = min(level + 1, 6), {heading["id"] for heading in self.exporter.headings}
         words = re.sub(r"\W+", "-", unescape(re.sub(r"<[^>]+>", "", text)).lower()).strip("-")
         name = f"{self.exporter.section}-{words}"
         unique = next(some for some in (name, *(f"{name}-{n}" for n in range(2, len(known) + 2))) if some not in known)
-        self.exporter.headings.append(Heading(level, unique, text))
+        self.exporter.headings.append({"level": level, "id": unique, "html": text})
         return f'<h{level} id="{unique}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
