@@ -62,7 +62,7 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
         "img_s": img_s,
         "limit_img_s": limit,
         "of_limit": img_s / limit,
-        "sample_img_s": n / _median(state, lambda: generate(state.G_ema, range(n), device=state.device), rounds),
+        "sample_img_s": n / _median(state, lambda: generate(state.G_ema, range(n)), rounds),
         "peak_memory_mb": peak,
         "cuda_graphs": state.replay.enabled,
         "phases": phases,  # one by one as written, without recordings

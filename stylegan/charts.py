@@ -1,7 +1,7 @@
 """Curves, bars and maps: numbers in, Figure out. Nothing here samples, trains or shows (`plots` holds the sheets of slices).
 
 Colours are those of Okabe and Ito, safe for colour-blind readers; lines and markers differ in form too, so that a grey print
-still tells them apart. Every function returns the Figure with its ``alt_text``; those that take ``axes`` draw there.
+still tells them apart; where there are both, circles are real and triangles generated. Each Figure has its ``alt_text``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from stylegan.predict import Images, to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MAP_COLOURS = tuple(COLOURS[i] for i in (0, 4, 6, 7, 3, 5, 1, 2))  # neighbours differ in lightness
-MARKERS = ("o", "^", "s", "X", "D", "v", "P", "*")
+MARKERS = ("o", "^")  # of what is real and of what is generated
 LINES = ("-", "--", ":", "-.")
 FAINT = "#DDDDDD"
 Arrays = Sequence[np.ndarray]
 BLOCKS = 24  # of a map's points in shuffled order: real and generated ones take turns, so that none hides the other
 
-# Title of a panel -> the keys of metrics.jsonl that it shows, with their names; "people" is a level to reach.
+# Title of a panel -> the keys of metrics.jsonl that it shows, with their names.
 PANELS = {
     "Losses": {"loss_G": "generator", "loss_D": "discriminator"},
     "Mean logits of D": {"logits_real": "training", "logits_heldout": "held-out", "logits_fake": "generated"},
@@ -48,54 +48,45 @@ LAYERS, LOGARITHMIC = "Style participation by layer", ("R1 penalty", "Gradient n
 # --- The course of a run ----------------------------------------------------------------------------------------------------
 
 
-def curves(history: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+def curves(history: Sequence[Mapping]) -> Figure:
     """The course of a run from the lines of metrics.jsonl: one panel for each entry of `PANELS` that has numbers, and for the layers."""
-    present = {title: {k: name for k, name in lines.items() if len(_series(history, k)[0])} for title, lines in PANELS.items()}
-    panels = {title: lines for title, lines in present.items() if lines}
+    panels = {}
+    for title, names in PANELS.items():
+        lines = [(name, COLOURS[i], LINES[i], _series(history, key)) for i, (key, name) in enumerate(names.items())]
+        panels[title] = [line for line in lines if len(line[-1][0])]
+    rows = [row for row in history if row.get("style_participation")]
+    last = max((len(row["style_participation"]) for row in rows), default=0) - 1  # a growing network has more and more layers
+    panels[LAYERS] = []
+    for layer in range(last + 1):
+        values = [dict(enumerate(row["style_participation"])).get(layer, np.nan) for row in rows]
+        name, colour = {0: "coarsest", last: "finest"}.get(layer), colormaps["viridis"](0.9 * layer / max(last, 1))
+        panels[LAYERS].append((name, colour, "-", ([row["kimg"] for row in rows], values)))
+    panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
         raise ValueError("The history holds no losses yet; train for at least one tick.")
-    layers = [row for row in history if row.get("style_participation")]
-    titles = [*panels, *([LAYERS] if layers else [])]
-    axes = _panels(len(titles)) if axes is None else axes
-    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
-        for i, (key, name) in enumerate(lines.items()):
-            look = {"color": INK, "linestyle": "--"} if name == "people" else {"color": COLOURS[i], "linestyle": LINES[i]}
-            ax.plot(*_series(history, key), linewidth=1.5, label=name, **look)
-        alone = f": {next(iter(lines.values()))}" if len(lines) == 1 < len(PANELS[title]) else ""
+    axes = _panels(len(panels))
+    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, colour, line, points in lines:
+            ax.plot(*points, color=colour, linestyle=line, linewidth=1.5, label=name)
+        alone = f": {lines[0][0]}" if len(lines) == 1 < len(PANELS.get(title, ())) else ""
         style_axes(ax, title + alone, "kimg", legend=len(lines) > 1)
-        if title in LOGARITHMIC and min(_series(history, key)[1].min() for key in lines) > 0:
-            _log_scale(ax)
-    last = max((len(row["style_participation"]) for row in layers), default=0) - 1  # a growing network has more and more layers
-    for layer in range(last + 1):
-        line = [(row["kimg"], row["style_participation"][layer]) for row in layers if layer < len(row["style_participation"])]
-        look = {"color": colormaps["viridis"](0.9 * layer / max(last, 1)), "label": {0: "coarsest", last: "finest"}.get(layer)}
-        axes[len(panels)].plot(*zip(*line, strict=True), linewidth=1.3, **look)
-    if layers:
-        style_axes(axes[len(panels)], LAYERS, "kimg", legend=True)
+        if title in LOGARITHMIC and min(points[1].min() for *_, points in lines) > 0:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_locator(NullLocator())
     kimg, kid = _series(history, "kid_val")
     best = f" KID {kid.min():.0f} at best, at {kimg[kid.argmin()]:g} kimg." if len(kid) else ""
-    return set_alt_text(axes[0].figure, f"Training over {history[-1]['kimg']:g} kimg: {', '.join(titles)}.{best}")
+    return set_alt_text(axes[0].figure, f"Training over {history[-1]['kimg']:g} kimg: {', '.join(panels)}.{best}")
 
 
-# --- Data and scores --------------------------------------------------------------------------------------------------------
+def _series(history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(kimg, values) of the lines that have this key."""
+    rows = [(row["kimg"], row[key]) for row in history if row.get(key) is not None]
+    return tuple(np.array(rows, float).reshape(-1, 2).T)
 
 
-def class_balance(labels: np.ndarray, classes: Sequence[str], splits: np.ndarray, subjects: np.ndarray | None = None) -> Figure:
-    """Slices (and, where known, subjects) per class and split, from labels [n] (-1: unknown), splits [n] and subjects [n]."""
-    labels, splits = np.asarray(labels), np.asarray(splits)
-    counted = {"slices": np.arange(len(labels))} | ({} if subjects is None else {"subjects": np.asarray(subjects)})
-    names = {i: name for i, name in [*enumerate(classes), (-1, "unknown")] if np.any(labels == i)}
-    axes = Figure(9, 0.9 + 0.62 * len(names), layout="constrained").subplots(1, len(counted), sharey=True, squeeze=False)[0]
-    for ax, (what, ids) in zip(axes, counted.items(), strict=True):
-        for j, split in enumerate(s for s in ("train", "val", "test") if np.any(splits == s)):
-            counts = [len(np.unique(ids[(labels == i) & (splits == split)])) for i in names]
-            bars = ax.barh(np.arange(len(names)) + 0.27 * (j - 1), counts, 0.25, color=COLOURS[j], label=split)
-            ax.bar_label(bars, fontsize=7.5, padding=2, color=INK)
-        ax.set_yticks(range(len(names)), names.values())
-        style_axes(ax, f"{what.capitalize()} by class and split", "", legend=ax is axes[0], grid="x")
-        ax.margins(x=0.12)
-    axes[0].invert_yaxis()
-    return set_alt_text(axes[0].figure, f"Bars of {' and '.join(counted)} per class ({', '.join(names.values())}) and split.")
+# --- Scores -----------------------------------------------------------------------------------------------------------------
 
 
 def score_bars(evaluation: Mapping) -> Figure:
@@ -103,23 +94,44 @@ def score_bars(evaluation: Mapping) -> Figure:
     splits, distance = evaluation["splits"], "FID" if evaluation["feature_space"] == "inception" else "FD"  # FID only there
     axes = Figure(9, 1.2 + 0.7 * len(splits), layout="constrained").subplots(1, 2, sharey=True)
     for ax, key, name in zip(axes, ("kid", "fd"), ("KID (×1000)", distance), strict=True):
-        for j, (suffix, label) in enumerate((("", "generated"), ("_floor", "real against real"))):
-            heights = np.arange(len(splits)) + 0.3 * (j - 0.5)
-            for y, split in zip(heights, splits.values(), strict=True):
-                _interval(ax, split[key + suffix], y, 1 - j, MARKERS[j], label if y == heights[0] else None)
-                x = split[key + suffix]["value"]
-                ax.annotate(f"{x:.0f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
-        ax.set_yticks(range(len(splits)), splits)
-        ax.set(xlim=(0, None), ylim=(len(splits) - 0.4, -0.6))
+        _intervals(ax, {split: (found[f"{key}_floor"], found[key]) for split, found in splits.items()}, "{:.0f}")
+        ax.set_xlim(0, None)
         style_axes(ax, f"{name} on {evaluation['feature_space']}, lower is better", "", legend=ax is axes[0], grid="x")
     text = "{}: KID {:.0f} (floor {:.0f}), FD {:.0f} (floor {:.0f})"
     told = [text.format(n, *(one[k]["value"] for k in ("kid", "kid_floor", "fd", "fd_floor"))) for n, one in splits.items()]
     return set_alt_text(axes[0].figure, f"Scores and those of real against real slices. {'; '.join(told)}.")
 
 
-def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> Figure:
+def transfers(found: Mapping) -> Figure:
+    """Each arm of `groundtruth.learn_groups` on held-out people, with its interval and with chance."""
+    arms = found["arms"]
+    ax = Figure(5.5, 1.0 + 0.42 * len(arms), layout="constrained").add_subplot()
+    _intervals(ax, {arm: (None, x) if arm.startswith("synthetic") else (x, None) for arm, x in arms.items()}, "{:.0%}")
+    ax.axvline(found["chance"], color=INK, linestyle=":", linewidth=1.2)
+    title = f"Balanced accuracy on held-out people; dotted: chance, {found['chance']:.0%}"
+    style_axes(ax, title, f"learnt from {found['n']} slices", grid="x")
+    ax.xaxis.get_major_locator().set_params(integer=False)
+    told = [f"{arm} {entry['value']:.0%}" for arm, entry in arms.items()]
+    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {'; '.join(told)}.")
+
+
+def _intervals(ax: Axes, rows: Mapping[str, tuple[Mapping | None, Mapping | None]], form: str) -> None:
+    """A row for each name with {value, low, high} of what is real and of what is generated; None leaves a place empty."""
+    for y, pair in enumerate(rows.values()):
+        for kind, entry in enumerate(pair):
+            if entry is not None:
+                x, height = entry["value"], y + (0.15 - 0.3 * kind if None not in pair else 0)
+                away = [[max(0, x - entry.get("low", x))], [max(0, entry.get("high", x) - x)]]
+                label = ("real against real", "generated")[kind] if y == 0 else None
+                ax.errorbar(x, height, xerr=away, fmt=MARKERS[kind], color=COLOURS[kind], capsize=3, markersize=6, label=label)
+                ax.annotate(form.format(x), (x, height), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def spectra(lines: Mapping[str, Sequence[float]]) -> Figure:
     """Mean power spectra [F] in dB by frequency: 'real', 'generated', and 'low' to 'high', the range of real slices of other people."""
-    ax, frequency = axes or Figure(9, 3.4, layout="constrained").add_subplot(), np.arange(1, len(lines["real"]) + 1)
+    ax, frequency = Figure(9, 3.4, layout="constrained").add_subplot(), np.arange(1, len(lines["real"]) + 1)
     ax.fill_between(frequency, lines["low"], lines["high"], color=FAINT, label="real, other people")
     for i, name in enumerate(("real", "generated")):
         ax.plot(frequency, lines[name], color=COLOURS[i], linestyle=LINES[i], linewidth=1.6, label=name)
@@ -130,17 +142,24 @@ def spectra(lines: Mapping[str, Sequence[float]], axes: Axes | None = None) -> F
     return set_alt_text(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
 
 
-def distributions(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Histograms of real [n] and generated [m] numbers side by side, a panel for each title -> (real, generated)."""
-    axes = _panels(len(panels))
-    for ax, (title, values) in zip(axes, panels.items(), strict=True):
-        low, high = np.quantile(np.concatenate(values), [0.002, 0.998])
-        edges = np.linspace(low, max(high, low + 1e-9), 31)
-        counts = [np.histogram(x, edges)[0] / max(len(x), 1) for x in values]
-        _histograms(ax, edges, dict(zip(("real", "generated"), counts, strict=True)))
-        style_axes(ax, title, "", legend=ax is axes[0])
-    told = [f"{title}: median {np.median(a):.3g} real, {np.median(b):.3g} generated" for title, (a, b) in panels.items()]
-    return set_alt_text(axes[0].figure, f"Histograms of real and generated slices. {'; '.join(told)}.")
+def confusions(found: Mapping) -> Figure:
+    """Confusion matrices of `groundtruth.recognise`: held-out people, and fakes beside them where they claim a class."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    shown = {"held-out people": found["real"]} | ({"fakes, by the class asked for": found["fake"]} if "fake" in found else {})
+    names = found["classes"]
+    figure = Figure(0.9 + (1.5 + 0.72 * len(names)) * len(shown), 1.7 + 0.62 * len(names), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for ax, (title, one) in zip(axes, shown.items(), strict=True):
+        matrix = ConfusionMatrixDisplay(np.array(one["confusion"]), display_labels=names)
+        matrix.plot(ax=ax, cmap="Greys", values_format=".0%", colorbar=False, xticks_rotation=20, im_kw={"vmin": 0, "vmax": 1})
+        ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
+        ax.set_ylabel("")
+        ax.tick_params(length=0, labelsize=8)
+        right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
+        ax.set_title(f"{title}\nright {right}", fontsize=9, loc="left", color=INK)
+    told = "; ".join(f"{title}: {one['slices']['value']:.0%} right" for title, one in shown.items())
+    return set_alt_text(figure, f"Confusion matrices of {len(names)} classes. {told}; chance {found['chance']:.0%}.")
 
 
 # --- Maps -------------------------------------------------------------------------------------------------------------------
@@ -163,13 +182,10 @@ def maps(
 
     size: of a panel; smaller ones have no legend.
     """
-    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
-    figure = Figure(3.07 * size * columns, 3.35 * size * rows + 0.3 * bool(title), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = _panels(len(panels), columns, 3.07 * size, 3.35 * size)
     for ax, points, fake, shown in zip(axes, coords, is_fake, panels, strict=False):
         _map(ax, points, fake, shown, size)
-    for spare in axes[len(panels) :]:
-        spare.remove()
+    figure = axes[0].figure
     figure.suptitle(title, fontsize=9, color=INK, x=0.01, ha="left")
     told = "; ".join(f"{shown.title}: {shown.claim}" for shown in panels)
     return set_alt_text(figure, f"{title} Maps of {len(coords[0])} slices. {told}".strip())
@@ -178,10 +194,9 @@ def maps(
 def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: float) -> None:
     pad, fonts = 5, (9.5, 8) if size == 1 else (7.5, 7)
     if shown.values.dtype.kind in "if":
-        values = shown.values.astype(float)
-        known = np.isfinite(values)
-        scale = ScalarMappable(Normalize(*np.quantile(values[known], [0.01, 0.99]) if known.any() else (0, 1)))
-        colours = scale.to_rgba(values)  # [N, 4]
+        known = np.isfinite(shown.values)
+        scale = ScalarMappable(Normalize(*np.quantile(shown.values[known], [0.01, 0.99]) if known.any() else (0, 1)))
+        colours = scale.to_rgba(shown.values)  # [N, 4]
         bar = ax.figure.colorbar(scale, ax=ax, pad=0.02, fraction=0.05)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7.5, colors=INK)
@@ -195,7 +210,7 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
         pad += _legend(ax, names, shown.values, is_fake) if size == 1 else 0
     ax.scatter(*coords[~known].T, s=5 * size, color=FAINT, linewidths=0)
     for block in np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(known)), BLOCKS):
-        for fake, marker in ((False, "o"), (True, "^")):
+        for fake, marker in enumerate(MARKERS):
             rows = block[is_fake[block] == fake]
             ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0)
     _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), fonts[0])
@@ -204,7 +219,7 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
 
 def _legend(ax: Axes, names: Sequence[str], values: np.ndarray, is_fake: np.ndarray) -> int:
     """The names under the map, a triangle where all of that name are generated; returns its height in points."""
-    forms = ["^" if np.any(values == name) and is_fake[values == name].all() else "o" for name in names]
+    forms = [MARKERS[bool(np.any(values == name) and is_fake[values == name].all())] for name in names]
     keys = [Line2D([], [], color=colour, marker=form, ls="", ms=4.5) for colour, form in zip(MAP_COLOURS, forms, strict=False)]
     columns = max(1, min(len(names), 42 // (max(map(len, names), default=1) + 5)))
     below = {"loc": "upper left", "bbox_to_anchor": (-0.03, 0.0), "ncols": columns, "columnspacing": 0.8}
@@ -212,109 +227,43 @@ def _legend(ax: Axes, names: Sequence[str], values: np.ndarray, is_fake: np.ndar
     return 13 * -(-len(names) // columns)
 
 
-def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str = "", axes: Axes | None = None) -> Figure:
+def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str = "") -> Figure:
     """A map of points [n, 2] as slices [n, ...]: each cell of a cells x cells grid shows the slice nearest to its centre."""
-    coords, tiles = np.asarray(coords, float), to_uint8(images)
+    tiles = to_uint8(images)
     low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)
     place = ((coords - low) / span * cells).clip(0, cells - 1e-6)  # [n, 2] in cells
-    size = tiles.shape[1]
-    canvas = np.full((cells * size, cells * size, *tiles.shape[3:]), 255, np.uint8)
-    away = np.abs(place - np.floor(place) - 0.5).max(axis=1)
-    for i in np.argsort(-away):  # the nearest to a centre is drawn last
-        x, y = np.floor(place[i]).astype(int)
-        top = (cells - 1 - y) * size
-        canvas[top : top + size, x * size : (x + 1) * size] = tiles[i]
-    ax = axes or Figure(6.6, 6.8, layout="constrained").add_subplot()
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
+    canvas = np.full((cells, tiles.shape[1], cells, *tiles.shape[2:]), 255, np.uint8)
+    for i in np.argsort(-np.abs(place % 1 - 0.5).max(axis=1)):  # the nearest to a centre is drawn last
+        x, y = place[i].astype(int)
+        canvas[cells - 1 - y, :, x] = tiles[i]
+    ax = Figure(6.6, 6.8, layout="constrained").add_subplot()
+    pixels = canvas.reshape(cells * tiles.shape[1], cells * tiles.shape[2], *tiles.shape[3:])
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
     _map_axes(ax, title)
-    return set_alt_text(
-        ax.figure, f"Map of {len(coords)} slices, each cell showing one of those that lie there. {title}".strip()
-    )
+    text = f"Map of {len(coords)} slices, each cell showing one of those that lie there. {title}"
+    return set_alt_text(ax.figure, text.strip())
 
 
-# --- Ground truth -----------------------------------------------------------------------------------------------------------
+def _map_axes(ax: Axes, title: str, fontsize: float = 9.5) -> None:
+    """A map's directions and units mean nothing: no ticks."""
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=fontsize, loc="left", color=INK)
+    ax.spines[:].set_color(FAINT)
 
 
-def confusions(found: Mapping) -> Figure:
-    """Confusion matrices of `groundtruth.recognise`: held-out people, and fakes beside them where they claim a class."""
-    shown = {"held-out people": found["real"]} | ({"fakes, by the class asked for": found["fake"]} if "fake" in found else {})
-    names = found["classes"]
-    figure = Figure(0.9 + (1.5 + 0.72 * len(names)) * len(shown), 1.7 + 0.62 * len(names), layout="constrained")
-    for i, (ax, (title, one)) in enumerate(zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True)):
-        ax.imshow(one["confusion"], cmap="Greys", vmin=0, vmax=1.3)  # up to a grey on which black is still read
-        for (row, column), share in np.ndenumerate(np.array(one["confusion"])):
-            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color="black")
-        ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8, color=INK)
-        ax.set_yticks(range(len(names)), names if i == 0 else [""] * len(names), fontsize=8, color=INK)
-        ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
-        right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])
-        ax.set_title(f"{title}\nright {right}", fontsize=9, loc="left", color=INK)
-    told = "; ".join(f"{title}: {one['slices']['value']:.0%} right" for title, one in shown.items())
-    return set_alt_text(figure, f"Confusion matrices of {len(names)} classes. {told}; chance {found['chance']:.0%}.")
+# --- Axes -------------------------------------------------------------------------------------------------------------------
 
 
-def readings(found: Mapping[str, Mapping]) -> Figure:
-    """Histograms of what each reader of `groundtruth.read_all` reads off held-out real slices and off fakes."""
-    axes = _panels(len(found))
-    for ax, (name, one) in zip(axes, found.items(), strict=False):
-        bins = one["histogram"]
-        _histograms(ax, bins["edges"], {"held-out people": bins["real"], "generated": bins["fake"]})
-        style_axes(ax, f"{name} ({one['origin']}), r = {one['held_out']['r']['value']:.2f}", one["unit"], legend=ax is axes[0])
-        ax.set_yticks([])
-    told = [f"{name}: {one['distance']['value']:.2f} apart, floor {one['floor']['value']:.2f}" for name, one in found.items()]
-    return set_alt_text(
-        axes[0].figure, f"Readings on held-out people and on generated slices, in deviations. {'; '.join(told)}."
-    )
-
-
-def transfers(found: Mapping) -> Figure:
-    """Each arm of `groundtruth.learn_groups` on held-out people, with its interval and with chance."""
-    arms = found["arms"]
-    ax = Figure(5.5, 1.0 + 0.42 * len(arms), layout="constrained").add_subplot()
-    for y, (arm, entry) in enumerate(arms.items()):
-        _interval(ax, entry, y, arm.startswith("synthetic"), MARKERS[arm.startswith("synthetic")])
-    ax.axvline(found["chance"], color=INK, linestyle=":", linewidth=1.2)
-    ax.text(found["chance"], -0.75, "chance", fontsize=7.5, color=INK, ha="center", va="bottom")
-    ax.set_yticks(range(len(arms)), arms, fontsize=8)
-    ax.set_ylim(len(arms) - 0.5, -0.8)
-    style_axes(ax, "Balanced accuracy on held-out people", f"learnt from {found['n']} slices", legend=False, grid="x")
-    ax.xaxis.get_major_locator().set_params(integer=False)
-    told = [f"{arm} {entry['value']:.0%}" for arm, entry in arms.items()]
-    return set_alt_text(ax.figure, f"Train on synthetic, test on real. {'; '.join(told)}.")
-
-
-# --- Parts ------------------------------------------------------------------------------------------------------------------
-
-
-def _series(history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(kimg, values) of the lines that have this key."""
-    rows = [(row["kimg"], row[key]) for row in history if row.get(key) is not None]
-    return tuple(np.array(rows, float).reshape(-1, 2).T)
-
-
-def _panels(count: int) -> list[Axes]:
-    rows, columns = -(-count // 3), min(count, 3)
-    axes = Figure(9, 2.5 * rows, layout="constrained").subplots(rows, columns, squeeze=False).ravel()
+def _panels(count: int, columns: int = 3, width: float = 3.0, height: float = 2.5) -> list[Axes]:
+    """So many axes of this size in a figure, row by row."""
+    rows, columns = -(-count // columns), min(count, columns)
+    axes = Figure(width * columns, height * rows, layout="constrained").subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[count:]:
         spare.remove()
     return list(axes[:count])
 
 
-def _interval(ax: Axes, entry: Mapping, y: float, colour: int, marker: str, label: str | None = None) -> None:
-    """A point {value, low, high} with its interval at height y."""
-    x, low, high = (entry.get(bound, entry["value"]) for bound in ("value", "low", "high"))
-    look = {"fmt": marker, "color": COLOURS[colour], "capsize": 3, "markersize": 6, "label": label}
-    ax.errorbar(x, y, xerr=[[max(0, x - low)], [max(0, high - x)]], **look)
-
-
-def _histograms(ax: Axes, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
-    for i, (name, heights) in enumerate(counts.items()):
-        ax.stairs(heights, edges, color=COLOURS[i], linestyle=LINES[i], linewidth=1.5, label=name)
-
-
-def style_axes(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "both") -> None:
+def style_axes(ax: Axes, title: str, xlabel: str, *, legend: bool = False, grid: str = "both") -> None:
     """One calm look for all charts."""
     ax.set_title(title, fontsize=9.5, loc="left", color=INK, pad=20)
     ax.set_xlabel(xlabel, fontsize=8.5, color=INK)
@@ -329,19 +278,3 @@ def style_axes(ax: Axes, title: str, xlabel: str, *, legend: bool, grid: str = "
         above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "ncols": 3}  # where it hides no line
         narrow = {"columnspacing": 0.8, "handlelength": 1.6, "handletextpad": 0.5, "borderpad": 0.1}  # three names fit a panel
         ax.legend(fontsize=8, frameon=False, labelcolor=INK, **narrow, **above)
-
-
-def _log_scale(ax: Axes) -> None:
-    """A logarithmic y axis labelled in plain numbers."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_locator(NullLocator())
-
-
-def _map_axes(ax: Axes, title: str, fontsize: float = 9.5) -> None:
-    """A map's directions and units mean nothing: no ticks."""
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_title(title, fontsize=fontsize, loc="left", color=INK)
-    ax.spines[:].set_color(FAINT)

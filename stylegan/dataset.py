@@ -255,9 +255,9 @@ def slices_of(
             raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")
         return normalised(data, rule)
     asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
-    usual = {**{name: known.get(name) for name in asked}, "subjects_csv": _found_again(known.get("subjects_csv"))}
+    usual = {**{name: known.get(name) for name in asked}, "subjects_csv": found_again(known.get("subjects_csv"))}
     options = {name: usual[name] if value is None else value for name, value in asked.items()}
-    source = _found_again(known.get("path")) if data is None else Path(data)
+    source = found_again(known.get("path")) if data is None else Path(data)
     try:
         slices = load_slices(source, size, cache_dir=cache_dir, **options)
     except (ValueError, FileNotFoundError):
@@ -273,7 +273,7 @@ def slices_of(
     return normalised(slices, rule)
 
 
-def _found_again(path: str | None) -> Path | None:
+def found_again(path: str | None) -> Path | None:
     """Where a path of a run's config.json lies: a relative one counts from the working directory, else from the checkout."""
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Looking into the latent space: the further pictures of `sample`, directions and what they move, and the way back to w.
+"""Looking into the latent space: the sheets of `sample`, directions and what they move, and the way back to w.
 
 A direction is unlike a class: nobody asked for it, so nobody knows its meaning beforehand. Here it gets its name from gauges,
 plain numbers read off the pictures of many seeds before and after a step along it.
@@ -29,19 +29,22 @@ HEAD = 12  # grey levels above which a pixel belongs to the head
 REACH = 2.0  # standard deviations that a step goes to either side when its effect is measured
 LEAST, AGREED, SPACES = 1.0, 0.8, ("w", "w+")  # a name needs an effect of one standard deviation, alike on four of five seeds
 
-# --- The further pictures of `sample` -------------------------------------------------------------------------------------
+# --- The sheets of `sample` -----------------------------------------------------------------------------------------------
 
 EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 
 
-def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
-    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of one of `EXTRAS`.
+def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
+    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of "grid" or one of `EXTRAS`.
 
     settings: keyword arguments of `generate`. Where a picture takes more seeds, the next ones follow.
     """
     more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
     styled = {key: value for key, value in settings.items() if key != "noise_mode"}
+    if name == "grid":
+        figure = plots.grid(generate(G, seeds[:64], **settings), caption=caption(info, settings, seeds[:64]))
+        return {"grid.png": (figure, seeds[:64], {})}
     if name == "truncation":
         sweep, columns = predict.truncation_sweep(G, seeds[:4], PSIS, **settings), [f"ψ = {psi:g}" for psi in PSIS]
         note = f"synthetic · model {info['model_hash']}"
@@ -58,13 +61,11 @@ def extra_pictures(name: str, G: Generator, info: Mapping, seeds: list[int], set
         frames = plots.enlarge(pixels[:-1], max(1, 256 // pixels.shape[1]))
         return {"interpolation.gif": (frames, four, const), "interpolation.png": (figure, four[:2], const)}
     if name == "noise":
-        title = f"Synthetic slice, seed {seeds[0]}, ψ = {settings['truncation_psi']:g}, 32 noise draws"
-        figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), title=title)
+        note = f"synthetic · seed {seeds[0]} · ψ = {settings['truncation_psi']:g} · 32 noise draws · model {info['model_hash']}"
+        figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), caption=note)
         return {"noise.png": (figure, seeds[:1], {"noise_mode": "none; random, 32 draws"})}
-    sweep, note = (
-        predict.class_sweep(G, seeds[:6], **settings),
-        caption(info, settings, seeds[:6], "the same z under each class"),
-    )
+    note = caption(info, settings, seeds[:6], "the same z under each class")
+    sweep = predict.class_sweep(G, seeds[:6], **settings)
     figure = plots.grid(sweep, column_titles=info["classes"], row_titles=titles[:6], caption=note)
     return {"classes.png": (figure, seeds[:6], {"class": ", ".join(info["classes"])})}
 
@@ -93,12 +94,6 @@ class Direction:
         strong = sorted(filter(self.moves, self.effects), key=lambda gauge: -abs(self.effects[gauge]))
         return ", ".join(f"{key} {'up' if self.effects[key] > 0 else 'down'}" for key in strong[:2]) or "nothing measured"
 
-    @property
-    def row(self) -> dict[str, str]:
-        """Of a table: name, share of the variance of w and effects, in bold those that count."""
-        effects = {key: f"**{value:+.1f}**" if self.moves(key) else f"{value:+.1f}" for key, value in self.effects.items()}
-        return {"direction": f"{self.method} {self.number}", "moves": self.name, "variance": f"{self.share:.1%}", **effects}
-
 
 def style_weights(G: Generator) -> Tensor | None:
     """All weights that turn w into styles, each row of unit length [sum of channels, w_dim]; None where there are none (a DCGAN).
@@ -112,10 +107,9 @@ def style_weights(G: Generator) -> Tensor | None:
 def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, method: str = "PCA") -> list[Direction]:
     """The ``count`` strongest directions of a method, each turned so that what it moves most goes up; [] where G has no such.
 
-    'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that
-    change the styles most, max |A n| with A of `style_weights`: eigenvectors of A^T A (Shen & Zhou 2021, arXiv:2007.06600,
-    section 3.2); no sampling enters, only weights. Effects are measured on 32 seeds at psi = 0.7. Raises ValueError for another
-    method or more directions than W has.
+    'PCA': principal components of w (Härkönen et al. 2020, arXiv:2004.02546, section 2.1). 'SeFa': the unit vectors n that change the
+    styles most, max |A n| with A of `style_weights` (Shen & Zhou 2021, arXiv:2007.06600, section 3.2). Effects are measured on 32
+    seeds at psi = 0.7. Raises ValueError for another method or more directions than W has.
     """
     if method not in ("PCA", "SeFa") or not 1 <= count <= G.w_dim:
         raise ValueError(f"Take 1 to {G.w_dim} directions by PCA or SeFa, not {count} by {method!r}.")
@@ -126,12 +120,12 @@ def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, m
         return []
     along = torch.linalg.svd(rows, full_matrices=False).Vh[:count]  # [count, w_dim], unit vectors
     stds = (away @ along.T).std(dim=0, correction=0)  # [count]
-    usual = {name: gauge(to_uint8(generate(G, range(256)))).std() for name, gauge in gauges.items()}
-    ws, found = styles(G, range(32), truncation_psi=0.7), []
+    pixels, ws, found = to_uint8(generate(G, range(256))), styles(G, range(32), truncation_psi=0.7), []
+    usual = {name: max(gauge(pixels).std(), 1e-9) for name, gauge in gauges.items()}
     for i, step in enumerate((along * stds[:, None]).float()):
         down, up = (to_uint8(synthesize(G, ws + sign * REACH * step)) for sign in (-1, 1))
         changes = {name: gauge(up) - gauge(down) for name, gauge in gauges.items()}
-        effects = {name: float(change.mean() / max(usual[name], 1e-9)) for name, change in changes.items()}
+        effects = {name: float(change.mean() / usual[name]) for name, change in changes.items()}
         agreed = {name: float(np.mean(np.sign(change) == np.sign(change.mean()))) for name, change in changes.items()}
         turn = -1 if max(effects.values(), key=abs, default=1) < 0 else 1  # the sign of an eigenvector means nothing
         effects = {name: turn * effect for name, effect in effects.items()}
@@ -152,9 +146,8 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
 def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
     """What can be read off a slice of this kind; ``level`` only where the data knows levels and the gauge is found to read them.
 
-    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of
-    people it has not seen. The means are divided by the brightness of the head: without that the regression read real slices
-    as well and went astray on generated ones, whose grey levels are another matter.
+    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of people
+    it has not seen. The means are divided by the brightness of the head, or the regression goes astray on generated slices.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -174,16 +167,14 @@ def _means(pixels: np.ndarray) -> np.ndarray:
     return means / _brightness(pixels)[:, None].clip(1)
 
 
+def _head(pixels: np.ndarray) -> np.ma.MaskedArray:
+    """The pixels that belong to the head, all others masked."""
+    return np.ma.masked_less_equal(pixels, HEAD)
+
+
 def _brightness(pixels: np.ndarray) -> np.ndarray:
     """Mean grey level inside the head."""
-    return pixels.sum(axis=(1, 2), where=pixels > HEAD) / (pixels > HEAD).sum(axis=(1, 2)).clip(1)
-
-
-def _contrast(pixels: np.ndarray) -> np.ndarray:
-    """Standard deviation inside the head over its mean."""
-    head, mean = pixels > HEAD, _brightness(pixels)
-    away = np.square(pixels - mean[:, None, None]).sum(axis=(1, 2), where=head) / head.sum(axis=(1, 2)).clip(1)
-    return np.sqrt(away) / mean.clip(1)
+    return _head(pixels).mean(axis=(1, 2)).filled(0)
 
 
 def _dark_centre(pixels: np.ndarray) -> np.ndarray:
@@ -194,17 +185,15 @@ def _dark_centre(pixels: np.ndarray) -> np.ndarray:
 
 def _slenderness(pixels: np.ndarray) -> np.ndarray:
     """Height of the head over its width, by standard deviations of the places of its pixels."""
-    places, head = np.arange(pixels.shape[1]), (pixels > HEAD).astype(float)
-    profiles = [head.sum(axis=axis) / head.sum(axis=(1, 2))[:, None].clip(1) for axis in (2, 1)]  # [n, R] each, sum 1
-    tall, wide = (np.sqrt((profile @ places**2 - (profile @ places) ** 2).clip(0)) for profile in profiles)
-    return tall / wide.clip(1e-6)
+    y, x = (np.ma.array(np.broadcast_to(place, pixels.shape), mask=pixels <= HEAD) for place in np.indices(pixels.shape[1:]))
+    return (y.std(axis=(1, 2)) / x.std(axis=(1, 2)).clip(1e-6)).filled(0)
 
 
 GAUGES: dict[str, Gauge] = {
     "size of the head": lambda pixels: (pixels > HEAD).mean(axis=(1, 2)),
     "length to width": _slenderness,
     "brightness": _brightness,
-    "contrast": _contrast,
+    "contrast": lambda pixels: (_head(pixels).std(axis=(1, 2)) / _head(pixels).mean(axis=(1, 2))).filled(0),
     "dark centre": _dark_centre,
 }
 
@@ -224,18 +213,17 @@ class Projection(NamedTuple):
 def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, lr: float = 0.1, seed: int = 0) -> Projection:
     """Search the styles that draw these slices: target [n, C, R, R] in [-1, 1], all at once.
 
-    After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w, its learning rate raised over the first 5 %
-    of the steps and lowered over the last 25 %, and noise on w that fades out over the first 75 %, so that the search explores
-    before it settles. space 'w': one style for all layers; 'w+': one for each (Abdal et al. 2019, arXiv:1904.03189), which
-    fits better and leaves what seeds can give.
+    After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w by `schedule`, with noise on w that fades out, so
+    that the search explores before it settles. space 'w': one style for all layers; 'w+': one for each (Abdal et al. 2019,
+    arXiv:1904.03189), which fits better and leaves what seeds can give.
 
-    Two things differ from the paper. Its loss is a distance of VGG features; here it is the mean squared difference of pixels,
-    since slices are registered and share one grey window. And its search also bends the noise maps, which under a loss of pixels
-    would carry what w cannot draw: just what we ask for. Raises ValueError for another space or size.
+    The paper's loss is a distance of VGG features; here it is the mean squared difference of pixels, since slices are registered and
+    share one grey window. And the paper also bends the noise maps, which under a loss of pixels would carry what w cannot draw: just
+    what we ask for. Raises ValueError for another space or size.
     """
-    shape = (G.synthesis.blocks[-1].resolution,) * 2
-    if space not in SPACES or target.ndim != 4 or target.shape[2:] != shape or steps < 1:
-        wanted = f"slices [n, C, {shape[0]}, {shape[1]}], a space of {', '.join(SPACES)}, at least one step"
+    size = G.synthesis.blocks[-1].resolution
+    if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size) or steps < 1:
+        wanted = f"slices [n, C, {size}, {size}], a space of {', '.join(SPACES)}, at least one step"
         raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)}, {space!r}, {steps}.")
     drawn = styles(G, range(1000))[:, 0]  # [1000, w_dim]
     far = (drawn - drawn.mean(dim=0)).norm(dim=1)
@@ -254,11 +242,14 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
             optimizer.step()
     ws = w.detach().expand(-1, G.num_ws, -1).cpu()
     images, away = synthesize(G, ws), (ws - drawn.mean(dim=0)).norm(dim=2).mean(dim=1) / far.max()
-    return Projection(ws, images, residual(target, images), away.numpy())
+    return Projection(ws, images, residual(target, images), away.double().numpy())
 
 
 def schedule(t: float) -> tuple[float, float]:
-    """(learning rate as a share of its highest, noise on w in usual lengths of w) at fraction t of the steps."""
+    """(learning rate as a share of its highest, noise on w in usual lengths of w) at fraction t of the steps.
+
+    The rate rises over the first 5 % and falls over the last 25 %; the noise fades out over the first 75 %.
+    """
     rate = min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25)))
     return rate, 0.05 * max(0, 1 - t / 0.75) ** 2
 
@@ -269,24 +260,20 @@ def residual(target: Images, images: Images) -> np.ndarray:
     return np.sqrt(np.square(away).mean(axis=1))
 
 
-def reach(
-    G: Generator, chosen: SliceDataset, train: np.ndarray, *, space: str = "w", num: int = 512
-) -> tuple[Projection, dict]:
+def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", num: int = 512) -> tuple[Projection, dict]:
     """Project the chosen slices and measure the result by simpler answers: (projection, name -> residuals [n]).
 
     'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault and not the
     generator's. 'nearest training slice' among ``train`` (uint8 [m, R, R]) is that of another person.
     """
-    n, pixels = len(chosen), chosen.images
-    own = generate(G, range(10_000, 10_000 + n))
-    both = project(G, torch.cat([chosen.tensor(), own]), space=space)
-    mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(n, axis=0)
+    n, mean = len(chosen), train.mean(axis=0).round().astype(np.uint8)[None]
+    both = project(G, torch.cat([chosen.tensor(), generate(G, range(10_000, 10_000 + n))]), space=space)
     return Projection(*(part[:n] for part in both)), {
         "projection": both.residual[:n],
         "generated slice, found again": both.residual[n:],
-        "nearest training slice": _nearest(pixels, train),
-        "mean training slice": residual(pixels, mean),
-        f"nearest of {num} generated": _nearest(pixels, to_uint8(generate(G, range(num)))),
+        "nearest training slice": _nearest(chosen.images, train),
+        "mean training slice": _nearest(chosen.images, mean),
+        f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num)))),
     }
 
 
@@ -296,7 +283,8 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray) -> np.ndarray:
 
     flat = pixels.reshape(len(pixels), -1).astype(np.float32)
     parts = (np.float32(pool[start : start + 1024]).reshape(-1, flat.shape[1]) for start in range(0, len(pool), 1024))
-    return np.min([pairwise_distances(flat, part).min(axis=1) for part in parts], axis=0) / math.sqrt(flat.shape[1])
+    nearest = np.min([pairwise_distances(flat, part).min(axis=1) for part in parts], axis=0)
+    return nearest.astype(float) / math.sqrt(flat.shape[1])
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:
@@ -304,14 +292,12 @@ def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> 
 
     From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
     """
-    if count < 1:
-        raise ValueError(f"{count} slices cannot be projected; ask for one or more.")
     people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
-    unseen = (slices.splits != "train") & ~np.isin(people, known)
-    split = next((name for name in ("val", "test") if np.any(unseen & (slices.splits == name))), None)
-    if split is None:
-        raise ValueError(f"{slices.title} holds no slice that the generator was not trained on; give other people's slices.")
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(unseen & (slices.splits == split)))
+    unseen = {name: np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test")}
+    rows = np.random.default_rng(seed).permutation(unseen["val"] if len(unseen["val"]) else unseen["test"])
+    if count < 1 or not len(rows):
+        none = f"{slices.title} holds no slice that the generator was not trained on; give other people's slices."
+        raise ValueError(none if count > 0 else f"{count} slices cannot be projected; ask for one or more.")
     turn = [np.sum(people[rows[:i]] == people[row]) for i, row in enumerate(rows)]  # 0 for a person's first slice
     return slices.select(np.sort(rows[np.argsort(turn, kind="stable")][:count]))
 
@@ -330,19 +316,18 @@ def project_held_out(
 
     path: a run folder or a .safetensors file; data and options as in `slices_of`. The picture shows real slices: treat it as such.
     """
+    import pandas as pd
+
     G, info = load_generator(path, pick_device(device))
     slices = slices_of(info, data, **options)
     chosen = held_out(slices, info, count)
     found, compared = reach(G, chosen, slices.images[slices.splits == "train"], space=space)
-    columns = {"subject": chosen.subjects, "level": chosen.levels}
-    columns |= {name: values.astype(float).round(2) for name, values in {"away": found.away, **compared}.items()}
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    rows = pd.DataFrame({"subject": chosen.subjects, "level": chosen.levels, "away": found.away, **compared})
     result = {"model_hash": info["model_hash"], "data": slices.title, "split": str(chosen.splits[0]), "space": space}
-    result["unit"] = "root mean square of grey levels of 255"
-    result["mean"] = {name: round(float(values.mean()), 2) for name, values in compared.items()}
-    result["slices"] = [dict(zip(columns, row, strict=True)) for row in rows]
+    result |= {"unit": "root mean square of grey levels of 255", "mean": rows[list(compared)].mean().round(2).to_dict()}
+    result["slices"] = rows.round(2).to_dict("records")
     note, out = f"projected into {space.upper()} · model {info['model_hash']}", Path(out)
-    figure = plots.compare(chosen.images, found.images, "projection", difference=True, caption=note)
+    figure = plots.compare(chosen.images, found.images, ("real", "projection"), difference=True, caption=note)
     out.mkdir(parents=True, exist_ok=True)
     text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
     plots.save(out / "projection.png", figure, {"Description": text})

@@ -14,17 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config, make_config
-from stylegan.dataset import SliceDataset, load_slices, normalised, slices_of
+from stylegan.dataset import SliceDataset, found_again, load_slices, normalised, slices_of
 from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
 from stylegan.plots import sample_grids
 from stylegan.run import read_metrics, read_settings, train_run
 from stylegan.scores.evaluate import validation_scorer
-from stylegan.scores.verdict import score_rows
 
 MOUNT = Path("/content/drive")  # where Colab shows a Drive
 SHIPPED = "oasis1-stylegan2-64"  # the generator in models/ that notebooks show beside the run
@@ -35,11 +33,9 @@ SHIPPED = "oasis1-stylegan2-64"  # the generator in models/ that notebooks show 
 
 def home() -> Path | None:
     """The folder for slices and runs named as DRIVE in the set-up cell, on Colab a folder of the Drive; None where none is named."""
-    named = os.environ.get("STYLEGAN_DRIVE", "")
-    if not named:
-        return None
-    if "google.colab" not in sys.modules:
-        return Path(named).expanduser()
+    named = os.environ.get("STYLEGAN_DRIVE")
+    if not named or "google.colab" not in sys.modules:
+        return Path(named).expanduser() if named else None
     if not (MOUNT / "MyDrive").is_dir():
         from google.colab import drive
 
@@ -54,9 +50,8 @@ def home_slices(data: str | Path | None = None) -> Path | None:
 
     Raises ValueError where there are several.
     """
-    folder = home() if data is None else None
-    if folder is None:
-        return None if data is None else Path(data).expanduser()
+    if data is not None or (folder := home()) is None:
+        return data and Path(data).expanduser()
     found = [path for path in (folder / "slices", *sorted(folder.glob("*.zip"))) if path.exists()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -115,16 +110,9 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path, o
             return history
         recorded = known["data"]
         options = {name: recorded[name] for name in ("subjects_csv", "levels", "contrast") if name in recorded} | options
-        data = home_slices(data) if data is not None else _recorded(recorded.get("path"))
+        data = found_again(recorded.get("path")) if data is None else home_slices(data)
     train_run(config, data, folder, scorer=validation_scorer, **options)
     return read_metrics(folder)
-
-
-def _recorded(path: str | None) -> Path | None:
-    """Where the slices of a run lie: a relative path counts from the working directory, else from the checkout."""
-    if path is None:
-        return None
-    return Path(path) if Path(path).exists() or not (checkout() / path).exists() else checkout() / path
 
 
 def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> SliceDataset:
@@ -132,10 +120,8 @@ def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> 
     config = known["config"]
     slices = slices_of({**known, "config": {**config, "normalise": "fixed"}}, data)
     if known["data"].get("key") != slices.key:
-        raise ValueError(
-            f"The run in {folder} was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have "
-            "changed; leave data = None, or name another run_dir."
-        )
+        other = f"was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have changed"
+        raise ValueError(f"The run in {folder} {other}; leave data = None, or name another run_dir.")
     return normalised(slices, config.get("normalise", "fixed"))
 
 
@@ -158,18 +144,15 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
     """
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
-        given = "" if data is None else f" --data {data}"
         raise FileNotFoundError(
-            f"There is no trained generator in {folder}; run notebook 02_train first, or "
-            f"python -m stylegan train --preset {preset}{given} --run-dir {folder}."
+            f"There is no trained generator in {folder}; run notebook 02_train first, with the same parameters."
         )
     try:
         G, info = load_generator(folder, pick_device())
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
     slices = run_slices(folder, {**info, "data": (read_settings(folder) or info)["data"]}, data)
-    history = read_metrics(folder)
-    if not history:
+    if not (history := read_metrics(folder)):
         raise ValueError(
             f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run notebook 02_train."
         )
@@ -178,11 +161,11 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
 
 def time_lapse(folder: str | Path, resolution: int, count: int = 8) -> tuple[list[float], np.ndarray]:
     """(kimg, uint8 [t, 24, R, R]): the sample grids of at most ``count`` ticks, evenly over the run, the same z in each."""
-    files = sample_grids(folder, count)
-    sheets = np.stack([np.asarray(Image.open(path, formats=("PNG",)).convert("L")) for path in files])  # [t, rows R, columns R]
+    grids = sample_grids(folder, count)
+    sheets = np.stack([np.asarray(sheet.convert("L")) for sheet in grids.values()])  # [t, rows R, columns R]
     rows, columns = (side // resolution for side in sheets.shape[1:])
-    tiles = sheets.reshape(len(files), rows, resolution, columns, resolution).swapaxes(2, 3)
-    return [int(path.stem[5:]) / 1000 for path in files], tiles.reshape(len(files), -1, resolution, resolution)
+    tiles = sheets.reshape(len(grids), rows, resolution, columns, resolution).swapaxes(2, 3)
+    return list(grids), tiles.reshape(len(grids), -1, resolution, resolution)
 
 
 # --- The generator that comes with the project --------------------------------------------------------------------------------
@@ -200,45 +183,32 @@ class Reference:
     def about(self) -> str:
         """One sentence: what it was trained on, for how long."""
         card, hours = self.card, self.card["hours"]
+        took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         return (
             f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects in "
-            f"{f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'}. Data: {card['data']}; scored on "
-            f"{card['scores']['feature_space']} features."
+            f"{took}. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
         )
 
-    def scores(self) -> list[dict]:
-        """The rows of `verdict.score_rows`, each marked as not of this run."""
-        return [{**row, "computed": "before, shipped with the model"} for row in score_rows(self.card["scores"])]
 
-
-def reference(name: str = SHIPPED) -> Reference | None:
-    """The generator ``models/<name>.safetensors`` of the checkout with its entry in ``models/metrics.json``; None where it is missing.
+def reference() -> Reference | None:
+    """`SHIPPED` of the checkout with its entry in ``models/metrics.json``; where it is missing None, and a sentence is shown.
 
     Raises ValueError where the entry is missing or belongs to another generator: scores would stand under the wrong pictures.
     """
-    path = checkout() / "models" / f"{name}.safetensors"
+    path = checkout() / "models" / f"{SHIPPED}.safetensors"
     if not path.is_file():
+        tell(f"There is no `models/{path.name}` here; clone the repository to see the shipped generator.")
         return None
     G, info = load_generator(path, pick_device())
-    card = (read_json(path.with_name("metrics.json")) or {}).get(name, {})
+    card = (read_json(path.with_name("metrics.json")) or {}).get(SHIPPED, {})
     if card.get("model_hash") != info["model_hash"]:
-        raise ValueError(
-            f"metrics.json beside {path.name} describes {card.get('model_hash', 'nothing of it')}, and the generator is "
-            f"{info['model_hash']}; download both files again."
-        )
+        known = f"describes {card.get('model_hash', 'nothing of it')}, and the generator is {info['model_hash']}"
+        raise ValueError(f"metrics.json beside {path.name} {known}; download both files again.")
     return Reference(G, info, card)
 
 
-def absence(name: str = SHIPPED) -> str:
-    """The sentence that stands where `reference` finds nothing."""
-    return f"There is no `models/{name}.safetensors` here; clone the repository to see the shipped generator."
-
-
 def written(what: str, folder: str = "oasis64") -> tuple[dict, Path] | None:
-    """(numbers, folder) that the command ``what`` wrote about a shipped generator in ``figures/<folder>/<what>``; None without them.
-
-    Such results take longer than a report can wait.
-    """
+    """(numbers, folder) that the command ``what`` wrote about a shipped generator in ``figures/<folder>/<what>``; None without them."""
     place = checkout() / "figures" / folder / what
     found = read_json(place / f"{what}.json")
     return None if found is None else (found, place)
@@ -282,11 +252,16 @@ def _cell(value: object) -> str:
 
 def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> None:
     """Show what it takes to get these numbers again: data, model, seed, device, versions."""
-    found = {"Data": slices.title, "Key of the data": f"`{slices.key[:16]}`"}
-    if run is not None:
-        trained = f"{run.info['cur_nimg'] / 1000:g} kimg, preset {run.config.preset}, seed {run.config.seed}"
-        found |= {"Generator": f"`{run.info['model_hash']}` ({trained})"}
-    table({**found, **further, **machine()})
+    table({**provenance(slices, run), **further, **machine()})
+
+
+def provenance(slices: SliceDataset, run: Run | None = None) -> dict[str, str]:
+    """What names the data and, of a run, its generator."""
+    found = {"Data": slices.title, "Key of the data": slices.key[:16]}
+    if run is None:
+        return found
+    trained = f"{run.info['cur_nimg'] / 1000:g} kimg, preset {run.config.preset}, seed {run.config.seed}"
+    return {**found, "Generator": f"{run.info['model_hash']}, the best of the run, at {trained}"}
 
 
 def machine() -> dict[str, str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from stylegan import __version__, distributed
@@ -64,8 +63,7 @@ def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> 
         return None
     if class_index is None:
         return torch.tensor([int(seed) % G.c_dim for seed in seeds])
-    classes = np.asarray(class_index, dtype=np.int64)
-    classes = np.broadcast_to(classes, len(seeds)) if classes.ndim == 0 else classes
+    classes = np.full(len(seeds), class_index) if np.ndim(class_index) == 0 else np.asarray(class_index, np.int64)
     if len(classes) != len(seeds) or classes.min() < 0 or classes.max() >= G.c_dim:
         raise ValueError(f"class_index must be a class from 0 to {G.c_dim - 1}, or one for each of the {len(seeds)} seeds.")
     return torch.tensor(classes)
@@ -75,7 +73,8 @@ def styles(
     G: Generator, seeds: Sequence[int], *, truncation_psi=1.0, truncation_cutoff: int | None = None, class_index: Classes = None
 ) -> Tensor:
     """The truncated style vectors (StyleGAN1, appendix B) of seeds and classes (`choose_classes`): ws [n, num_ws, w_dim] on the CPU."""
-    inputs = _inputs(G, seeds, class_index)
+    classes = choose_classes(G, class_index, seeds)
+    inputs = [latents(seeds, G.z_dim), *([] if classes is None else [F.one_hot(classes, G.c_dim).float()])]
     return _in_chunks(G, lambda z, *c: G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff), inputs)
 
 
@@ -95,29 +94,17 @@ def seed_noise(G: Generator, seeds: Sequence[int], draw: int = 0) -> list[Tensor
     return [torch.stack(maps) for maps in zip(*rows, strict=True)]
 
 
-def generate(
-    G: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    noise_mode: str = "const",
-    class_index: Classes = None,
-    device: str | torch.device | None = None,
-) -> Tensor:
+def generate(G: Generator, seeds: Sequence[int], *, noise_mode: str = "const", **kwargs) -> Tensor:
     """Pictures of these seeds: [n, C, R, R], float32 on the CPU, about in [-1, 1], not clamped (`to_uint8` clamps).
 
-    The same seed gives the same picture bit for bit in any company. G is left in the mode and on the device where it was found.
-    Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
+    noise_mode: 'const', 'random' (drawn from the seed) or 'none'; kwargs as in `styles`. The same seed gives the same picture bit for
+    bit in any company. Raises ValueError for a seed outside 0 .. 2**32 - 1, an unknown noise_mode or a class that G does not know.
     """
-
-    def draw(seeds: Tensor, z: Tensor, *c: Tensor) -> Tensor:
-        ws = G.mapping(z, *(c or [None]), truncation_psi, truncation_cutoff)
-        # Noise maps are larger than pictures: drawn chunk by chunk.
-        noise = [maps.to(z.device) for maps in seed_noise(G, seeds.tolist())] if noise_mode == "random" else None
-        return G.synthesis(ws, noise_mode, noise)
-
-    return _in_chunks(G, draw, [torch.tensor(_checked(seeds)), *_inputs(G, seeds, class_index)], device)
+    ws = styles(G, seeds, **kwargs)
+    if noise_mode != "random":
+        return synthesize(G, ws, noise_mode=noise_mode)
+    starts = range(0, len(ws), CHUNK)  # noise maps are larger than pictures: drawn chunk by chunk
+    return torch.cat([synthesize(G, ws[i : i + CHUNK], noise=seed_noise(G, seeds[i : i + CHUNK])) for i in starts])
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -146,21 +133,13 @@ def _stream(seed: int, *draw: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def _inputs(G: Generator, seeds: Sequence[int], class_index: Classes) -> list[Tensor]:
-    """What the mapping network sees: z [n, z_dim] and, of a conditional G, one-hot classes [n, c_dim]."""
-    classes = choose_classes(G, class_index, seeds)
-    return [latents(seeds, G.z_dim), *([] if classes is None else [F.one_hot(classes, G.c_dim).float()])]
-
-
-def _in_chunks(
-    G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tensor], device: str | torch.device | None = None
-) -> Tensor:
+def _in_chunks(G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
     """step(rows of each input [n, ...]) chunk by chunk in G's evaluation mode, joined on the CPU [n, ...] as float32.
 
     Each chunk has exactly `CHUNK` rows; the last one is filled up with its first row.
     """
     found = []
-    with sampling(G, device) as device:
+    with sampling(G) as device:
         for start in range(0, len(inputs[0]), CHUNK):
             chunk = [x[start : start + CHUNK] for x in inputs]
             rows = len(chunk[0])
@@ -170,15 +149,14 @@ def _in_chunks(
 
 
 @contextmanager
-def sampling(G: Generator, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, on the device if one is given; leaves G as it was found."""
-    modes, found = [(module, module.training) for module in G.modules()], next(G.parameters()).device
+def sampling(G: Generator) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, on the device where G is; leaves G as it was found."""
+    modes = [(module, module.training) for module in G.modules()]
     try:
-        G.eval().to(device or found)
+        G.eval()
         with torch.no_grad():
-            yield torch.device(device or found)
+            yield next(G.parameters()).device
     finally:
-        G.to(found)
         for module, training in modes:
             module.training = training
 
@@ -240,7 +218,7 @@ def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple
 
 # --- The files of `sample` ----------------------------------------------------------------------------------------------
 NOTICE = "This is a synthetic image made by a generative network. It shows no real person and is not for diagnosis."
-BLOCK = 64  # seeds that a process draws at once, and grid.png shows at most
+BLOCK = 64  # seeds that a process draws at once
 
 
 def sample(
@@ -261,89 +239,78 @@ def sample(
     Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
-    from stylegan.reporting.explorer import write
+    from stylegan.reporting import explorer
 
-    extras, out, seeds = list(extras), Path(out), _checked(seeds)
-    if unknown := [name for name in extras if name not in (known := (*latent.EXTRAS, "explorer"))]:
+    extras, out, seeds, known = list(extras), Path(out), _checked(seeds), (*latent.EXTRAS, "explorer")
+    if unknown := [name for name in extras if name not in known]:
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
     G, info = load_generator(path, pick_device(device))
-    kind = find_class(class_name, info.get("classes") or [], G.c_dim)
-    settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
+    info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
     if "classes" in extras and not G.c_dim:
         raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
-    written, sheet = _write_seeds(G, info, out, seeds, settings)
+    kind = _class_index(info["classes"], class_name)
+    settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
+    texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}
+    for start in range(0, len(seeds), BLOCK)[distributed.rank() :: distributed.world()]:
+        block = seeds[start : start + BLOCK]
+        drawn = to_uint8(generate(G, block, **settings))
+        out.mkdir(parents=True, exist_ok=True)  # only once there is something to write
+        for seed, pixels in zip(block, drawn, strict=True):
+            plots.save(out / f"seed{seed:04d}.png", pixels, texts[f"seed{seed:04d}.png"])
     distributed.wait()
     if not distributed.is_main():  # the first process makes the sheets and the list of all
-        return written
-    first = seeds[:BLOCK]
-    grid = plots.grid(sheet, caption=caption(info, settings, first), alt=f"Sheet of {len(first)} synthetic slices.")
-    pictures = {"grid.png": (grid, first, {})}
-    for name in filter(latent.EXTRAS.__contains__, extras):
-        pictures |= latent.extra_pictures(name, G, info, seeds, settings)
-    for file, (picture, shown, fields) in pictures.items():
-        written.append(plots.save(out / file, picture, png_text(info, settings, seeds=shown, **fields)))
-    return [*written, _write_manifest(info, out, written), *(write(path, out) for name in extras if name == "explorer")]
+        return [out / file for file in texts]
+    for name in ("grid", *(name for name in extras if name != "explorer")):
+        for file, (picture, shown, fields) in latent.sheets(name, G, info, seeds, settings).items():
+            texts[file] = png_text(info, settings, seeds=shown, **fields)
+            plots.save(out / file, picture, texts[file])
+    _write_manifest(info, out / "manifest.json", texts)
+    written = [out / file for file in (*texts, "manifest.json")]
+    return [*written, explorer.write(path, out)] if "explorer" in extras else written
 
 
-def find_class(name: str | None, classes: Sequence[str], c_dim: int) -> int | None:
-    """The index of a class by its name. Raises ValueError that names the classes, or says that there are none."""
+def _class_index(classes: Sequence[str], name: str | None) -> int | None:
+    """The number of a class by its name; None for None. Raises ValueError that names the classes, or says that there are none."""
     if name is None:
         return None
-    if not c_dim:
-        raise ValueError(f"This generator was trained without classes, so it cannot draw {name!r}; leave the class out.")
     if name not in classes:
-        raise ValueError(f"There is no class {name!r}; this generator knows {', '.join(classes)}.")
+        knows = f"knows {', '.join(classes)}" if classes else "was trained without classes"
+        raise ValueError(f"There is no class {name!r} to draw: this generator {knows}.")
     return list(classes).index(name)
 
 
-def _write_seeds(G: Generator, info: dict, out: Path, seeds: list[int], settings: dict) -> tuple[list[Path], np.ndarray | None]:
-    """(all files, whoever wrote them; pixels of the first block): one file per seed, by all processes in turn."""
-    from stylegan import plots
-
-    first = None
-    for number, start in enumerate(range(0, len(seeds), BLOCK)):
-        if number % distributed.world() != distributed.rank():
-            continue
-        block = seeds[start : start + BLOCK]
-        pixels, classes = to_uint8(generate(G, block, **settings)), choose_classes(G, settings["class_index"], block)
-        labels = [""] * len(block) if classes is None else [info["classes"][i] for i in classes.tolist()]
-        out.mkdir(parents=True, exist_ok=True)  # only once there is something to write
-        for seed, slice_, label in zip(block, pixels, labels, strict=True):
-            plots.save(out / f"seed{seed:04d}.png", slice_, png_text(info, settings, seed=seed, **{"class": label}))
-        first = pixels if start == 0 else first
-    return [out / f"seed{seed:04d}.png" for seed in seeds], first
-
-
-def _write_manifest(info: dict, out: Path, written: Sequence[Path]) -> Path:
+def _write_manifest(info: dict, path: Path, texts: dict[str, dict[str, str]]) -> None:
     """What made each picture, for those who cannot see the entries inside the files."""
+    told = ("seed", "seeds", "truncation_psi", "class", "noise_mode")
+    pictures = {file: {key: text[key] for key in told if key in text} for file, text in texts.items()}
     model = {"model_hash": info["model_hash"], "kimg": info["cur_nimg"] / 1000, "data": info["data"].get("title", "")}
-    told, pictures = ("seed", "seeds", "truncation_psi", "class", "noise_mode"), {}
-    for path in written:
-        with Image.open(path) as picture:
-            pictures[path.name] = {key: value for key, value in picture.info.items() if key in told}
-    write_json(out / "manifest.json", {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
-    return out / "manifest.json"
+    write_json(path, {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
 
 
 def png_text(info: dict, settings: dict, **fields: object) -> dict[str, str]:
-    """The PNG text entries of one picture: that it is synthetic, and all that is needed to make it again."""
-    made = {"Software": f"stylegan {__version__}", "model_hash": info["model_hash"], "class": _asked(info, settings)}
-    made |= {key: value for key, value in settings.items() if key != "class_index"} | fields
-    made = {key: ",".join(map(str, value)) if key == "seeds" else value for key, value in made.items()}
-    told = {key: "" if value is None else str(value) for key, value in made.items()}
+    """The PNG text entries of a picture of one ``seed`` or several ``seeds``: that it is synthetic, and what it takes to make it again."""
+    made = {"Software": f"stylegan {__version__}", "model_hash": info["model_hash"], **settings}
+    made = {**made, "class": _class_name(info, settings, fields.get("seed")), **fields}
+    if "seeds" in made:
+        made["seeds"] = ",".join(map(str, made["seeds"]))
+    told = {key: "" if value is None else str(value) for key, value in made.items() if key != "class_index"}
     return {"Description": NOTICE, "synthetic": "true", **told}
+
+
+def _class_name(info: dict, settings: dict, seed: int | None = None) -> str:
+    """The class that was asked for, else that of one seed (see `choose_classes`); '' where there is not one."""
+    classes, index = info["classes"], settings["class_index"]
+    if index is None and (seed is None or not classes):
+        return ""
+    return classes[seed % len(classes) if index is None else index]
 
 
 def caption(info: dict, settings: dict, seeds: Sequence[int], *rest: str) -> str:
     """The line under a sheet: which seeds, truncation and class, and of which model."""
-    cutoff, label = settings["truncation_cutoff"], _asked(info, settings)
+    cutoff, label = settings["truncation_cutoff"], _class_name(info, settings)
     truncation = f"ψ = {settings['truncation_psi']:g}" + ("" if cutoff is None else f" in the first {cutoff} layers")
     runs = [[seed for _, seed in run] for _, run in itertools.groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
     shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)  # [0, 1, 2, 5]: 0-2, 5
     return " · ".join(filter(None, ["synthetic", f"seeds {shown}", truncation, label, *rest, f"model {info['model_hash']}"]))
-
-
-def _asked(info: dict, settings: dict) -> str:  # the one class that was asked for
-    return "" if settings["class_index"] is None else info["classes"][settings["class_index"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -64,7 +65,7 @@ def run_cells(name: str, times: int = 1, **parameters: object) -> dict:
 
     read = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     set_parameters(read, {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()})
-    found = {"display": display}
+    found = {"display": display, "os": os}  # as the set-up cell leaves it
     for cell in read.cells:
         if cell.cell_type == "code" and not cell.id.endswith("-set-up"):
             for _ in range(1 if "parameters" in cell.metadata.get("tags", []) else times):

@@ -203,9 +203,9 @@ def test_sample_writes_it_and_the_classes_are_text(tmp_path):
         written[-1].name == "explorer.html"
         and text.count('name="step"') == 3
         and "<i>well" not in text
-        and explorer.csp() in text
+        and explorer.csp(explorer.SCRIPT) in text
     )
-    assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp()
+    assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp(explorer.SCRIPT)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -208,7 +208,7 @@ def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_
     assert strip[0].shape == (3, 7, 16, 16) and strip[1].shape == (3, 7)
     assert result["people"] == {"train": 8, "held_out": 4} and set(result["classes"]["predicted"]) == {"real", "fake"}
     written = groundtruth.write_ground_truth(result, strip, tmp_path / "out")
-    assert [path.stem for path in written] == ["groundtruth", "ventricles", "readings", "confusion", "transfer"]
+    assert [path.stem for path in written] == ["groundtruth", "ventricles", "confusion", "transfer"]
     assert all(Image.open(path).info["synthetic"] == "true" for path in written[1:])
     told = json.loads(written[0].read_text())["conclusions"]
     assert len(told) == 3 + len(result["readings"]) and "no direction was found" in told[-2]
@@ -225,7 +225,7 @@ def test_without_classes_there_is_no_matrix(model, slices, tmp_path, monkeypatch
     result, strip = groundtruth.ground_truth(tmp_path / "G.safetensors", nameless, num=60, device="cpu")
     assert result["classes"] == result["transfer"]["group"] == {} and result["people"] == {"train": 8, "held_out": 4}
     written = groundtruth.write_ground_truth(result, strip, tmp_path)
-    assert [path.stem for path in written] == ["groundtruth", "ventricles", "readings"]
+    assert [path.stem for path in written] == ["groundtruth", "ventricles"]
 
 
 def test_what_it_refuses(model, slices, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """What notebooks share, on run folders as users have them, on a Drive that outlives its session, and beside the shipped generator."""
 
 import json
-import pickle
 import shutil
 import sys
 import types
@@ -30,22 +29,10 @@ def run(trained, tmp_path):
 
 
 def content(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
-    }
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 # --- Opening a run ----------------------------------------------------------------------------------------------------------
-
-
-class Trap:
-    """An object whose unpickling writes a file."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return (open, (self.target, "w"))
 
 
 def cut(path):
@@ -61,7 +48,7 @@ SPOILT = {
     "the run is a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), "run notebook 02_train first"),
     "the generator is cut": (lambda run: cut(run / "generator.safetensors"), "Copy the run folder again"),
     "the generator is a pickle": (
-        lambda run: (run / "generator.safetensors").write_bytes(pickle.dumps(Trap(run / "executed"))), "Copy the run folder again",
+        lambda run: (run / "generator.safetensors").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR."), "Copy the run folder again",
     ),
     "its data is a word": (lambda run: change(run, data="mine"), "config.json is damaged"),
     "there are no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "train there first"),
@@ -75,7 +62,7 @@ def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoilt):
     spoil(run)
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         notebook.open_run(run, "smoke", trained.slices)
-    assert "\n" not in str(error.value) and not (run / "executed").exists()
+    assert "\n" not in str(error.value) and not Path("executed").exists()
 
 
 def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp_path):
@@ -194,18 +181,13 @@ def models(tmp_path, monkeypatch):
     path, config = tmp_path / "models" / f"{notebook.SHIPPED}.safetensors", make_config("smoke")
     info = {"config": config.to_dict(), "classes": [], "train_subjects": ["a"], "data": {}, "cur_nimg": 5000}
     save_generator(path, Generator(config), info, half=True)
-    card = {
-        "model_hash": load_generator(path)[1]["model_hash"],
-        "kimg": 5000,
-        "hours": 3.25,
-        "train_subjects": 114,
-        "data": "OASIS-1",
-    }
-    path.with_name("metrics.json").write_text(json.dumps({notebook.SHIPPED: {**card, "scores": {"feature_space": "x"}}}))
+    card = {"kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"feature_space": "x"}}
+    card["model_hash"] = load_generator(path)[1]["model_hash"]
+    path.with_name("metrics.json").write_text(json.dumps({notebook.SHIPPED: card}))
     return path.parent
 
 
-def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(models):
+def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(models, monkeypatch):
     found = notebook.reference()
     assert found.info["model_hash"] in found.about and "5,000 kimg of 114 subjects in 3.2 hours" in found.about
     card = models / "metrics.json"
@@ -213,13 +195,15 @@ def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(models):
     with pytest.raises(ValueError, match="download both files again"):
         notebook.reference()
     (models / f"{notebook.SHIPPED}.safetensors").unlink()
-    assert notebook.reference() is None and notebook.SHIPPED in notebook.absence()
+    shown = []
+    monkeypatch.setattr(notebook, "tell", shown.append)
+    assert notebook.reference() is None and notebook.SHIPPED in shown[0]
 
 
 @pytest.mark.parametrize("what", ["embedding", "groundtruth"])
 def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     numbers, folder = notebook.written(what)
-    assert numbers["model_hash"] == notebook.reference().info["model_hash"] and len(list(folder.glob("*.png"))) >= 3
+    assert numbers["model_hash"] == notebook.reference().info["model_hash"] and list(folder.glob("*.png"))
     monkeypatch.chdir(tmp_path)
     assert notebook.written(what) is None

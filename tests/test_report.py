@@ -131,8 +131,8 @@ def test_ids_are_unique_links_lead_somewhere_and_headings_go_down_step_by_step(s
 def test_it_ends_with_what_it_takes_to_get_its_numbers_again(made, soup):
     _, info = load_generator(made.run)
     found = {row.th.text: row.td.text for row in soup("section")[-1]("tr")}
-    assert list(found) == ["Command", "Run", "Data", "Model", "Notebooks", "Device", "Versions"]
-    assert info["model_hash"] in found["Model"] and info["data"]["key"][:16] in found["Data"]
+    assert list(found) == ["Command", "Data", "Key of the data", "Generator", "Notebooks", "Device", "Versions"]
+    assert info["model_hash"] in found["Generator"] and info["data"]["key"][:16] == found["Key of the data"]
     assert all(name in found["Notebooks"] for name in html.NAMES)
     assert f"torch {torch.__version__.split('+')[0]}" in found["Versions"]
 

@@ -38,29 +38,22 @@ def execute(notebook: NotebookNode, path: Path) -> None:
     """
     specs = KernelSpecManager(kernel_dirs=[])  # only the kernel of sys.executable, whatever else is installed as python3
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, shutdown_wait_time=20)
-    settings = {"timeout": None, "coalesce_streams": True, "record_timing": False, "store_widget_state": False}
-    started = [0]  # places of the cells sent to the kernel: one that dies at once may not answer at all
     client = _Client(
-        notebook,
-        km=manager,
-        on_cell_execute=lambda cell, cell_index: started.append(cell_index),
-        extra_arguments=["--log-level=CRITICAL"],
-        resources={"metadata": {"path": str(path.parent)}},
-        **settings,
-    )
+        notebook, km=manager, timeout=None, coalesce_streams=True, record_timing=False, store_widget_state=False,
+        extra_arguments=["--log-level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}},
+    )  # fmt: skip
     try:
         client.execute(env=_environment(), cleanup_kc=True)
     except CellExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
-        raise NotebookError(
-            f"{path.name}, code cell {_number(notebook, started[-1])}, stopped with {error.ename}: {error.evalue}"
-        ) from None
+        place = f"{path.name}, code cell {client.code_cells_executed}"  # counted when it is sent to the kernel
+        raise NotebookError(f"{place}, stopped with {error.ename}: {error.evalue}") from None
     except DeadKernelError:
         if manager.shutting_down:  # a signal came, and nbclient stopped the kernel
             raise KeyboardInterrupt from None
         cause = "its kernel died, most likely for lack of memory; close other programs or take a smaller preset."
-        raise NotebookError(f"{path.name}, code cell {_number(notebook, started[-1])}: {cause}") from None
+        raise NotebookError(f"{path.name}, code cell {client.code_cells_executed}: {cause}") from None
     notebook.metadata.pop("widgets", None)  # without their state GitHub refuses to show the notebook
 
 
@@ -88,8 +81,3 @@ def _environment() -> dict[str, str]:
     places = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH")]
     quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), "STYLEGAN_STILL": "1", **quiet}
-
-
-def _number(notebook: NotebookNode, place: int) -> int:
-    """The code cell at this place among all cells as a reader counts code cells, from 1."""
-    return max(1, sum(cell.cell_type == "code" for cell in notebook.cells[: place + 1]))

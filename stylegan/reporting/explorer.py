@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from html import escape
@@ -24,6 +23,7 @@ from stylegan.files import read_json, replacing
 from stylegan.latent import GAUGES, find_directions, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
+from stylegan.plots import data_uri
 from stylegan.predict import NOTICE, generate, styles, to_uint8
 from stylegan.stylegan1 import _spread
 
@@ -34,17 +34,18 @@ MOST = 500  # million multiplications of a slice: half a second on one core, whe
 PSI = 0.7
 
 
-def csp() -> str:
-    """The Content-Security-Policy of a page with the script: nothing from elsewhere, this one text as script and as worker."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; worker-src blob:"
+def csp(*scripts: str) -> str:
+    """The Content-Security-Policy of a page with these scripts: nothing from elsewhere, these texts alone as script and as worker."""
+    named = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts]
+    allowed = f"; script-src {' '.join(named)}; worker-src blob:" if scripts else ""
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
 
 
 def page(path: str | Path) -> str:
     """The explorer of a run folder or .safetensors file as a page of its own."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{csp()}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{csp(SCRIPT)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f'<link rel="icon" href="data:,">\n<title>A generator to explore</title>\n<style>{STYLE}</style>\n</head>\n'
         f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path)}\n</main>\n<script>{SCRIPT}</script>\n'
@@ -137,9 +138,7 @@ def sheet(G: Generator) -> str:
     """Two rows of six slices as a data URI."""
     tiles = to_uint8(generate(G, range(12), truncation_psi=PSI))
     rows = tiles.reshape(2, 6, *tiles.shape[1:]).swapaxes(1, 2)  # [2, R, 6, R, ...]
-    picture = io.BytesIO()
-    Image.fromarray(rows.reshape(2 * tiles.shape[1], -1, *tiles.shape[3:])).save(picture, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    return data_uri(Image.fromarray(rows.reshape(2 * tiles.shape[1], -1, *tiles.shape[3:])))
 
 
 def controls(G: Generator, classes: list[str], directions: list[str]) -> str:

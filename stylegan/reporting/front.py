@@ -5,9 +5,7 @@ All of it is computed from the run and from what its notebooks showed. Texts are
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 import json
 import re
 import unicodedata
@@ -23,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from stylegan.data.subjects import people_of
 from stylegan.latent import make_gauges
 from stylegan.notebook import Run, markdown_table
+from stylegan.plots import data_uri
 from stylegan.reporting import explorer
 from stylegan.scores import verdict
 from stylegan.scores.evidence import open_evidence
@@ -39,21 +38,22 @@ Cells = list[NotebookNode]
 
 def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], quiz: bool = True) -> Cells:
     """The front page of a finished run as cells; ``scores``: its ``evaluation.json``; ``quiz``: with held-out slices one by one."""
-    shown = {cell.id: cell.get("outputs", []) for notebook in notebooks.values() for cell in notebook.cells}
+    cells = [cell for notebook in notebooks.values() for cell in notebook.cells]
+
+    def shown(name: str, kind: str) -> list[NotebookNode]:
+        return [output for cell in cells if cell.id == name for output in cell.outputs if kind in output.get("data", {})]
+
     card = verdict.verdict_rows(scores)
     text = f"{counted(card)}. The doubts, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
-    parts = [
-        ("Abstract", [_text(abstract(run, scores, card))]),
-        ("Real and generated slices", _of("image/png", shown.get("03-beside", []))),
-        (
-            "A map, and what it may claim",
-            _of("image/png", shown.get("05-fit", [])) + _of("text/markdown", shown.get("05-summary", [])),
-        ),
-        ("The verdict in short", [_text(markdown_table(short(card))), _text(text)]),
-        ("Try the generator", [_html(explorer.fragment(run.folder))]),
-        ("Almost indistinguishable?", [_html(questions(run, scores))] if quiz else []),
-    ]
-    return [cell for title, outputs in parts if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
+    parts = {
+        "Abstract": [_text(abstract(run, scores, card))],
+        "Real and generated slices": shown("03-beside", "image/png"),
+        "A map, and what it may claim": shown("05-fit", "image/png") + shown("05-summary", "text/markdown"),
+        "The verdict in short": [_text(markdown_table(short(card))), _text(text)],
+        "Try the generator": [_text(explorer.fragment(run.folder), "text/html")],
+        "Almost indistinguishable?": [_text(questions(run, scores), "text/html")] if quiz else [],
+    }
+    return [cell for title, outputs in parts.items() if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
 
 
 def after(notebooks: Mapping[str, NotebookNode], run: Run | None = None, scores: Mapping | None = None) -> Cells:
@@ -80,10 +80,9 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     )
     if split := verdict.last_split(scores):
         away, floor = split["fd"]["value"], split["fd_floor"]["value"]
-        text += (
-            f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, a "
-            f"relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**. {verdict.variety_sentence(scores)}"
-        )
+        relative = f"a relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**"
+        text += f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, "
+        text += f"{relative}. {verdict.variety_sentence(scores)}"
     return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
 
 
@@ -111,34 +110,31 @@ def discussion(run: Run, scores: Mapping) -> str:
 
 def next_steps(run: Run, scores: Mapping) -> list[str]:
     """What the numbers ask for first."""
-    split, memory, steps = verdict.last_split(scores), scores["memorisation"], []
-    if run.slices.layout == "simulated":
-        steps.append("Real slices. The simulated ones share one folding pattern: they prove the plumbing, and not the model.")
-    scored = [line for line in run.history if line.get("kid_val") is not None]
-    if scored:
+    split, memory = verdict.last_split(scores), scores["memorisation"]
+    simulated = "Real slices. The simulated ones share one folding pattern: they prove the plumbing, and not the model."
+    steps = [simulated] if run.slices.layout == "simulated" else []
+    if scored := [line for line in run.history if line.get("kid_val") is not None]:
         best, end = min(scored, key=lambda line: line["kid_val"])["kimg"], scored[-1]["kimg"]
         late = f"Longer training: the score on validation people was still falling when it ended, at {end:g} kimg."
         early = f"No more of the same training: the score on validation people was best at {best:g} of {end:g} kimg."
         steps.append(late if best == end else early)
     if not split:
         return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
-    if split["dimensions"]["value"] < 0.75 * split["dimensions"]["real"]:
-        off = [name for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
-        tried = (
-            f"{' and '.join(f'`{name}`' for name in off)}, which let D compare heads pixel by pixel"
-            if off
-            else "wider networks"
-        )
-        steps.append(
-            f"Variety: {split['dimensions']['value']:.0f} dimensions of {split['dimensions']['real']:.0f}. To try: {tried}."
-        )
-    if split["spectrum"]["low"] > split["spectrum_floor"]["high"]:
-        steps.append("Texture: the power spectrum is off by more than between people; notebook 4 shows at which frequencies.")
-    if memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05:
-        steps.append("Fewer steps or more people: generated slices lie nearer to training slices than people do.")
-    if split["subjects"] < FEW:
-        steps.append(f"More people to judge by: {split['subjects']} give wide intervals.")
-    return steps
+    dimensions, off = (
+        split["dimensions"],
+        [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)],
+    )
+    tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else "wider networks"
+    asked = {
+        f"Variety: {dimensions['value']:.0f} dimensions of {dimensions['real']:.0f}. To try: {tried}.":
+            dimensions["value"] < 0.75 * dimensions["real"],
+        "Texture: the power spectrum is off by more than between people; notebook 4 shows at which frequencies.":
+            split["spectrum"]["low"] > split["spectrum_floor"]["high"],
+        "Fewer steps or more people: generated slices lie nearer to training slices than people do.":
+            memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05,
+        f"More people to judge by: {split['subjects']} give wide intervals.": split["subjects"] < FEW,
+    }  # fmt: skip
+    return steps + [step for step, holds in asked.items() if holds]
 
 
 # --- References -----------------------------------------------------------------------------------------------------------------
@@ -185,7 +181,7 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
     classifier = verdict.last_split(scores).get("classifier")
     asked = {
         "model_hash": e.info["model_hash"],
-        "slices": [{"src": _png(pictures[i]), "real": bool(i < count)} for i in order],
+        "slices": [{"src": data_uri(Image.fromarray(pictures[i])), "real": bool(i < count)} for i in order],
         "results": [result(right, 2 * count, classifier) for right in range(2 * count + 1)],
     }
     page = QUIZ.with_suffix(".html").read_text(encoding="utf-8")
@@ -204,13 +200,6 @@ def result(right: int, n: int, classifier: Mapping | None) -> str:
     return text if classifier is None else f"{text} The classifier of notebook 4 is right in {form.format(**classifier)}."
 
 
-def _png(pixels: np.ndarray) -> str:
-    """uint8 [R, R] as a data URI."""
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-
-
 # --- Cells ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -218,14 +207,5 @@ def _cell(outputs: list[NotebookNode]) -> NotebookNode:
     return new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})
 
 
-def _text(markdown: str) -> NotebookNode:
-    return new_output("display_data", {"text/markdown": markdown})
-
-
-def _html(text: str) -> NotebookNode:
-    return new_output("display_data", {"text/html": text})
-
-
-def _of(kind: str, outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Those of the outputs of a cell that hold this."""
-    return [output for output in outputs if kind in output.get("data", {})]
+def _text(text: str, kind: str = "text/markdown") -> NotebookNode:
+    return new_output("display_data", {kind: text})

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import io
+import itertools
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, pass_context
@@ -25,22 +24,19 @@ from latex2mathml.converter import convert as mathml
 from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from PIL import Image, ImageChops
+from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from stylegan.checkpoint import load_generator
 from stylegan.files import checkout, read_json, replacing
-from stylegan.notebook import machine, open_run, run_folder
+from stylegan.notebook import Run, machine, open_run, provenance, run_folder
+from stylegan.plots import data_uri
 from stylegan.reporting import explorer, front
 from stylegan.reporting.execute import execute, set_parameters
 
 NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
          "07_how_to_fool_yourself")  # fmt: skip
 TITLE = "StyleGAN2 for brain MRI slices"
-LEAD = (
-    "Training, pictures and scores of one run, told by these notebooks. Its numbers were computed by this run; those of the "
-    "shipped generator are marked."
-)
+LEAD = "Training, pictures and scores of one run, all computed by it; those of the shipped generator are marked."
 TEMPLATES = Path(__file__).with_name("templates")
 WIDE = 700  # pixels: on a phone a wider picture gets a box to scroll in, because its words would be too small
 
@@ -65,14 +61,10 @@ def report(
     """
     folder, out = find_notebooks(), Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    run = run_folder(run_dir, preset, data).resolve()
-    given = {"data": data and Path(data), "run_dir": run, "preset": preset, **parameters}
-    values = {
-        name: seen_from(folder, value) if isinstance(value, Path) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    notebooks, seconds = {}, {}
+    place = run_folder(run_dir, preset, data).resolve()
+    given = {"data": data and Path(data), "run_dir": place, "preset": preset, **parameters}
+    values = {name: seen_from(folder, x) if isinstance(x, Path) else x for name, x in given.items() if x is not None}
+    notebooks, seconds, run, before, after = {}, {}, None, [], []
     try:
         for name in NAMES:
             begin = time.perf_counter()
@@ -81,27 +73,22 @@ def report(
             execute(notebooks[name], folder / f"{name}.ipynb")
             seconds[name] = time.perf_counter() - begin
             print(f"{name:25}{seconds[name]:5.0f} s", flush=True)
-        found = open_run(run, preset, data), read_json(run / "evaluation.json")
-        before, after = front.before(*found, notebooks, quiz), front.after(notebooks, *found)
-    except BaseException:
-        before, after = [], front.after(notebooks)
-        raise
+        run, scores = open_run(place, preset, data), read_json(place / "evaluation.json")
+        before, after = front.before(run, scores, notebooks, quiz), front.after(notebooks, run, scores)
     finally:
         for name, notebook in notebooks.items():
             nbformat.write(notebook, out / f"{name}.ipynb")
         with replacing(out / "index.html") as temporary:
-            temporary.write_text(page(notebooks, before, after, origin(seconds, run, preset)), encoding="utf-8")
+            text = page(notebooks, before, after or front.after(notebooks), origin(seconds, preset, run))
+            temporary.write_text(text, encoding="utf-8")
     return out / "index.html"
 
 
 def find_notebooks() -> Path:
     """The folder of the notebooks in the checkout around the working directory."""
     folder = checkout() / "notebooks"
-    missing = [f"{name}.ipynb" for name in NAMES if not (folder / f"{name}.ipynb").is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}; the report is made from the notebooks, so run it inside a clone of the repository."
-        )
+    if not all((folder / f"{name}.ipynb").is_file() for name in NAMES):
+        raise FileNotFoundError(f"{folder} lacks the notebooks of the report; run it inside a clone of the repository.")
     return folder
 
 
@@ -112,38 +99,16 @@ def seen_from(folder: Path, path: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
 
 
-def origin(seconds: Mapping[str, float], run: Path, preset: str) -> dict[str, str]:
-    """What it takes to get the numbers of the page again, from the run folder."""
-    known, total = read_json(run / "config.json") or {}, _duration(sum(seconds.values()))
-    found = {"Command": f"python -m stylegan report --preset {preset}, with the same --data", "Run": "nothing was trained yet"}
-    if config := known.get("config"):
-        data = known["data"]
-        found["Run"] = f"preset {config['preset']}, seed {config['seed']}; the seeds of pictures stand in their captions"
-        found["Data"] = f"{data['title']}, layout {data['layout']}, key {data['key'][:16]}"
-        found["Model"] = _model(run)
-    ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in {total}"
-    return found | {"Notebooks": "; ".join([ran, *(f"{name} {_duration(s)}" for name, s in seconds.items())]), **machine()}
-
-
-def _model(run: Path) -> str:
-    try:
-        _, info = load_generator(run)
-    except FileNotFoundError:
-        return "none yet"
-    return f"{info['model_hash']}, preset {info['config']['preset']}, the best of the run, at {info['cur_nimg'] / 1000:g} kimg"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+def origin(seconds: Mapping[str, float], preset: str, run: Run | None) -> dict[str, str]:
+    """What it takes to get the numbers of the page again; ``run``: None where the report stopped on its way."""
+    times = [f"{name} {time.strftime('%M:%S', time.gmtime(took))}" for name, took in seconds.items()]
+    ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in minutes: {', '.join(times)}"
+    command = f"python -m stylegan report --preset {preset}, with the same --data"
+    known = {"Run": "not finished"} if run is None else provenance(run.slices, run)
+    return {"Command": command, **known, "Notebooks": ran, **machine()}
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------------
-
-
-class Heading(NamedTuple):
-    level: int
-    id: str
-    html: str
 
 
 def page(
@@ -157,51 +122,24 @@ def page(
     ``origin``: the table that it ends with.
     """
     exporter = _Exporter()
-    parts = {"before": section("summary", before), "body": joined(notebooks), "after": section("end", after)}
-    html = {name: exporter.from_notebook_node(notebook)[0] for name, notebook in parts.items()}
-    scripts = [
-        text
-        for text, kind in ((explorer.SCRIPT, "explorer"), (front.QUIZ.read_text(encoding="utf-8"), "quiz"))
-        if f'<div class="{kind}"' in html["before"]
-    ]
+    sections = [_section(f"notebook-{name[:2]}", front.without_end(notebook.cells)) for name, notebook in notebooks.items()]
+    parts = {"before": _section("summary", before), "body": [*itertools.chain(*sections)], "after": _section("end", after)}
+    html = {name: exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0] for name, cells in parts.items()}
+    known = {"explorer": explorer.SCRIPT, "quiz": front.QUIZ.read_text(encoding="utf-8")}
+    scripts = [text for kind, text in known.items() if f'<div class="{kind}"' in html["before"]]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
-        title=TITLE, lead=LEAD, style=_style(), policy=_policy(scripts), scripts=scripts, origin=facts(origin or {}), **html,
-        contents=[heading for heading in exporter.headings if heading.level <= 3],
+        title=TITLE, lead=LEAD, style=_style(), policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
+        contents=[heading for heading in exporter.headings if heading["level"] <= 3],
     )  # fmt: skip
 
 
-def _policy(scripts: Sequence[str]) -> str:
-    """Nothing from elsewhere, and no script but these; the explorer starts itself a second time as a worker."""
-    named = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts]
-    allowed = f"; script-src {' '.join(named)}; worker-src blob:" if scripts else ""
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
-
-
-def section(name: str, cells: Sequence[NotebookNode]) -> NotebookNode:
-    """A notebook of these cells that are one section of the page."""
+def _section(name: str, cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Copies of these cells that are one section of the page."""
     cells = copy.deepcopy(list(cells))
     if cells:
         cells[0].metadata["begins"], cells[-1].metadata["ends"] = name, True
-    return nbformat.v4.new_notebook(cells=cells)
-
-
-def joined(notebooks: Mapping[str, NotebookNode]) -> NotebookNode:
-    """One notebook with the cells of all, a section each, without the ends that the page has once for all."""
-    sections = [section(_section(name), front.without_end(notebook.cells)) for name, notebook in notebooks.items()]
-    return nbformat.v4.new_notebook(cells=[cell for one in sections for cell in one.cells])
-
-
-def facts(rows: Mapping[str, object]) -> str:
-    """Pairs of a name and a value, neither of them HTML, as a table."""
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in rows.items()
-    )
-    return f'<table class="facts">{lines}</table>'
-
-
-def _section(name: str) -> str:
-    return f"notebook-{name.split('_')[0]}"
+    return cells
 
 
 def _style() -> str:
@@ -217,7 +155,7 @@ class _Exporter(HTMLExporter):
 
     def __init__(self):
         super().__init__(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
-        self.headings: list[Heading] = []
+        self.headings: list[dict] = []  # level, id, html
         self.section = ""
         self.register_filter("summary", _summary)
         self.register_filter("picture", _picture)
@@ -225,9 +163,8 @@ class _Exporter(HTMLExporter):
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
-        cell = context.get("cell", {})
-        self.section = cell.get("metadata", {}).get("begins", self.section)
-        return MarkdownWithMath(renderer=_Renderer(self, attachments=cell.get("attachments", {}))).render(source)
+        self.section = context.get("cell", {}).get("metadata", {}).get("begins", self.section)
+        return MarkdownWithMath(renderer=_Renderer(self)).render(source)
 
     def _printed(self, source: str) -> str:
         return MarkdownWithMath(renderer=_Renderer(self, escape=True)).render(source)
@@ -236,27 +173,26 @@ class _Exporter(HTMLExporter):
 class _Renderer(IPythonRenderer):
     """Markdown to HTML: unique heading ids, MathML, links between notebooks, boxes around what may be wider than a phone."""
 
-    def __init__(self, exporter: _Exporter, escape: bool = False, attachments: dict | None = None):
-        super().__init__(escape=escape, allow_harmful_protocols=False, attachments=attachments)
+    def __init__(self, exporter: _Exporter, escape: bool = False):
+        super().__init__(escape=escape, allow_harmful_protocols=False)
         self.exporter = exporter
 
     def heading(self, text: str, level: int, **attrs) -> str:
         """One level down, below the title of the page."""
-        level, known = min(level + 1, 6), {heading.id for heading in self.exporter.headings}
+        level, known = min(level + 1, 6), {heading["id"] for heading in self.exporter.headings}
         words = re.sub(r"\W+", "-", unescape(re.sub(r"<[^>]+>", "", text)).lower()).strip("-")
         name = f"{self.exporter.section}-{words}"
-        unique = next(i for n in range(1, len(known) + 2) if (i := name if n == 1 else f"{name}-{n}") not in known)
-        self.exporter.headings.append(Heading(level, unique, text))
+        unique = next(some for some in (name, *(f"{name}-{n}" for n in range(2, len(known) + 2))) if some not in known)
+        self.exporter.headings.append({"level": level, "id": unique, "html": text})
         return f'<h{level} id="{unique}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """A link to another notebook leads to its section."""
-        notebook = re.fullmatch(r"(\d\d_\w+)\.ipynb", url)
-        return super().link(text, f"#{_section(notebook[1])}" if notebook else url, title)
+        return super().link(text, re.sub(r"^(\d\d)_\w+\.ipynb$", r"#notebook-\1", url), title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         """A picture from elsewhere, such as a badge, becomes its words: the page loads nothing."""
-        return super().image(text, url, title) if url.startswith(("attachment:", "data:")) else text
+        return super().image(text, url, title) if url.startswith("data:") else text
 
     def table(self, text: str) -> str:
         """Bold first cells name rows; a column without a name has no heading; a box around a table of many columns."""
@@ -274,9 +210,6 @@ class _Renderer(IPythonRenderer):
         """Formulas side by side, each in a box of its own, so that they wrap on a narrow screen."""
         parts = re.split(r"\\qquad(?![a-zA-Z])", body.strip())
         return "".join(['<div class="formulas">', *(_box("formula", "Formula", _formula(p, "block")) for p in parts), "</div>"])
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return _box("formula", "Formula", _formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"))
 
 
 def _box(kind: str, label: str, html: str) -> str:
@@ -305,17 +238,7 @@ def _picture(output: NotebookNode) -> dict[str, object]:
     if not alt.strip():
         raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
-        width, height = image.size
-        small = io.BytesIO()
-        _same_pixels(image).save(small, "png", optimize=True)
-    src = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+        # Without an opaque alpha channel, and with one channel where all of it is grey.
+        same = [less for less in map(image.convert, ("L", "RGB")) if less.convert("RGBA") == image.convert("RGBA")]
+        src, (width, height) = data_uri((*same, image)[0]), image.size
     return {"src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
-
-
-def _same_pixels(image: Image.Image) -> Image.Image:
-    """The picture without an opaque alpha channel, and with one channel where all of it is grey."""
-    if image.mode not in ("RGB", "RGBA") or (image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)):
-        return image
-    red, green, blue = image.convert("RGB").split()
-    grey = all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
-    return red if grey else image.convert("RGB")

@@ -317,7 +317,7 @@ def write_ground_truth(result: Mapping, strip: readers.Strip, out: str | Path) -
     out, model, unit = Path(out), result["model_hash"], result["readings"]["ventricles"]["unit"]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "groundtruth.json", {**result, "conclusions": conclusions(result)})
-    figures = {"ventricles": growth_strip(strip, unit, model), "readings": charts.readings(result["readings"])}
+    figures = {"ventricles": growth_strip(strip, unit, model)}
     if result["classes"]:
         figures["confusion"] = charts.confusions(result["classes"])
     if result["transfer"]["group"]:
