@@ -76,6 +76,38 @@ def class_folders(tmp_path_factory):
     return root
 
 
+def script(path):
+    """A script of the checkout as a module, found as when it is run."""
+    import importlib.util
+
+    whole = Path(__file__).parents[1] / path
+    sys.path.insert(0, str(whole.parent))
+    spec = importlib.util.spec_from_file_location(whole.stem, whole)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_untrained(path, config, slices=None, strength=None, **info):
+    """Save the generator of a config before its first step, its noise as strong as given, with this header; the file."""
+    import torch
+
+    from stylegan.checkpoint import save_generator
+    from stylegan.modules import NoiseInjection
+    from stylegan.networks import Generator
+
+    torch.manual_seed(0)
+    G = Generator(config).eval()
+    for layer in (layer for layer in G.modules() if isinstance(layer, NoiseInjection) and strength is not None):
+        torch.nn.init.constant_(layer.strength, strength)
+    known = {"config": config.to_dict(), "classes": [], "train_subjects": [], "cur_nimg": 0, "data": {}}
+    if slices is not None:
+        trained_on = sorted(set(slices.split("train").subjects.tolist()))
+        known |= {"classes": list(slices.classes), "train_subjects": trained_on}
+    save_generator(path, G, known | info)
+    return path
+
+
 def notebook_of(*sources):
     """A notebook with one cell for each source: Markdown where it begins with '#', else code."""
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import save_untrained
 from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from stylegan.__main__ import build_parser, main
-from stylegan.checkpoint import checkpoints, save_generator
+from stylegan.checkpoint import checkpoints
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
-from stylegan.networks import Generator
 from stylegan.rng import BatchRNG, Shard
 from stylegan.train import new_state, path_length_step
 
@@ -97,9 +97,7 @@ def lines(run_dir):
 def place(class_folders, tmp_path_factory):
     """One, two and four processes have trained in the folders 1, 2 and 4; one and two have sampled and scored; texts beside them."""
     place = tmp_path_factory.mktemp("groups")
-    info = {"config": make_config("smoke").to_dict(), "classes": [], "train_subjects": [], "data": {}, "cur_nimg": 0}
-    torch.manual_seed(0)
-    save_generator(place / "G.safetensors", Generator(make_config("smoke")).eval(), info)
+    save_untrained(place / "G.safetensors", make_config("smoke"))
     sample = ["sample", str(place / "G.safetensors"), "--seeds", "0-129", "--device", "cpu", "--out"]
     evaluate = ["evaluate", str(place / "G.safetensors"), "--data", str(class_folders), "--split", "train", "--fakes", "16",
                 "--no-controls", "--device", "cpu", "--json"]  # fmt: skip

@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import save_untrained
 from PIL import Image
 
 from stylegan.__main__ import main
-from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.data import simulate as atlas
-from stylegan.networks import Generator
 from stylegan.truth import groundtruth, readers
 from stylegan.truth.embedding import deal_names
 
@@ -187,17 +187,9 @@ def test_three_training_people_teach_a_reader_and_two_need_no_choice():
 
 @pytest.fixture
 def model(slices, tmp_path):
-    """Saves an untrained conditional generator and names the file."""
-
-    def save(**info):
-        torch.manual_seed(0)
-        G = Generator(make_config("smoke", conditional="class", c_dim=2))
-        known = {"classes": list(slices.classes), "train_subjects": sorted(set(slices.split("train").subjects.tolist()))}
-        about = {"config": make_config("smoke", conditional="class", c_dim=2).to_dict(), "cur_nimg": 0, "data": {}}
-        save_generator(tmp_path / "model.safetensors", G, about | known | info)
-        return tmp_path / "model.safetensors"
-
-    return save
+    """Saves an untrained conditional generator with this header and names the file."""
+    config = make_config("smoke", conditional="class", c_dim=2)
+    return partial(save_untrained, tmp_path / "model.safetensors", config, slices)
 
 
 def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_path, monkeypatch):
@@ -217,12 +209,9 @@ def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_
 def test_without_classes_there_is_no_matrix(model, slices, tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "TRIED", 4)
     monkeypatch.setattr(readers, "RANDOM", 3)
-    config = make_config("smoke")
     nameless = replace(slices, labels=np.full(len(slices), -1), classes=())
-    save_generator(
-        tmp_path / "G.safetensors", Generator(config), {"config": config.to_dict(), "classes": [], "cur_nimg": 0, "data": {}}
-    )
-    result, strip = groundtruth.ground_truth(tmp_path / "G.safetensors", nameless, num=60, device="cpu")
+    path = save_untrained(tmp_path / "G.safetensors", make_config("smoke"), nameless)
+    result, strip = groundtruth.ground_truth(path, nameless, num=60, device="cpu")
     assert result["classes"] == result["transfer"]["group"] == {} and result["people"] == {"train": 8, "held_out": 4}
     written = groundtruth.write_ground_truth(result, strip, tmp_path)
     assert [path.stem for path in written] == ["groundtruth", "ventricles", "readings"]

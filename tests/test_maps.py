@@ -4,12 +4,10 @@ import csv
 
 import numpy as np
 import pytest
-import torch
+from conftest import save_untrained
 
 from stylegan.__main__ import main
-from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
-from stylegan.networks import Generator
 from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Chance
 from stylegan.truth import embedding, maps
@@ -18,12 +16,7 @@ from stylegan.truth import embedding, maps
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, slices):
     """An untrained generator that names the people of the training split."""
-    torch.manual_seed(0)
-    config, people = make_config("smoke"), sorted(set(slices.split("train").subjects.tolist()))
-    info = {"config": config.to_dict(), "classes": list(slices.classes), "train_subjects": people, "cur_nimg": 0, "data": {}}
-    file = tmp_path_factory.mktemp("model") / "G.safetensors"
-    save_generator(file, Generator(config), info)
-    return file
+    return save_untrained(tmp_path_factory.mktemp("model") / "G.safetensors", make_config("smoke"), slices)
 
 
 @pytest.fixture(scope="module")

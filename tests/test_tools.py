@@ -1,15 +1,13 @@
 """What lies outside the package: the ladder, the memorising generator and the card of a shipped generator, each tried once."""
 
 import dataclasses
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import script
 from phantoms import phantoms
 from PIL import Image
 from test_evaluate import dataset_of
@@ -20,18 +18,6 @@ from stylegan.networks import build_networks
 from stylegan.predict import generate
 from stylegan.run import train_run
 from stylegan.stylegan1 import stage
-
-ROOT = Path(__file__).parents[1]
-
-
-def script(path: str):
-    """A script of the checkout as a module, found as when it is run."""
-    sys.path.insert(0, str((ROOT / path).parent))
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 compare, memoriser, ship = script("benchmarks/compare.py"), script("benchmarks/memoriser.py"), script("tools/ship.py")
 pairs = script("tools/pairs.py")
