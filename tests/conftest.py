@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 # Files that take long, the longest first: a process takes the next file when it is done with one, so that all end together.
 # The two that look at the report do not start at once, or one would wait for the other's.
-FIRST = ("report", "evaluate", "distributed", "tools", "embedding", "groundtruth", "kill", "notebook", "runs")
+FIRST = ("report", "evaluate", "distributed", "tools", "maps", "groundtruth", "kill", "notebook", "runs")
 
 
 def pytest_collection_modifyitems(items):
