@@ -188,6 +188,9 @@ def _write_slices(folder, classes=None, subject=""):
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the caches of the checkout."""
+def _alone(tmp_path_factory, monkeypatch):
+    """No test depends on the numbers that another has drawn, or reads or fills the caches of the checkout."""
+    import torch
+
+    torch.manual_seed(0)
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path_factory.getbasetemp() / "data"))

@@ -11,7 +11,6 @@ from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
 from stylegan.losses import adam_for_lazy
-from stylegan.modules import frozen
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.metrics import kernel_distance
 from stylegan.train import (
@@ -32,12 +31,7 @@ from stylegan.train import (
 
 DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "z_dim": 16, "w_dim": 16, "style_mixing_prob": 0.0}
 SYSTEMS = [name for name in PRESETS if name.startswith(("stylegan", "seed")) or name in ("dcgan", "modern")]
-LEARN_FAST = ("seed001-stylegan1-classes", "seed002-stylegan2-umap", "dcgan")  # one of each architecture
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+LEARN_FAST = ("seed002-stylegan2-umap", "dcgan")  # the others are long
 
 
 def smoke(**fields) -> Config:
@@ -172,14 +166,6 @@ def test_every_generator_learns_from_the_penalty_on_sharing_and_a_checkpoint_kee
         g_step(state, torch.rand(8, 1, 16, 16), None)
     assert "sharing" not in flatten(states[0]) and flatten(states[1])["sharing"] > 0
     assert not all(torch.equal(a, b) for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True))
-
-
-def test_frozen_takes_no_gradients_and_gives_them_back():
-    net = torch.nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), frozen(net):
-        assert not any(p.requires_grad for p in net.parameters())
-        raise RuntimeError
-    assert all(p.requires_grad for p in net.parameters())
 
 
 # --- Averages, rates, probabilities ---------------------------------------------------------------------------------------------
