@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from stylegan import run as runs
 from stylegan.__main__ import main
-from stylegan.checkpoint import FORMAT, checkpoints, load_tensors, save_tensors
+from stylegan.checkpoint import FORMAT, checkpoints, load_generator, load_tensors, save_tensors
 
 LENGTH = 0.064  # kimg of the run that is spoilt; its checkpoints are at 48 and 64
 COMMAND = ("train", "--preset", "smoke", "--total-kimg", str(LENGTH), "--tick-kimg", "0.016", "--checkpoint-minutes", "0",
@@ -88,6 +89,12 @@ def torch_saved(run: Path) -> bytes:
     content = path.read_bytes()
     path.unlink()
     return content
+
+
+def zipped(run: Path) -> bytes:
+    with zipfile.ZipFile(run.parent / "x.zip", "w") as archive:
+        archive.writestr("data.pkl", pickled(run))
+    return (run.parent / "x.zip").read_bytes()
 
 
 class Case(NamedTuple):
@@ -183,6 +190,38 @@ def test_the_user_is_told_and_nothing_is_executed(case, run, capsys):
         assert text.splitlines()[-1].startswith("stylegan: ")
     if (run.parent / "letter").exists():
         assert (run.parent / "letter").read_text() == "dear reader"
+
+
+# --- Generators -----------------------------------------------------------------------------------------------------------------
+
+
+def cut(run: Path) -> bytes:
+    return (run / "generator.safetensors").read_bytes()[:-100]
+
+
+@pytest.mark.parametrize("content", [pickled, torch_saved, zipped, cut, lambda run: bytes(range(256)) * 40, lambda run: b""])
+def test_a_file_of_any_other_format_is_refused_and_never_executed(content, run):
+    (run / "generator.safetensors").write_bytes(content(run))
+    with pytest.raises(ValueError, match=r"generator\.safetensors is not a whole \.safetensors file"):
+        load_generator(run)
+    assert not (run.parent / "executed").exists()
+
+
+def test_a_file_that_is_missing_or_of_somebody_else_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train there first"):
+        load_generator(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load_generator(tmp_path / "none.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not written by this package"):
+        load_generator(tmp_path / "other.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(run):
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    with pytest.raises(TypeError):
+        save_tensors(run / "generator.safetensors", {"x": torch.zeros(1)}, {"not json": object()})
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
 @pytest.mark.parametrize(("info", "says"), [

@@ -90,14 +90,7 @@ FAST = ("smoke", "oasis64", "seed003-progressive", "dcgan")  # one of each archi
 @pytest.mark.parametrize("preset", [name if name in FAST else pytest.param(name, marks=pytest.mark.long) for name in PRESETS])
 def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_end(preset, tmp_path, monkeypatch):
     train(tiny(preset), tmp_path / "whole", scorer=scorer())
-    other = {
-        "tick_kimg": 0.012,
-        "kid_ticks": 1,
-        "snapshot_ticks": 2,
-        "max_minutes": 9.0,
-        "keep_checkpoints": 3,
-        "checkpoint_minutes": 0.0,
-    }
+    other = {"tick_kimg": 0.012, "kid_ticks": 1, "snapshot_ticks": 2, "max_minutes": 9.0, "keep_checkpoints": 3, "checkpoint_minutes": 0.0}  # fmt: skip
     with monkeypatch.context() as patch:
         stop_at(patch, 12)
         train(tiny(preset, **other), tmp_path / "broken")
@@ -108,8 +101,8 @@ def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_e
 
 
 @pytest.mark.parametrize(
-    ("stop", "fields"), [(32, {}), (40, {}), (40, {"precision": "fp16", "one_fake_batch": True})]
-)  # at a tick, and between two
+    ("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})]
+)  # at a tick, between
 def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
     train(config(**fields), tmp_path / "whole")
     with monkeypatch.context() as patch:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -38,19 +39,17 @@ def folder(tmp_path_factory):
 # --- The ladder -----------------------------------------------------------------------------------------------------------------
 
 
-WRONG = {
-    "moden": "no preset",
-    "modern+lr": "not FIELD=VALUE",
-    "modern+mirror=maybe": "of type bool",
-    "modern+lr=x": "of type float",
-}
-
-
 def test_rows_are_presets_with_changes(tmp_path):
     changes = {"mirror": False, "lr": 0.002, "attention": "8,16"}
     assert compare.parse_row("oasis64+mirror=false+lr=0.002+attention=8,16") == ("oasis64", changes)
     assert compare.split_rows("dcgan,oasis64+attention=8,16,modern") == ["dcgan", "oasis64+attention=8,16", "modern"]
-    for wrong, words in WRONG.items():
+    refused = (
+        ("moden", "no preset"),
+        ("modern+lr", "not FIELD=VALUE"),
+        ("modern+mirror=maybe", "bool"),
+        ("modern+lr=x", "float"),
+    )
+    for wrong, words in refused:
         with pytest.raises(ValueError, match=words):
             compare.parse_row(wrong)
     rows = [*compare.SYSTEMS, *(row for claim in ladder.CLAIMS for row in (claim.row, claim.other))]
@@ -68,9 +67,10 @@ def test_a_ladder_is_trained_resumed_scored_and_not_repeated(folder, tmp_path, m
     out = tmp_path / "ladder"
     asked = ["--rows", "smoke,smoke+mirror=false", "--data", str(folder), "--seeds", "0", "--total-kimg", "0.016", "--num", "8",
              "--set", "device=cpu", "--jobs", "2", "--out", str(out)]  # fmt: skip
-    _, other = compare.plan(["smoke", "smoke+mirror=false"], [0], out, kimg=0.016, settings=["device=cpu"])
+    whole, other = compare.plan(["smoke", "smoke+mirror=false"], [0], out, kimg=0.016, settings=["device=cpu"])
+    train_run(whole.config, folder, whole.folder)
     train_run(dataclasses.replace(other.config, total_kimg=0.008), folder, other.folder)
-    assert not other.is_done()
+    assert whole.is_done() and not other.is_done()
     assert compare.main([*asked, "--no-score"]) == 0 and not (out / "ladder.json").exists()
     assert "Resuming" in other.folder.with_suffix(".log").read_text() and other.is_done()
     assert not list((other.folder / "checkpoints").glob("*"))
@@ -85,14 +85,16 @@ def test_a_ladder_is_trained_resumed_scored_and_not_repeated(folder, tmp_path, m
     assert np.asarray(Image.open(out / "ladder.png").convert("L")).std() > 10
 
 
-def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(folder, tmp_path):
+def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(folder, tmp_path, monkeypatch):
     (run,) = compare.plan(["smoke"], [0], tmp_path / "ladder", kimg=3, minutes=2)
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.jsonl").write_text('{"cur_nimg": 800, "kimg": 0.8, "seconds": 90.0}\n')
     command = run.command(folder)
     assert command[command.index("--max-minutes") + 1] == "0.5" and command[command.index("--total-kimg") + 1] == "3.0"
-    compare.train_all([run], folder)  # a folder with metrics and without settings is no run folder
-    assert run.failure() and "\n" not in run.failure() and not run.is_done()
+    refusing = [sys.executable, "-c", "import sys; print('Training.'); print('It broke down.'); sys.exit(2)"]
+    monkeypatch.setattr(compare.Run, "command", lambda *_: refusing)
+    compare.train_all([run], folder)
+    assert run.failure() == "It broke down." and not run.is_done()
     assert "failed" in compare.score_runs([run], folder)[0]
 
 
@@ -101,14 +103,15 @@ def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(f
     [([50, 55, 52], "held"), ([200, 220, 190], "not held"), ([50, 200, 110], "undecided"), ([50], "undecided")],
 )
 def test_a_claim_is_decided_by_the_interval_over_seeds(kids, verdict):
-    def scored(row: str, values: list[float]) -> list[dict]:
-        return [{"row": row, "seed": seed, "kid": {"value": value}} for seed, value in enumerate(values)]
-
-    found = ladder.decide(ladder.Claim("It helps.", "somebody", "a", "b"), scored("a", kids) + scored("b", [100, 105, 98]))
-    pairs = zip(kids, [100, 105, 98], strict=False)
-    assert found["verdict"] == verdict and found["ratio"] == pytest.approx(
-        math.exp(np.mean([math.log(a / b) for a, b in pairs]))
-    )
+    others = [100, 105, 98]
+    rows = [
+        {"row": row, "seed": seed, "kid": {"value": kid}}
+        for row in "ab"
+        for seed, kid in enumerate({"a": kids, "b": others}[row])
+    ]
+    found = ladder.decide(ladder.Claim("It helps.", "somebody", "a", "b"), rows)
+    ratio = math.exp(np.mean([math.log(a / b) for a, b in zip(kids, others, strict=False)]))
+    assert found["verdict"] == verdict and found["ratio"] == pytest.approx(ratio)
 
 
 def test_growing_is_judged_at_the_same_kid():
@@ -166,8 +169,9 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(fold
     config = make_config("smoke", total_kimg=0.016, tick_kimg=0.016, kid_ticks=0, lr=0.002)
     train_run(config, folder, tmp_path / "run")
     path = ship.ship(tmp_path / "run", folder, "tiny-16", title="Phantoms", out=tmp_path / "models", projections=0, fakes=40)
-    G, info = load_generator(path.with_suffix(".safetensors"))
-    assert all(v.dtype == torch.float16 for v in load_tensors(path.with_suffix(".safetensors"))[0].values())
+    shipped = path.with_suffix(".safetensors")
+    G, info = load_generator(shipped)
+    assert all(v.dtype == torch.float16 for v in load_tensors(shipped)[0].values())
     torch.testing.assert_close(generate(G, [1, 2]), generate(load_generator(tmp_path / "run")[0], [1, 2]), atol=0.02, rtol=0)
     entry = json.loads((path.parent / "metrics.json").read_text())["tiny-16"]
     assert entry["model_hash"] == entry["scores"]["model_hash"] == info["model_hash"] and entry["changes"] == {"lr": 0.002}
@@ -176,12 +180,12 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(fold
     assert all(part in text for part in ("Phantoms", entry["model_hash"], "times the floor", "dimensions", "✘ fail", "OAS1_"))
     for file in path.parent.iterdir():  # where the slices lay is nobody's business
         assert str(folder.parent).encode() not in file.read_bytes(), file.name
-    kept = {"metrics.json": {"tiny-16": {**entry, "audit": {"control": {"slices": 64}}}, "other": {"model_hash": "1"}}}
-    (path.parent / "metrics.json").write_text(json.dumps(kept["metrics.json"]))
+    kept = {"tiny-16": {**entry, "audit": {"control": {"slices": 64}}}, "other": {"model_hash": "1"}}
+    (path.parent / "metrics.json").write_text(json.dumps(kept))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ship, "evaluate", lambda *_, **__: {**entry["scores"], **entry["audit"]})
         patch.setattr(ship.verdict, "control_sentence", str)
-        assert ship.ship(path.with_suffix(".safetensors"), folder) == path
+        assert ship.ship(shipped, folder) == path
     again = json.loads((path.parent / "metrics.json").read_text())
     assert again["other"] == {"model_hash": "1"} and again["tiny-16"]["audit"]["control"] == {"slices": 64}
     with pytest.raises(ValueError, match="no terms 'mine'"):
