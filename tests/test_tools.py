@@ -104,11 +104,8 @@ def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(f
 )
 def test_a_claim_is_decided_by_the_interval_over_seeds(kids, verdict):
     others = [100, 105, 98]
-    rows = [
-        {"row": row, "seed": seed, "kid": {"value": kid}}
-        for row in "ab"
-        for seed, kid in enumerate({"a": kids, "b": others}[row])
-    ]
+    both = [(row, seed, kid) for row, found in (("a", kids), ("b", others)) for seed, kid in enumerate(found)]
+    rows = [{"row": row, "seed": seed, "kid": {"value": kid}} for row, seed, kid in both]
     found = ladder.decide(ladder.Claim("It helps.", "somebody", "a", "b"), rows)
     ratio = math.exp(np.mean([math.log(a / b) for a, b in zip(kids, others, strict=False)]))
     assert found["verdict"] == verdict and found["ratio"] == pytest.approx(ratio)
