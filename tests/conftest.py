@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # tiny networks: a second thread costs more than it brings, far more on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
 
 import numpy as np
 import pytest
@@ -115,17 +113,15 @@ def notebook_of(*sources):
     return new_notebook(cells=[(new_markdown_cell if text.startswith("#") else new_code_cell)(text) for text in sources])
 
 
-@dataclass(frozen=True)
-class Report:
+class Trained(NamedTuple):
+    run: Path
+    slices: Path
+
+
+class Report(NamedTuple):
+    run: Path
+    slices: Path
     pages: Path  # the folder of index.html and the executed copies
-    run: Path
-    slices: Path
-
-
-@dataclass(frozen=True)
-class Trained:
-    run: Path
-    slices: Path
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +158,7 @@ def made(tmp_path_factory, worker_id):
         if not (place / "done").exists():
             _make_report(place)
             (place / "done").touch()
-    return Report(place / "out", place / "run", place / "slices")
+    return Report(place / "run", place / "slices", place / "out")
 
 
 def _make_report(place):
@@ -173,7 +169,7 @@ def _make_report(place):
         patch.chdir(Path(__file__).parents[1])
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
-        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
+        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
 
 
 def _write_slices(folder, classes=None, subject=""):

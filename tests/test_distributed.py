@@ -53,9 +53,8 @@ def test_path_lengths_are_taken_of_any_batch_that_the_processes_can_share(batch,
     """Rows of a smaller batch need not be whole groups of the minibatch deviation: G knows none."""
     seen = []
     monkeypatch.setattr("stylegan.distributed.world", lambda: world)
-    monkeypatch.setattr(
-        "stylegan.train.path_lengths", lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])
-    )
+    lengths = lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])  # noqa: E731
+    monkeypatch.setattr("stylegan.train.path_lengths", lengths)
     monkeypatch.setattr("stylegan.train.distributed.gather", lambda lengths: lengths)
     monkeypatch.setattr("stylegan.train.distributed.sum_", lambda gradients, divide: None)
     for index in range(world):
@@ -136,11 +135,8 @@ def test_processes_share_samples_and_scores(place):
 def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_path, monkeypatch, capsys):
     """Under torchrun itself."""
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / "cache"))
-    run_dir, launcher = (
-        tmp_path / "run",
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stylegan"],
-    )
-    command = [sys.executable, *launcher, *training(class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")]
+    run_dir, launcher = tmp_path / "run", "-m torch.distributed.run --standalone --nproc-per-node 2 -m stylegan"
+    command = [sys.executable, *launcher.split(), *training(class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")]
     running = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not checkpoints(run_dir) and time.monotonic() < deadline:

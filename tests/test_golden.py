@@ -210,11 +210,8 @@ def test_modulated_convolution(peer, kind):
         numbers = {key.removeprefix(f"{kind}/"): torch.from_numpy(file[key]) for key in file.files}
     out, inner, kernel, _ = numbers["weight"].shape
     w_dim = numbers["w"].shape[1]
-    conv = (
-        ModulatedPixels(inner, out, w_dim)
-        if kind == "torgb"
-        else ModulatedConv2d(inner, out, kernel, w_dim, up=kind == "upsampling")
-    )
+    plain = kind != "torgb"
+    conv = ModulatedConv2d(inner, out, kernel, w_dim, up=kind == "upsampling") if plain else ModulatedPixels(inner, out, w_dim)
     conv.load_state_dict({name: numbers[name] for name in conv.state_dict()})
     y = conv(numbers["x"], numbers["w"])
     agrees(y if kind == "torgb" else y[0] * y[1], numbers["y"])

@@ -263,9 +263,8 @@ def test_same_seed_same_run_other_seed_other_run(slices):
 def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     """In 1 or 2 kimg at 16 px the kernel distance in the space of 16 principal components of the pixels falls below half."""
     w = {} if preset == "dcgan" else {"z_dim": 16, "w_dim": 16, "mapping_layers": 2}
-    growth = (
-        {"grow_from": 4, "grow_kimg": 0.08, "fade_kimg": 0.08, "grow_batch_max": 32} if PRESETS[preset].get("grow_from") else {}
-    )
+    growth = {"grow_from": 4, "grow_kimg": 0.08, "fade_kimg": 0.08, "grow_batch_max": 32}
+    growth = growth if PRESETS[preset].get("grow_from") else {}
     more = {"attention": "8"} if "attention" in PRESETS[preset] else {}
     more |= {"c_dim": len(slices.classes)} if PRESETS[preset].get("conditional") == "class" else {}
     config = make_config(preset, img_resolution=16, channel_base=128, channel_max=16, batch_size=16, ema_kimg=0.1, device="cpu",
