@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
@@ -207,40 +206,6 @@ def listens(pid: int) -> bool:
     """Whether the process has a handler of SIGTERM, by what Linux says of it."""
     caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def full(place: Path, number: int) -> dict:
-    """Let the disk be full at ever other moments: a tmpfs that is too small, then enlarged; all in a mount space of the child's own."""
-    total = 2**19
-    reports = []
-    for i, size in enumerate(np.geomspace(8192, total, number).astype(int).tolist()):  # the small ones stop it before a step
-        ended(fork(fill, place, size, place / f"told{i}"))
-        reports.append(json.loads((place / f"told{i}").read_text()))
-    return {key: [report[key] for report in reports] for key in reports[0]}
-
-
-def fill(place: Path, size: int, report: Path) -> None:
-    mounted, run, told, wrong = mount(place / "disk", size), place / "disk" / "run", None, []
-    if mounted:
-        try:
-            train(run)
-        except ValueError as error:
-            told = str(error)
-        check_readable(run)
-        mount(place / "disk", 2**28, again=True)
-        train(run)
-        wrong = differences(place, run)
-    report.write_text(json.dumps({"told": told, "wrong": wrong, "mounted": mounted}))
-
-
-def mount(folder: Path, size: int, again: bool = False) -> bool:
-    """Mount a disk of so many bytes that only this process sees; False where that is not permitted."""
-    folder.mkdir(exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_space, private, remount = 0x20000, 0x44000, 0x20
-    if not again and (libc.unshare(new_space) or libc.mount(b"none", b"/", None, private, None)):
-        return False
-    return libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", remount if again else 0, f"size={size}".encode()) == 0
 
 
 if __name__ == "__main__":

@@ -164,32 +164,3 @@ def test_without_the_official_weights_there_is_no_fid(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="not the official Inception"):
         features(np.zeros((1, 16, 16), np.uint8), "inception")
     assert distance_name("inception") == "FID" and distance_name("efficientnet-lite0") == "FD"
-
-
-def test_inception_gives_what_torch_fidelity_gives(tmp_path, monkeypatch):
-    """With weights of chance: the path from pictures to features is the same with the real ones."""
-    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {}, raising=False)
-    monkeypatch.setattr(module, "INCEPTION_SHA256", "")
-    module.extractor.cache_clear()
-    torch.manual_seed(0)
-    weights = _random_inception(fidelity)
-    torch.save(weights, tmp_path / "random.pth")
-    monkeypatch.setenv("STYLEGAN_INCEPTION", str(tmp_path / "random.pth"))
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
-    found = features(pictures, "inception")
-    oracle = fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "random.pth"))
-    expected = oracle(torch.from_numpy(pictures)[:, None].repeat(1, 3, 1, 1))[0]
-    module.extractor.cache_clear()
-    assert found.shape == (2, 2048) and found == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
-
-
-def _random_inception(fidelity):
-    class Bare(fidelity.FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_, **__):
-            return None
-
-    path = fidelity.__file__  # any file: what is read from it is thrown away
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_, **__: {})
-        return Bare("x", ["2048"], feature_extractor_weights_path=path).state_dict()

@@ -262,10 +262,7 @@ def test_the_summary_says_what_passed_and_what_did_not():
     def test(value, shown):
         return {"value": value, "expected": 1.0, "p_value": 0.005 if shown else 0.5, "shown": shown}
 
-    told = {"real and generated": test(0.1, True), "class": test(0.9, False), "level": test(0.2, True), "age": test(0.9, True)}
-    text = maps.summary(told)
-    assert "know of level, age, of **level** the most" in text and "do not show class" in text
-    assert "in a place of their own" in text and "they have 10% of the real neighbours" in text
-    assert "among real ones in part" in maps.summary(told | {"real and generated": test(0.5, True)})
-    text = maps.summary({"real and generated": test(1.0, False), "class": test(1.0, False)})
-    assert "nothing that was asked" in text and "not told apart" in text
+    apart, same = {"real and generated": test(0.1, True)}, {"real and generated": test(1.0, False)}
+    in_part, level, age = {"real and generated": test(0.5, True)}, {"level": test(0.2, True)}, {"age": test(0.9, False)}
+    assert "**level**" in maps.summary(apart | level | age)
+    assert len({maps.summary(told) for told in (apart | level, in_part | level, same | level, same | age)}) == 4

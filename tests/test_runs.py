@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan import checkpoint
+from stylegan import checkpoint, files
 from stylegan import run as runs
 from stylegan.augment import dither
 from stylegan.checkpoint import checkpoints, load_discriminator, load_generator, load_tensors
@@ -184,6 +182,20 @@ def test_how_the_slices_were_chosen_is_recorded_so_that_they_are_found_again(tmp
     assert asked == {} and runs.read_settings("plain")["data"]["path"] is None
 
 
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_was_room(tmp_path, monkeypatch):
+    def full(path, mode):
+        raise OSError(28, "No space left on device")
+
+    train(config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "open", full, raising=False)
+        with pytest.raises(ValueError, match=r"Cannot write \S+safetensors: No space left on device; free some space"):
+            train(config(), tmp_path / "broken")
+    train(config(), tmp_path / "broken")
+    whole, broken = end_of(tmp_path / "whole"), end_of(tmp_path / "broken")
+    assert whole[1] == broken[1] and all(torch.equal(whole[0][k], broken[0][k]) for k in whole[0])
+
+
 def test_best_generator_is_the_one_with_the_lowest_validation_kid(tmp_path):
     last = train(config(kid_ticks=1), tmp_path, scorer=scorer([3.0, 1.0, 2.0, 4.0]))
     assert (last["kid_val"], last["best_kid"], last["precision_val"], last["coverage_val"]) == (4.0, 1.0, 0.5, 0.1)
@@ -271,13 +283,9 @@ def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, m
 
 
 def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
-    code = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / ".lock"], stdout=subprocess.PIPE, text=True) as other:
-        other.stdout.readline()
-        with pytest.raises(ValueError, match="Another process is training"):
-            train(config(), tmp_path)
-        other.kill()
-    assert train(config(), tmp_path)["cur_nimg"] == 64  # a dead process holds nothing
+    with files.hold_run_dir(tmp_path), pytest.raises(ValueError, match="training in"):
+        train(config(), tmp_path)
+    assert train(config(), tmp_path)["cur_nimg"] == 64
 
 
 def ask(monkeypatch, *numbers):
