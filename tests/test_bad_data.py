@@ -82,13 +82,6 @@ def table(content: str | bytes):
     return lambda root: (root.parent / "subjects.csv").write_bytes(data) and None
 
 
-def rows(**changes: str) -> str:
-    """The table of the good people with single rows changed: OAS1_0001='0.5,60,823'."""
-    people = [f"OAS1_{100 * i + s + 1:04d}" for i, count in enumerate(GOOD.values()) for s in range(count)]
-    lines = [f"{who},{changes.get(who, f'0,6{i},0.7{i}')}" for i, who in enumerate(people)]
-    return "\n".join(["subject,CDR,age,nWBV", *lines])
-
-
 def zipped(*members: tuple[str, bytes], spoil: Callable[[bytes], bytes] = lambda data: data, name: str = "slices.zip"):
     """An archive of the good slices with these members added, its bytes spoilt."""
 
@@ -202,8 +195,6 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "a JPEG called PNG": (put(png(head(), "JPEG")), ALL + 1, r"files of 40 x 40"),
     "a table of somebody else": (table("subject,age\nnobody,3"), ALL, r"found but is not used\. None of the ids"),
     "a table of random bytes": (table(bytes(range(256)) * 30), ALL, r"found but is not used\. "),
-    "a table with damage": (table(rows(OAS1_0002="0,inf,823") + "\nOAS1_0001,2,99,0.1"), ALL,
-                            r"(?=.*1 damaged values in age .*\(inf\))(?=.*1 damaged values in nWBV.*\(823\))(?=.*1 ids occur twice)"),
     "values that are not finite": (scans(with_values(lambda v: np.where(v > 155, np.nan, v))), 128, r"not finite are read as 0"),
     "nothing finite": (scans(with_values(lambda v: v * np.nan)), 96, r"1 x unusable volume \(sub-00.*holds no finite value"),
     "many frames": (scans(with_values(lambda v: np.stack([v] * 3, -1))), 96, r"unusable volume.*has 3 frames"),

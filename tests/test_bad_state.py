@@ -9,7 +9,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -97,13 +96,6 @@ def zipped(run: Path) -> bytes:
     return (run.parent / "x.zip").read_bytes()
 
 
-class Case(NamedTuple):
-    name: str
-    spoil: Callable[[Path], object]
-    goes_on: bool  # or is refused
-    says: str
-
-
 def replaced(content: Callable[[Path], bytes], first: int = -1):
     """Put these bytes in the place of the newest checkpoint, or of all."""
     return lambda run: [path.write_bytes(content(run)) for path in checkpoints(run)[first:]]
@@ -150,41 +142,42 @@ def lead_elsewhere(name: str):
 NEST = '{"config": ' + "[" * 100_000 + "]" * 100_000 + "}"
 BACK = r"Going back to the checkpoint before it"
 
-CASES = [
-    Case("nothing is wrong", lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
+CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what the text matches)
+    "nothing is wrong": (lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
     # The newest checkpoint
-    Case("cut short", lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
-    Case("a pickle", replaced(pickled), True, rf"other formats are never opened.*{BACK}"),
-    Case("tensors of somebody else", lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
-    Case("a tensor is missing", newest_with(lambda t, h: t.pop("pl_mean")), True, BACK),
-    Case("a tensor of another shape", newest_with(lambda t, h: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
-    Case("progress that is none", newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
-    Case("a scaler is a word", newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
-    Case("of another experiment", newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
-    Case("of a newer version", newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update the package"),
+    "cut short": (lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
+    "a pickle": (replaced(pickled), True, rf"other formats are never opened.*{BACK}"),
+    "tensors of somebody else": (lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
+    "a tensor is missing": (newest_with(lambda t, h: t.pop("pl_mean")), True, BACK),
+    "a tensor of another shape": (newest_with(lambda t, h: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
+    "progress that is none": (newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
+    "a scaler is a word": (newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
+    "of another experiment": (newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
+    "of a newer version": (newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update the package"),
     # All checkpoints
-    Case("all are pickles", replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
-    Case("a poisoned folder", poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    Case("the folder is a file", lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
+    "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
+    "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
+    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
     # config.json and metrics.jsonl
-    Case("config.json is nested without end", lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
-    Case("its config is a number", lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
-    Case("lines that are none", lines_in_the_middle, True, r"metrics\.jsonl.*2 damaged lines dropped"),
-    Case("metrics.jsonl leads elsewhere", lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
-    Case("the lock leads elsewhere", lead_elsewhere(".lock"), True, r"Resuming"),
-]  # fmt: skip
+    "config.json is nested without end": (lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
+    "its config is a number": (lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
+    "lines that are none": (lines_in_the_middle, True, r"metrics\.jsonl.*2 damaged lines dropped"),
+    "metrics.jsonl leads elsewhere": (lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
+    "the lock leads elsewhere": (lead_elsewhere(".lock"), True, r"Resuming"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_user_is_told_and_nothing_is_executed(case, run, capsys):
-    case.spoil(run)
+@pytest.mark.parametrize("kind", CASES)
+def test_the_user_is_told_and_nothing_is_executed(kind, run, capsys):
+    spoil, goes_on, says = CASES[kind]
+    spoil(run)
     status, text = told(capsys, *COMMAND, "--run-dir", str(run))
-    assert re.search(case.says, text, re.DOTALL), text
+    assert re.search(says, text, re.DOTALL), text
     assert "Traceback" not in text and not (run.parent / "executed").exists()
-    assert (status == 0) == case.goes_on, text
-    if case.goes_on:
+    assert (status == 0) == goes_on, text
+    if goes_on:
         reached = [line["cur_nimg"] for line in runs.read_metrics(run)]
-        assert reached == [16, 32, 48, 64] or ("metrics" in case.name and reached == [])
+        assert reached == [16, 32, 48, 64] or ("metrics" in kind and reached == [])
         assert checkpoints(run)[-1].name == "000000064.safetensors" and load_tensors(checkpoints(run)[-1])
     else:
         assert text.splitlines()[-1].startswith("stylegan: ")

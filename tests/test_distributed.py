@@ -19,7 +19,6 @@ from stylegan.checkpoint import checkpoints
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
 from stylegan.rng import BatchRNG, Shard
-from stylegan.train import new_state, path_length_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4",
@@ -46,22 +45,6 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(batch, world, monkey
     monkeypatch.setattr("stylegan.distributed.world", lambda: world)
     with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
         Shard.own(batch, 4)
-
-
-@pytest.mark.parametrize(("batch", "world"), [(24, 2), (48, 4), (16, 4)])
-def test_path_lengths_are_taken_of_any_batch_that_the_processes_can_share(batch, world, monkeypatch):
-    """Rows of a smaller batch need not be whole groups of the minibatch deviation: G knows none."""
-    seen = []
-    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
-    lengths = lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])  # noqa: E731
-    monkeypatch.setattr("stylegan.train.path_lengths", lengths)
-    monkeypatch.setattr("stylegan.train.distributed.gather", lambda lengths: lengths)
-    monkeypatch.setattr("stylegan.train.distributed.sum_", lambda gradients, divide: None)
-    for index in range(world):
-        monkeypatch.setattr("stylegan.distributed.rank", lambda index=index: index)
-        path_length_step(new_state(make_config("smoke", batch_size=batch, pl_weight=2.0, device="cpu")), None)
-    ws = torch.cat(seen)
-    assert len(ws) == batch // 2 and len(torch.unique(ws[:, 0], dim=0)) == len(ws)  # each row once
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate"])

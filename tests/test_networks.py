@@ -1,6 +1,5 @@
 """Networks: sizes of every preset, and what the golden numbers (test_golden) do not fix, in closed forms."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,6 @@ from stylegan.config import PRESETS, Config, make_config
 from stylegan.modules import (
     EqualConv2d,
     MappingNetwork,
-    MinibatchStdDev,
     NoiseInjection,
     SelfAttention,
     spectral_norm,
@@ -115,18 +113,6 @@ def test_blur_keeps_half_precision_in_both_directions_and_autocast_leaves_it_alo
     up, blurred = upsample(x), blur(x, padding=2)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(upsample(x), up) and torch.equal(blur(x, padding=2), blurred)
-
-
-@pytest.mark.parametrize(("batch", "group"), [(8, 2), (4, 4), (3, 4), (12, 4)])
-def test_minibatch_stddev_against_a_loop(batch, group):
-    x = torch.randn(batch, 3, 4, 4)
-    y, groups = MinibatchStdDev(group)(x), batch // min(group, batch)
-    assert y.shape == (batch, 4, 4, 4) and torch.equal(y[:, :3], x)
-    for i in range(batch):
-        expected = np.sqrt(x[i % groups :: groups].numpy().var(axis=0) + 1e-8).mean()
-        np.testing.assert_allclose(y[i, 3].numpy(), np.full((4, 4), expected), rtol=1e-5)
-    with pytest.raises(AssertionError, match="groups of 4"):
-        MinibatchStdDev(4)(torch.zeros(6, 1, 4, 4))
 
 
 def test_noise_starts_at_0_and_learns_slower_by_its_multiplier():

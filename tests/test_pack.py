@@ -186,6 +186,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(class_folders, tmp_path,
 OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not OASIS.is_dir(), reason="the OASIS-1 slices are not on this machine (../shared/oasis1/slices)")
 def test_oasis_slices():
     data = load_slices(OASIS, 64)
