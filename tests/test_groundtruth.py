@@ -198,10 +198,8 @@ def test_without_classes_there_is_no_matrix(model, slices, tmp_path, monkeypatch
 
 def test_what_it_refuses(model, slices, tmp_path, capsys):
     held = str(slices.subjects[slices.splits == "test"][0])
-    for info, words in (
-        ({"train_subjects": [held]}, "trained on 1 of"),
-        ({"classes": ["AD", "NC"]}, "draws the classes AD, NC"),
-    ):
+    trained_on, other = {"train_subjects": [held]}, {"classes": ["AD", "NC"]}
+    for info, words in ((trained_on, "trained on 1 of the"), (other, "draws the classes AD, NC")):
         with pytest.raises(ValueError, match=words):
             groundtruth.ground_truth(model(**info), slices, num=60, device="cpu")
     with pytest.raises(ValueError, match="at least 50"):

@@ -60,15 +60,15 @@ def test_a_map_is_seeded_keeps_clusters_apart_and_fakes_cannot_shape_one_fitted_
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"method": "tsne"}, "umap, pca"),
-        ({"mode": "label"}, "joint, fit-real"),
-        ({"n_neighbors": 60}, "takes 61 slices"),
-        ({}, "equally"),
-    ],
-)
+WRONG = [
+    ({"method": "tsne"}, "umap, pca"),
+    ({"mode": "label"}, "joint, fit-real"),
+    ({"n_neighbors": 60}, "61 slices"),
+    ({}, "equally"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG)
 def test_wrong_maps_are_refused_in_a_sentence(changes, words):
     real, fake = two_sets(0)
     with pytest.raises(ValueError, match=words):
