@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # tiny networks: a second thread costs more than it brings, far more on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 # Files that take long, the longest first: a process takes the next file when it is done with one, so that all end together.
 # The two that look at the report do not start at once, or one would wait for the other's.
-FIRST = ("report", "evaluate", "distributed", "tools", "embedding", "groundtruth", "kill", "notebook", "runs")
+FIRST = ("report", "evaluate", "distributed", "tools", "maps", "groundtruth", "kill", "notebook", "runs")
 
 
 def pytest_collection_modifyitems(items):
@@ -76,6 +74,38 @@ def class_folders(tmp_path_factory):
     return root
 
 
+def script(path):
+    """A script of the checkout as a module, found as when it is run."""
+    import importlib.util
+
+    whole = Path(__file__).parents[1] / path
+    sys.path.insert(0, str(whole.parent))
+    spec = importlib.util.spec_from_file_location(whole.stem, whole)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_untrained(path, config, slices=None, strength=None, **info):
+    """Save the generator of a config before its first step, its noise as strong as given, with this header; the file."""
+    import torch
+
+    from stylegan.checkpoint import save_generator
+    from stylegan.modules import NoiseInjection
+    from stylegan.networks import Generator
+
+    torch.manual_seed(0)
+    G = Generator(config).eval()
+    for layer in (layer for layer in G.modules() if isinstance(layer, NoiseInjection) and strength is not None):
+        torch.nn.init.constant_(layer.strength, strength)
+    known = {"config": config.to_dict(), "classes": [], "train_subjects": [], "cur_nimg": 0, "data": {}}
+    if slices is not None:
+        trained_on = sorted(set(slices.split("train").subjects.tolist()))
+        known |= {"classes": list(slices.classes), "train_subjects": trained_on}
+    save_generator(path, G, known | info)
+    return path
+
+
 def notebook_of(*sources):
     """A notebook with one cell for each source: Markdown where it begins with '#', else code."""
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -83,17 +113,15 @@ def notebook_of(*sources):
     return new_notebook(cells=[(new_markdown_cell if text.startswith("#") else new_code_cell)(text) for text in sources])
 
 
-@dataclass(frozen=True)
-class Report:
+class Trained(NamedTuple):
+    run: Path
+    slices: Path
+
+
+class Report(NamedTuple):
+    run: Path
+    slices: Path
     pages: Path  # the folder of index.html and the executed copies
-    run: Path
-    slices: Path
-
-
-@dataclass(frozen=True)
-class Trained:
-    run: Path
-    slices: Path
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +158,7 @@ def made(tmp_path_factory, worker_id):
         if not (place / "done").exists():
             _make_report(place)
             (place / "done").touch()
-    return Report(place / "out", place / "run", place / "slices")
+    return Report(place / "run", place / "slices", place / "out")
 
 
 def _make_report(place):
@@ -141,7 +169,7 @@ def _make_report(place):
         patch.chdir(Path(__file__).parents[1])
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
-        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.2, num=40)
+        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
 
 
 def _write_slices(folder, classes=None, subject=""):
@@ -156,6 +184,9 @@ def _write_slices(folder, classes=None, subject=""):
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the caches of the checkout."""
+def _alone(tmp_path_factory, monkeypatch):
+    """No test depends on the numbers that another has drawn, or reads or fills the caches of the checkout."""
+    import torch
+
+    torch.manual_seed(0)
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path_factory.getbasetemp() / "data"))

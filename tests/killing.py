@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
@@ -17,7 +16,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,67 +206,6 @@ def listens(pid: int) -> bool:
     """Whether the process has a handler of SIGTERM, by what Linux says of it."""
     caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def full(place: Path, number: int) -> dict:
-    """Let the disk be full at ever other moments: a tmpfs that is too small, then enlarged; all in a mount space of the child's own."""
-    total = 2**19
-    reports = []
-    for i, size in enumerate(
-        np.geomspace(8192, total, number).astype(int).tolist()
-    ):  # the small ones stop it before the first step
-        ended(fork(fill, place, size, place / f"told{i}"))
-        reports.append(json.loads((place / f"told{i}").read_text()))
-    return {key: [report[key] for report in reports] for key in reports[0]}
-
-
-def fill(place: Path, size: int, report: Path) -> None:
-    mounted, run, told, wrong = mount(place / "disk", size), place / "disk" / "run", None, []
-    if mounted:
-        try:
-            train(run)
-        except ValueError as error:
-            told = str(error)
-        check_readable(run)
-        mount(place / "disk", 2**28, again=True)
-        train(run)
-        wrong = differences(place, run)
-    report.write_text(json.dumps({"told": told, "wrong": wrong, "mounted": mounted}))
-
-
-def mount(folder: Path, size: int, again: bool = False) -> bool:
-    """Mount a disk of so many bytes that only this process sees; False where that is not permitted."""
-    folder.mkdir(exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_space, private, remount = 0x20000, 0x44000, 0x20
-    if not again and (libc.unshare(new_space) or libc.mount(b"none", b"/", None, private, None)):
-        return False
-    return libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", remount if again else 0, f"size={size}".encode()) == 0
-
-
-def ticks(place: Path, number: int) -> dict:
-    """So many ticks in one process: memory and open files every hundredth of the way, and what lies in the folder at the end."""
-    seen, run = [], place / "long"
-    write_line = runs.Recorder._write_line
-
-    def measure(self, *arguments) -> None:
-        write_line(self, *arguments)
-        tick = self.state.cur_nimg // 8
-        if tick % max(number // 100, 1) == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen.append((tick, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))))
-
-    runs.Recorder._write_line = measure
-    with redirect_stdout(io.StringIO()):
-        train(run, replace(CONFIG, total_kimg=number * 0.008, tick_kimg=0.008, kid_ticks=10))
-    late = np.array([row for row in seen if row[0] > number / 4])  # what is loaded and cached at the start is no leak
-    slope, rest = np.polyfit(late[:, 0], late[:, 1], 1)
-    return {
-        "slope_mb_per_1000_ticks": 1000 * slope, "noise_mb": np.std(late[:, 1] - slope * late[:, 0] - rest),
-        "handles": len(set(late[:, 2])), "lines": len((run / "metrics.jsonl").read_text().splitlines()),
-        "samples": len(list((run / "samples").iterdir())), "checkpoints": len(checkpoints(run)),
-        "bytes_per_tick": (run / "metrics.jsonl").stat().st_size / number,
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

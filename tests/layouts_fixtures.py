@@ -104,9 +104,8 @@ def four_class_names(counts: dict[str, int], cut: dict[str, int], first_level: i
                     name = f"test/{label}/{level}.jpg" if s == 1 else f"test/{label}/{level} ({s}).jpg"
                     truth[name] = Truth(who, level - 1, label, "test")
                 else:
-                    truth[f"train/{label}/{label.removesuffix('Demented').lower()}Dem{number}.jpg"] = Truth(
-                        who, level - 1, label, "train"
-                    )
+                    name = f"train/{label}/{label.removesuffix('Demented').lower()}Dem{number}.jpg"
+                    truth[name] = Truth(who, level - 1, label, "train")
                     number += 1
     return truth
 

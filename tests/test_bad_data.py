@@ -82,13 +82,6 @@ def table(content: str | bytes):
     return lambda root: (root.parent / "subjects.csv").write_bytes(data) and None
 
 
-def rows(**changes: str) -> str:
-    """The table of the good people with single rows changed: OAS1_0001='0.5,60,823'."""
-    people = [f"OAS1_{100 * i + s + 1:04d}" for i, count in enumerate(GOOD.values()) for s in range(count)]
-    lines = [f"{who},{changes.get(who, f'0,6{i},0.7{i}')}" for i, who in enumerate(people)]
-    return "\n".join(["subject,CDR,age,nWBV", *lines])
-
-
 def zipped(*members: tuple[str, bytes], spoil: Callable[[bytes], bytes] = lambda data: data, name: str = "slices.zip"):
     """An archive of the good slices with these members added, its bytes spoilt."""
 
@@ -181,7 +174,6 @@ def rename_all(root: Path) -> None:
 CASES = {  # kind: (what spoils the folder or returns another thing to load, slices used (0: refused), what the text matches)
     "a file for a folder": (lambda root: root / "control/OAS1_0001_MR1_slice_00.png", 0, r"is a file; give the folder"),
     "nothing of the name": (lambda root: root / "none", 0, r"There is no folder .*none; give a folder or \.zip"),
-    "an empty folder": (lambda root: (root / "control/x").mkdir() or root / "control/x", 0, r"No slice was found in .*the folder is empty"),
     "only an archive": (only(b"PK\5\6" + bytes(18), name="slices.zip"), 0, r"slices\.zip.*give its path"),
     "one person": (only(png(head(0)), png(head(1))), 2, r"slices \(subjects\)  2 \(1\).*only 1 subject"),
     "one class of bad files": (put(LFS, LFS, folder="unsure"), ALL, r"2 x Git LFS pointer.*No slice of class unsure can be used"),
@@ -191,8 +183,7 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
                                  r"6 x duplicate.*6 pictures lie in two classes at once, such as patient/"),
     "label maps only": (only(MASK, png(fixtures.label_map(2, 1))), 0, r"No slice was found in .*2 label map"),
     "pointers only": (only(LFS, LFS, LFS), 0, r"3 Git LFS pointer\).*git lfs pull"),
-    "DICOM with endings": (only(DICOM, name="{}.dcm"), 0, r"1 DICOM\).*dcm2niix"),
-    "DICOM without": (only(DICOM, name="IM{}"), 0, r"1 DICOM\).*dcm2niix"),
+    "DICOM": (only(DICOM, name="{}.dcm"), 0, r"1 DICOM\).*dcm2niix"),
     "arrays": (only(b"x", b"y", name="p{}.npy"), 0, r"2 \.npy file\).*NIfTI"),
     "archives of discs": (only(b"x", name="disc{}.tar.gz"), 0, r"1 \.tar file\).*unpack"),
     "damaged pictures": (put(png(head())[:900], damage_middle(png(head())), b"", b"<html>", POSTSCRIPT), ALL,
@@ -204,9 +195,6 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "a JPEG called PNG": (put(png(head(), "JPEG")), ALL + 1, r"files of 40 x 40"),
     "a table of somebody else": (table("subject,age\nnobody,3"), ALL, r"found but is not used\. None of the ids"),
     "a table of random bytes": (table(bytes(range(256)) * 30), ALL, r"found but is not used\. "),
-    "a table with an endless cell": (table('subject,age\n"' + "x" * 200_000), ALL, r"found but is not used\. |no row for"),
-    "a table with damage": (table(rows(OAS1_0002="0,inf,823") + "\nOAS1_0001,2,99,0.1"), ALL,
-                            r"(?=.*1 damaged values in age .*\(inf\))(?=.*1 damaged values in nWBV.*\(823\))(?=.*1 ids occur twice)"),
     "values that are not finite": (scans(with_values(lambda v: np.where(v > 155, np.nan, v))), 128, r"not finite are read as 0"),
     "nothing finite": (scans(with_values(lambda v: v * np.nan)), 96, r"1 x unusable volume \(sub-00.*holds no finite value"),
     "many frames": (scans(with_values(lambda v: np.stack([v] * 3, -1))), 96, r"unusable volume.*has 3 frames"),
@@ -214,7 +202,6 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "an affine of zeros": (scans(lambda path: [with_header(f"srow_{axis}", 0)(path) for axis in "xyz"]), 96, r"unusable volume.*affine"),
     "a header that asks for a terabyte": (scans(with_header("dim", [3, 10_000, 10_000, 10_000, 1, 1, 1, 1])), 96, r"more than a head can need"),
     "Analyze without its image": (scans(lambda path: path.with_suffix(".img").unlink(), ".hdr"), 96, r"1 x header without its \.img \(sub-00"),
-    "an archive": (zipped(), ALL, r'class folders "slices"'),
     "an archive that leads outside": (zipped(("../evil.png", png(head()))), 0, r"not safe to unpack .'\.\./evil\.png'"),
     "an archive cut short": (zipped(spoil=lambda data: data[: len(data) // 2]), 0, r"no \.zip that can be unpacked"),
     "an archive with damaged bytes": (zipped(spoil=damage_middle), 0, r"no \.zip that can be unpacked"),

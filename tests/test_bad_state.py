@@ -6,9 +6,9 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from stylegan import run as runs
 from stylegan.__main__ import main
-from stylegan.checkpoint import FORMAT, checkpoints, load_tensors, save_tensors
+from stylegan.checkpoint import FORMAT, checkpoints, load_generator, load_tensors, save_tensors
 
 LENGTH = 0.064  # kimg of the run that is spoilt; its checkpoints are at 48 and 64
 COMMAND = ("train", "--preset", "smoke", "--total-kimg", str(LENGTH), "--tick-kimg", "0.016", "--checkpoint-minutes", "0",
@@ -90,11 +90,10 @@ def torch_saved(run: Path) -> bytes:
     return content
 
 
-class Case(NamedTuple):
-    name: str
-    spoil: Callable[[Path], object]
-    goes_on: bool  # or is refused
-    says: str
+def zipped(run: Path) -> bytes:
+    with zipfile.ZipFile(run.parent / "x.zip", "w") as archive:
+        archive.writestr("data.pkl", pickled(run))
+    return (run.parent / "x.zip").read_bytes()
 
 
 def replaced(content: Callable[[Path], bytes], first: int = -1):
@@ -143,46 +142,79 @@ def lead_elsewhere(name: str):
 NEST = '{"config": ' + "[" * 100_000 + "]" * 100_000 + "}"
 BACK = r"Going back to the checkpoint before it"
 
-CASES = [
-    Case("nothing is wrong", lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
+CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what the text matches)
+    "nothing is wrong": (lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
     # The newest checkpoint
-    Case("cut short", lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
-    Case("a pickle", replaced(pickled), True, rf"other formats are never opened.*{BACK}"),
-    Case("tensors of somebody else", lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
-    Case("a tensor is missing", newest_with(lambda t, h: t.pop("pl_mean")), True, BACK),
-    Case("a tensor of another shape", newest_with(lambda t, h: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
-    Case("progress that is none", newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
-    Case("a scaler is a word", newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
-    Case("of another experiment", newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
-    Case("of a newer version", newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update the package"),
+    "cut short": (lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
+    "a pickle": (replaced(pickled), True, rf"other formats are never opened.*{BACK}"),
+    "tensors of somebody else": (lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
+    "a tensor is missing": (newest_with(lambda t, h: t.pop("pl_mean")), True, BACK),
+    "a tensor of another shape": (newest_with(lambda t, h: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
+    "progress that is none": (newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
+    "a scaler is a word": (newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
+    "of another experiment": (newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
+    "of a newer version": (newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update the package"),
     # All checkpoints
-    Case("all are pickles", replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
-    Case("a poisoned folder", poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    Case("the folder is a file", lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
+    "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
+    "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
+    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
     # config.json and metrics.jsonl
-    Case("config.json is nested without end", lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
-    Case("its config is a number", lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
-    Case("lines that are none", lines_in_the_middle, True, r"metrics\.jsonl.*2 damaged lines dropped"),
-    Case("metrics.jsonl leads elsewhere", lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
-    Case("the lock leads elsewhere", lead_elsewhere(".lock"), True, r"Resuming"),
-]  # fmt: skip
+    "config.json is nested without end": (lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
+    "its config is a number": (lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
+    "lines that are none": (lines_in_the_middle, True, r"metrics\.jsonl.*2 damaged lines dropped"),
+    "metrics.jsonl leads elsewhere": (lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
+    "the lock leads elsewhere": (lead_elsewhere(".lock"), True, r"Resuming"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_user_is_told_and_nothing_is_executed(case, run, capsys):
-    case.spoil(run)
+@pytest.mark.parametrize("kind", CASES)
+def test_the_user_is_told_and_nothing_is_executed(kind, run, capsys):
+    spoil, goes_on, says = CASES[kind]
+    spoil(run)
     status, text = told(capsys, *COMMAND, "--run-dir", str(run))
-    assert re.search(case.says, text, re.DOTALL), text
+    assert re.search(says, text, re.DOTALL), text
     assert "Traceback" not in text and not (run.parent / "executed").exists()
-    assert (status == 0) == case.goes_on, text
-    if case.goes_on:
+    assert (status == 0) == goes_on, text
+    if goes_on:
         reached = [line["cur_nimg"] for line in runs.read_metrics(run)]
-        assert reached == [16, 32, 48, 64] or ("metrics" in case.name and reached == [])
+        assert reached == [16, 32, 48, 64] or ("metrics" in kind and reached == [])
         assert checkpoints(run)[-1].name == "000000064.safetensors" and load_tensors(checkpoints(run)[-1])
     else:
         assert text.splitlines()[-1].startswith("stylegan: ")
     if (run.parent / "letter").exists():
         assert (run.parent / "letter").read_text() == "dear reader"
+
+
+# --- Generators -----------------------------------------------------------------------------------------------------------------
+
+
+def cut(run: Path) -> bytes:
+    return (run / "generator.safetensors").read_bytes()[:-100]
+
+
+@pytest.mark.parametrize("content", [pickled, torch_saved, zipped, cut, lambda run: bytes(range(256)) * 40, lambda run: b""])
+def test_a_file_of_any_other_format_is_refused_and_never_executed(content, run):
+    (run / "generator.safetensors").write_bytes(content(run))
+    with pytest.raises(ValueError, match=r"generator\.safetensors is not a whole \.safetensors file"):
+        load_generator(run)
+    assert not (run.parent / "executed").exists()
+
+
+def test_a_file_that_is_missing_or_of_somebody_else_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train there first"):
+        load_generator(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load_generator(tmp_path / "none.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not written by this package"):
+        load_generator(tmp_path / "other.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(run):
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    with pytest.raises(TypeError):
+        save_tensors(run / "generator.safetensors", {"x": torch.zeros(1)}, {"not json": object()})
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
 @pytest.mark.parametrize(("info", "says"), [

@@ -57,7 +57,13 @@ def test_it_asks_the_network_for_nothing_and_has_nothing_to_complain(visit):
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
-@pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (DESKTOP, True), (PHONE, False)])
+LOOKS = [
+    (PHONE, True),
+    *(pytest.param(*look, marks=pytest.mark.long) for look in ((DESKTOP, False), (DESKTOP, True), (PHONE, False))),
+]
+
+
+@pytest.mark.parametrize(("viewport", "dark"), LOOKS)
 def test_axe_finds_nothing_serious(visit, viewport, dark):
     page = visit(viewport, dark)
     page.evaluate("document.querySelector('#notebook-02').querySelectorAll('details').forEach(fold => fold.open = true)")
@@ -115,13 +121,13 @@ def test_the_quiz_by_keys_and_by_touch_ends_with_answers_to_save(visit, viewport
     button.focus()
     for real in slices:  # all right but the first
         right = real != (page.locator(".quiz .place").text_content().startswith("Slice 1 "))
-        page.keyboard.press("r" if right else "ArrowRight") if by_key else page.click(
-            f".quiz button[value={'real' if right else 'generated'}]"
-        )
+        if by_key:
+            page.keyboard.press("r" if right else "ArrowRight")
+        else:
+            page.click(f".quiz button[value={'real' if right else 'generated'}]")
     assert f"right in {len(slices) - 1} of {len(slices)}" in page.locator(".quiz .result").text_content()
-    assert page.evaluate("document.activeElement.className").startswith("result") and page.locator(".solved li").count() == len(
-        slices
-    )
+    assert page.evaluate("document.activeElement.className").startswith("result")
+    assert page.locator(".solved li").count() == len(slices)
     with page.expect_download() as download:
         page.click(".quiz .save")
     saved = json.loads(Path(download.value.path()).read_text())

@@ -1,11 +1,10 @@
 """Bad values are named at the border; presets and files make valid configs."""
 
-import dataclasses
 import json
 
 import pytest
 
-from stylegan.config import CHOICES, FIELDS, FREE_TO_CHANGE, PRESETS, Config, make_config
+from stylegan.config import CHOICES, FIELDS, PRESETS, Config, make_config
 
 BAD = [
     ("img_resolution", 48), ("img_resolution", 4), ("img_resolution", 2048), ("img_resolution", -64), ("channel_base", 32), ("batch_size", 6),
@@ -41,14 +40,9 @@ def test_choices_are_listed_in_the_message():
             assert getattr(Config(**{name: value, **others}), name) == value
 
 
-def test_unknown_field():
+def test_unknown_fields_and_presets():
     with pytest.raises(ValueError, match=r"r1_gama.*r1_gamma"):
         Config.from_dict({"r1_gama": 1.0})
-    with pytest.raises(ValueError, match="r1_gama"):
-        make_config("quick", r1_gama=1.0)
-
-
-def test_unknown_preset():
     with pytest.raises(ValueError, match=r"'fast'.*quick"):
         make_config("fast")
 
@@ -59,16 +53,6 @@ def test_whole_numbers_are_taken_for_lengths():
     assert isinstance(config.total_kimg, float) and isinstance(config.r1_gamma, float)
 
 
-def test_small_batches_are_one_group():
-    assert Config(batch_size=2, mbstd_group_size=4).batch_size == 2
-    assert Config(batch_size=12, mbstd_group_size=4).batch_size == 12
-
-
-def test_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().lr = 1.0
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_make_configs_that_survive_a_file(preset):
     config = make_config(preset, seed=5)
@@ -76,26 +60,14 @@ def test_presets_make_configs_that_survive_a_file(preset):
     assert all(getattr(config, name) == value for name, value in PRESETS[preset].items())
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
-    assert {name: type(value) for name, value in again.to_dict().items()} == {
-        name: type(field.default) for name, field in FIELDS.items()
-    }
-
-
-def test_what_a_resumed_run_may_change_are_fields_that_no_network_depends_on():
-    assert set(FIELDS) >= FREE_TO_CHANGE
-    assert not FREE_TO_CHANGE & {"seed", "batch_size", "lr", "img_resolution", "channel_base", "r1_gamma", "ema_kimg"}
+    assert all(type(value) is type(FIELDS[name].default) for name, value in again.to_dict().items())
 
 
 def test_resolutions_and_channels():
     config = Config(img_resolution=64, channel_base=1024, channel_max=128)
     assert config.resolutions == (4, 8, 16, 32, 64)
     assert [config.channels(r) for r in config.resolutions] == [128, 128, 64, 32, 16]
-    assert {r: Config(img_resolution=r, channel_base=1024).num_ws for r in (8, 64, 512, 1024)} == {
-        8: 4,
-        64: 10,
-        512: 16,
-        1024: 18,
-    }
+    assert [Config(img_resolution=r, channel_base=1024).num_ws for r in (8, 64, 512, 1024)] == [4, 10, 16, 18]
 
 
 def test_what_an_architecture_cannot_do_is_refused():

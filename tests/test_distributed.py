@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import save_untrained
 from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from stylegan.__main__ import build_parser, main
-from stylegan.checkpoint import checkpoints, save_generator
+from stylegan.checkpoint import checkpoints
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
-from stylegan.networks import Generator
 from stylegan.rng import BatchRNG, Shard
-from stylegan.train import new_state, path_length_step
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4",
@@ -46,23 +45,6 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(batch, world, monkey
     monkeypatch.setattr("stylegan.distributed.world", lambda: world)
     with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
         Shard.own(batch, 4)
-
-
-@pytest.mark.parametrize(("batch", "world"), [(24, 2), (48, 4), (16, 4)])
-def test_path_lengths_are_taken_of_any_batch_that_the_processes_can_share(batch, world, monkeypatch):
-    """Rows of a smaller batch need not be whole groups of the minibatch deviation: G knows none."""
-    seen = []
-    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
-    monkeypatch.setattr(
-        "stylegan.train.path_lengths", lambda img, ws, y: seen.append(ws.detach()) or ws.square().sum(dim=[1, 2])
-    )
-    monkeypatch.setattr("stylegan.train.distributed.gather", lambda lengths: lengths)
-    monkeypatch.setattr("stylegan.train.distributed.sum_", lambda gradients, divide: None)
-    for index in range(world):
-        monkeypatch.setattr("stylegan.distributed.rank", lambda index=index: index)
-        path_length_step(new_state(make_config("smoke", batch_size=batch, pl_weight=2.0, device="cpu")), None)
-    ws = torch.cat(seen)
-    assert len(ws) == batch // 2 and len(torch.unique(ws[:, 0], dim=0)) == len(ws)  # each row once
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
@@ -97,9 +79,7 @@ def lines(run_dir):
 def place(class_folders, tmp_path_factory):
     """One, two and four processes have trained in the folders 1, 2 and 4; one and two have sampled and scored; texts beside them."""
     place = tmp_path_factory.mktemp("groups")
-    info = {"config": make_config("smoke").to_dict(), "classes": [], "train_subjects": [], "data": {}, "cur_nimg": 0}
-    torch.manual_seed(0)
-    save_generator(place / "G.safetensors", Generator(make_config("smoke")).eval(), info)
+    save_untrained(place / "G.safetensors", make_config("smoke"))
     sample = ["sample", str(place / "G.safetensors"), "--seeds", "0-129", "--device", "cpu", "--out"]
     evaluate = ["evaluate", str(place / "G.safetensors"), "--data", str(class_folders), "--split", "train", "--fakes", "16",
                 "--no-controls", "--device", "cpu", "--json"]  # fmt: skip
@@ -138,11 +118,8 @@ def test_processes_share_samples_and_scores(place):
 def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_path, monkeypatch, capsys):
     """Under torchrun itself."""
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / "cache"))
-    run_dir, launcher = (
-        tmp_path / "run",
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stylegan"],
-    )
-    command = [sys.executable, *launcher, *training(class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")]
+    run_dir, launcher = tmp_path / "run", "-m torch.distributed.run --standalone --nproc-per-node 2 -m stylegan"
+    command = [sys.executable, *launcher.split(), *training(class_folders, run_dir, 50, "--checkpoint-minutes", "0.001")]
     running = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not checkpoints(run_dir) and time.monotonic() < deadline:

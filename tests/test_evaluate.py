@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import save_untrained
 from phantoms import phantoms
 
-from stylegan.checkpoint import load_generator, save_generator
+from stylegan.checkpoint import load_generator
 from stylegan.config import make_config
 from stylegan.dataset import SliceDataset
-from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator
 from stylegan.predict import generate
 from stylegan.run import train_run
@@ -37,24 +37,11 @@ def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = 
 
 @pytest.fixture
 def generator_file(tmp_path):
-    """Saves an untrained generator whose noise shows, with this header; returns the file."""
+    """Saves an untrained generator whose noise shows, with this header; the file."""
 
     def save(dataset: SliceDataset, conditional: bool = False, strength: float = 0.1, **info):
         config = make_config("smoke", **({"conditional": "class", "c_dim": 2} if conditional else {}))
-        torch.manual_seed(0)
-        G = Generator(config)
-        for noise in (layer for layer in G.modules() if isinstance(layer, NoiseInjection)):
-            torch.nn.init.constant_(noise.strength, strength)
-        trained_on = sorted(set(dataset.subjects[dataset.splits == "train"].tolist()))
-        header = {
-            "config": config.to_dict(),
-            "classes": list(dataset.classes),
-            "train_subjects": trained_on,
-            "cur_nimg": 0,
-            "data": {},
-        }
-        save_generator(tmp_path / "generator.safetensors", G, header | info)
-        return tmp_path / "generator.safetensors"
+        return save_untrained(tmp_path / "generator.safetensors", config, dataset, strength, **info)
 
     return save
 
@@ -63,14 +50,7 @@ def generator_file(tmp_path):
 def judged(tmp_path_factory):
     """(a run of a conditional preset with dither, trained for a moment, its slices, everything that evaluate finds)."""
     place, data = tmp_path_factory.mktemp("run"), dataset_of(people=30, levels=2)
-    fields = {
-        "conditional": "class",
-        "dither": True,
-        "mbstd_group_size": 8,
-        "total_kimg": 0.016,
-        "tick_kimg": 0.016,
-        "kid_ticks": 0,
-    }
+    fields = {"conditional": "class", "dither": True, "mbstd_group_size": 8, "total_kimg": 0.016, "kid_ticks": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         patch.setattr("stylegan.run.load_slices", lambda *_, **__: data)
@@ -88,11 +68,7 @@ def test_evaluate_gives_the_promised_json(judged):
     assert set(found) >= set("feature_space noise_mode n seconds model_hash data warnings memorisation splits further variety "
                              "style_participation controls memory duplicates spectra failures".split())  # fmt: skip
     assert set(found["memorisation"]) == {"ratio", "low", "high", "p_value"} and not found["warnings"]
-    assert (
-        found["n"] == 12
-        and found["feature_space"] == "efficientnet-lite0"
-        and list(found["splits"]) == ["train", "val", "test"]
-    )
+    assert (found["n"], found["feature_space"], list(found["splits"])) == (12, "efficientnet-lite0", ALL)
     for name, entry in found["splits"].items():
         assert entry["n"] == 12 and entry["subjects"] == 6 and set(entry) == set(module.SPLIT_SCORES)
         for scored in (*list(entry.values())[2:], *found["further"][name].values()):
@@ -190,11 +166,8 @@ def test_evaluate_refuses_training_subjects_with_their_names(generator_file):
 
 
 def test_evaluate_says_what_cannot_be_known(generator_file):
-    hidden, training, elsewhere = (
-        dataset_of(subjects_known=False),
-        dataset_of(),
-        dataset_of(8, prefix="site2_", splits=np.full(32, "test")),
-    )
+    hidden, training = dataset_of(subjects_known=False), dataset_of()
+    elsewhere = dataset_of(8, prefix="site2_", splits=np.full(32, "test"))
     assert len(open_evidence(generator_file(hidden, train_subjects=[]), hidden, split="val", device="cpu").warnings) == 2
     path = generator_file(training)
     with pytest.raises(ValueError, match="--train-data"):
@@ -224,7 +197,10 @@ TINY = {  # people in train, val and test, slices of each, what else is changed 
 }
 
 
-@pytest.mark.parametrize("kind", TINY)
+FAST = ("one person each", "one training person", "no class")  # one of each outcome; the others are long
+
+
+@pytest.mark.parametrize("kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.long) for kind in TINY])
 def test_tiny_sets_are_scored_where_possible_and_one_sentence_says_where_not(kind, generator_file):
     counts, levels, changes, scored = TINY[kind]
     splits = np.repeat(np.repeat(("train", "val", "test"), counts), levels)

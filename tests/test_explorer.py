@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_browser import DESKTOP, PHONE, axe, browser, pytestmark  # noqa: F401
+from test_browser import DESKTOP, LOOKS, axe, browser, pytestmark  # noqa: F401
 
 from stylegan import predict
 from stylegan.checkpoint import load_generator, save_generator
@@ -47,9 +47,8 @@ def made(folder, preset="quick", **changes):
         if config.architecture == "dcgan":
             G.synthesis.blocks[-1].conv.weight *= 20
         else:
-            G.synthesis.blocks[-1].torgb.get_parameter("conv.weight" if config.architecture == "stylegan2" else "weight").mul_(
-                0.5
-            )
+            last = "conv.weight" if config.architecture == "stylegan2" else "weight"
+            G.synthesis.blocks[-1].torgb.get_parameter(last).mul_(0.5)
     info = {"config": config.to_dict(), "classes": ["<i>well</i>", "ill"][: config.c_dim], "train_subjects": [], "data": {}}
     save_generator(folder / "G.safetensors", G, {**info, "cur_nimg": 10**7})
     return folder / "G.safetensors"
@@ -67,9 +66,8 @@ def opened(browser, tmp_path):  # noqa: F811
         page.set_default_timeout(120_000)
         page.asked, page.said = [], []
         page.on("request", lambda request: page.asked.append(request.url))
-        page.on(
-            "console", lambda message: "readback" in message.text or page.said.append(message.text)
-        )  # the test's own reading
+        # "readback" is of the test's own reading
+        page.on("console", lambda message: "readback" in message.text or page.said.append(message.text))
         page.on("pageerror", lambda error: page.said.append(str(error)))
         page.goto(explorer.write(path, tmp_path / "page").as_uri())
         return page
@@ -121,7 +119,7 @@ def test_its_slices_are_those_of_torch(opened, tmp_path, name):
     assert page.said == [] and all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
 
 
-@pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (PHONE, True)])
+@pytest.mark.parametrize(("viewport", "dark"), LOOKS)
 def test_axe_finds_nothing_serious_and_nothing_is_too_wide(opened, tmp_path, viewport, dark):
     page = opened(made(tmp_path, **NETWORKS["stylegan2, classes"][1]), viewport, dark)
     page.wait_for_selector("[data-state=drawn]")
@@ -199,12 +197,8 @@ def test_sample_writes_it_and_the_classes_are_text(tmp_path):
     path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
     written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
     text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")
-    assert (
-        written[-1].name == "explorer.html"
-        and text.count('name="step"') == 3
-        and "<i>well" not in text
-        and explorer.csp(explorer.SCRIPT) in text
-    )
+    assert written[-1].name == "explorer.html" and text.count('name="step"') == 3
+    assert "<i>well" not in text and explorer.csp(explorer.SCRIPT) in text
     assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp(explorer.SCRIPT)
 
 

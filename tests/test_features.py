@@ -1,8 +1,5 @@
 """Pictures to numbers: one path for both forms of picture, the right network, the cache; what is measured in pixels."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -31,8 +28,6 @@ def test_both_forms_of_the_same_picture_are_equal_whatever_the_batch(pictures):
 
 
 def test_floats_are_rounded_and_clamped_as_by_what_saves_pngs():
-    grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    assert np.array_equal(as_pixels(as_tensor(grey)), grey)
     values = torch.tensor([-1.7, -1.0, 0.0, 0.5 / 127.5 - 1 + 1e-3, 1.0, 3.0]).reshape(1, 1, 2, 3)
     assert as_pixels(values).ravel().tolist() == [0, 0, 128, 1, 255, 255]
     halves = (torch.arange(256).float() + 0.5).reshape(1, 1, 16, 16) / 127.5 - 1
@@ -85,24 +80,17 @@ def test_random_numbers_of_a_run_are_left_alone(pictures):
 
 @pytest.mark.parametrize(
     ("images", "words"),
-    [
-        (np.zeros((2, 8, 8)), "uint8"),
-        (np.zeros((8, 8), np.uint8), "uint8"),
-        (torch.zeros(2, 3, 8, 8), "grey"),
-        (torch.full((1, 1, 8, 8), float("nan")), "finite"),
-        (np.zeros((0, 8, 8), np.uint8), "no pictures"),
-    ],
-)
+    [(np.zeros((2, 8, 8)), "uint8"), (np.zeros((8, 8), np.uint8), "uint8"), (torch.zeros(2, 3, 8, 8), "grey"),
+     (torch.full((1, 1, 8, 8), float("nan")), "finite"), (np.zeros((0, 8, 8), np.uint8), "no pictures")],
+)  # fmt: skip
 def test_wrong_pictures_are_refused_in_a_sentence(images, words):
     with pytest.raises(ValueError, match=words):
         features(images)
 
 
-def test_unknown_space_names_the_known_ones_and_import_is_light(pictures):
+def test_unknown_space_names_the_known_ones(pictures):
     with pytest.raises(ValueError, match=r"vgg.*efficientnet-lite0"):
         features(pictures, "vgg")
-    code = "import sys, stylegan.scores.features; print(any(name.startswith('efficientnet') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 # --- Pixels and styles ----------------------------------------------------------------------------------------------------
@@ -121,12 +109,11 @@ def test_spectrum_of_a_wave_lies_at_its_frequency(frequency):
 
 
 def test_blur_takes_from_the_high_frequencies_and_a_checkerboard_adds(heads):
-    before, board = heads.copy(), np.where(np.indices((64, 64)).sum(axis=0) % 2, 12, -12)
+    board = np.where(np.indices((64, 64)).sum(axis=0) % 2, 12, -12)
     sets = heads, module.blurred(heads), module.noised(heads), (heads.astype(int) + board).clip(0, 255).astype(np.uint8)
     plain, soft, noisy, checked = (module.spectrum(x).mean(axis=0) for x in sets)
     assert (soft[20:] < plain[20:] - 3).all() and abs(soft[0] - plain[0]) < 0.5 and (noisy[20:] > plain[20:]).all()
     assert checked[-1] > plain[-1] + 10 and abs(checked[5] - plain[5]) < 1
-    assert np.array_equal(heads, before) and all(x.shape == heads.shape and x.dtype == np.uint8 for x in sets)
 
 
 def test_area_and_intensity_count_what_they_say():
@@ -177,32 +164,3 @@ def test_without_the_official_weights_there_is_no_fid(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="not the official Inception"):
         features(np.zeros((1, 16, 16), np.uint8), "inception")
     assert distance_name("inception") == "FID" and distance_name("efficientnet-lite0") == "FD"
-
-
-def test_inception_gives_what_torch_fidelity_gives(tmp_path, monkeypatch):
-    """With weights of chance: the path from pictures to features is the same with the real ones."""
-    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {}, raising=False)
-    monkeypatch.setattr(module, "INCEPTION_SHA256", "")
-    module.extractor.cache_clear()
-    torch.manual_seed(0)
-    weights = _random_inception(fidelity)
-    torch.save(weights, tmp_path / "random.pth")
-    monkeypatch.setenv("STYLEGAN_INCEPTION", str(tmp_path / "random.pth"))
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
-    found = features(pictures, "inception")
-    oracle = fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "random.pth"))
-    expected = oracle(torch.from_numpy(pictures)[:, None].repeat(1, 3, 1, 1))[0]
-    module.extractor.cache_clear()
-    assert found.shape == (2, 2048) and found == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
-
-
-def _random_inception(fidelity):
-    class Bare(fidelity.FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_, **__):
-            return None
-
-    path = fidelity.__file__  # any file: what is read from it is thrown away
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_, **__: {})
-        return Bare("x", ["2048"], feature_extractor_weights_path=path).state_dict()

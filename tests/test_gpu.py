@@ -81,15 +81,10 @@ def test_slices_are_copied_to_the_card_once(blobs):
     torch.testing.assert_close(on_card.cpu(), blobs.tensor(rows))
 
 
+GROWTH = {"grow_kimg": 0.04, "fade_kimg": 0.08, "grow_batch_max": 16}
 SYSTEMS = {
-    "stylegan1": {"grow_kimg": 0.04, "fade_kimg": 0.08, "grow_batch_max": 16},
-    "seed003-progressive": {
-        "grow_kimg": 0.04,
-        "fade_kimg": 0.08,
-        "grow_batch_max": 16,
-        "conditional": "none",
-        "attention": "8",
-    },
+    "stylegan1": GROWTH,
+    "seed003-progressive": {**GROWTH, "conditional": "none", "attention": "8"},
     "seed000-stylegan2": {},
     "modern": {"augment": "none"},
     "dcgan": {"z_dim": 16, "w_dim": 16},
@@ -100,15 +95,8 @@ SYSTEMS = {
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recorded_steps_of_each_system_train_as_launched_ones(blobs, preset, precision):
     """Growing changes the shapes of a run: each resolution, and each fade, is recorded by itself."""
-    small = {
-        "img_resolution": 16,
-        "channel_base": 128,
-        "channel_max": 16,
-        "batch_size": 8,
-        "device": "cuda",
-        "precision": precision,
-    }
-    configs = [make_config(preset, **small, **SYSTEMS[preset], cuda_graphs=on) for on in (True, False)]
+    small = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "batch_size": 8, "device": "cuda", **SYSTEMS[preset]}
+    configs = [make_config(preset, **small, precision=precision, cuda_graphs=on) for on in (True, False)]
     recorded, launched = (after(config, blobs, 40) for config in configs)
     assert recorded.cur_nimg == launched.cur_nimg and len(recorded.replay.recorded) >= 2
     assert recorded.D.now == launched.D.now == (16, 1)

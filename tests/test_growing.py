@@ -79,11 +79,21 @@ def test_a_step_counts_the_batch_of_its_resolution_and_moments_start_anew(slices
 
 
 @pytest.mark.parametrize("cur_nimg", [0, 40, 1000])
-def test_a_loaded_generator_draws_at_the_stage_where_it_was_saved(cur_nimg, tmp_path):
+def test_a_loaded_generator_draws_what_was_saved_at_its_stage_and_all_that_is_known_comes_back(cur_nimg, tmp_path):
     config = growing()
     G, _ = build_networks(config)
     grow_to(config, cur_nimg, G)
-    save_generator(tmp_path / "generator.safetensors", G, {"config": config.to_dict(), "cur_nimg": cur_nimg})
-    again, _ = load_generator(tmp_path)
+    info = {
+        "config": config.to_dict(),
+        "classes": ["a"],
+        "train_subjects": ["S1"],
+        "data": {"title": "t"},
+        "cur_nimg": cur_nimg,
+    }
+    save_generator(tmp_path / "generator.safetensors", G, info)
+    again, known = load_generator(tmp_path)
     z = torch.randn(2, 8)
     assert again.synthesis.now == stage(config, cur_nimg) and torch.equal(again(z), G(z))
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+    assert info.items() <= known.items() and len(known["model_hash"]) == 16
+    assert load_generator(tmp_path / "generator.safetensors")[1] == known  # a run folder gives its generator

@@ -46,12 +46,9 @@ def test_formulas_links_and_headings_become_html():
 
 
 def test_references_are_merged_sorted_and_moved_to_the_end():
-    one = notebook_of(
-        "# One\n\nText.\n\n### References\n\n- Zoe 2019. *A style GAN.* arXiv:1.2 (mixing)\n- Ärzte 2001. *On y.* J 1"
-    )
-    two = notebook_of(
-        "# Two\n\n### References\n\n- Zoe, Abel 2019. *A style-based GAN.* arXiv:1.2\n\nNext: [x](01_x.ipynb)", "1 + 1"
-    )
+    head = "\n\nText.\n\n### References\n\n"
+    one = notebook_of(f"# One{head}- Zoe 2019. *A style GAN.* arXiv:1.2 (mixing)\n- Ärzte 2001. *On y.* J 1")
+    two = notebook_of(f"# Two{head}- Zoe, Abel 2019. *A style-based GAN.* arXiv:1.2\n\nNext: [x](01_x.ipynb)", "1 + 1")
     two.cells[1].id = "02-closing"
     notebooks = {"01_x": one, "02_x": two}
     merged = ["Ärzte 2001. *On y.* J 1", "Zoe, Abel 2019. *A style-based GAN.* [arXiv:1.2](https://arxiv.org/abs/1.2)"]
@@ -72,9 +69,7 @@ def test_scripts_run_only_where_there_is_something_to_run():
 
 
 def test_what_cells_print_is_text_and_never_html(monkeypatch):
-    sentence = (
-        f"**{HOSTILE}** `{HOSTILE}` $\\text{{{HOSTILE}}}$ $\\frac{{$ [a](javascript:alert(1)) ![b](https://example.org/b.png)"
-    )
+    sentence = f"**{HOSTILE}** `{HOSTILE}` $\\text{{{HOSTILE}}}$ $\\frac{{$ [a](javascript:alert(1)) ![b](https://e.org/b.png)"
     printed = f"| class |\n| --- |\n| {HOSTILE} |\n\n{HOSTILE}\n"
     notebook = notebook_of("# One", "code")
     notebook.cells[1].source = f"# {HOSTILE}\n'{HOSTILE}'"

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or out of room anywhere ends as one that never was, to the last bit. `killing.py` does the work."""
+"""A run that is killed or stopped anywhere ends as one that never was, to the last bit. `killing.py` does the work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import conftest
 import pytest
-
-from stylegan.run import MOST_SAMPLES
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="forks, and looks at processes in /proc")
@@ -45,16 +43,11 @@ def check_stops(found: dict, number: int) -> None:
     assert found["saved"] >= found["asked"] - 1  # it may have been finished already
 
 
-def test_killed_stopped_and_out_of_room_a_few_times(work):
-    """In one process: most of the time is its start. A full disk is one sentence with a name and advice."""
-    found = work(0.064, kill=3, stop=1, full=2)
+def test_killed_and_stopped_a_few_times(work):
+    """In one process: most of the time is its start."""
+    found = work(0.064, kill=3, stop=1)
     check_kills(found["kill"], 3)
     check_stops(found["stop"], 1)
-    if all(found["full"]["mounted"]):  # where it may
-        assert found["full"]["wrong"] == [[], []]
-        for text in found["full"]["told"]:
-            assert text.startswith("Cannot write ") and ("No space left" in text or "too large" in text) and "\n" not in text
-            assert "free some space" in text or "make room" in text
 
 
 @pytest.mark.long
@@ -63,11 +56,3 @@ def test_killed_at_fifty_moments_and_stopped_at_three(work):
     check_kills(found["kill"], 50)
     assert set(found["kill"]["kinds"]) == {"any time", "file operation", "half checkpoint", "half line"}
     check_stops(found["stop"], 3)
-
-
-@pytest.mark.long
-def test_two_thousand_ticks_in_flat_memory(work):
-    found = work(0.16, ticks=2000)["ticks"]
-    assert found["lines"] == 2000 and MOST_SAMPLES / 2 <= found["samples"] <= MOST_SAMPLES and found["checkpoints"] == 2
-    assert found["bytes_per_tick"] < 1000 and found["handles"] <= 2
-    assert abs(found["slope_mb_per_1000_ticks"]) < 2 + found["noise_mb"], found

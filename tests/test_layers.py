@@ -47,6 +47,13 @@ def test_imports_point_down():
         assert set(imported(ast.parse(path.read_text(encoding="utf-8")))) <= below, name
 
 
-def test_training_imports_neither_matplotlib_nor_sklearn():
-    code = "import stylegan.run, stylegan.predict, sys; print({'matplotlib', 'sklearn'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+LIGHT = """import sys
+import stylegan.run, stylegan.predict
+print({"matplotlib", "sklearn"} & set(sys.modules))
+import stylegan.scores.features, stylegan.truth.embedding
+print({"umap", "sklearn", "efficientnet_lite_pytorch"} & set(sys.modules))"""
+
+
+def test_training_imports_neither_matplotlib_nor_sklearn_and_networks_are_loaded_when_needed():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()"] * 2

@@ -51,7 +51,6 @@ KNOWN = {
     "ADNI from LONI": (f"ADNI/{ADNI}/{SERIES}/{{d}}/I{{image}}/ADNI_{ADNI}_MR_{SERIES}_Br_20070001135721811_S13408_I{{image}}.nii", "", ""),
     "ADNI by class": (f"{{c}}/{ADNI}/MP-RAGE/{{d}}/I{{image}}/ADNI_{ADNI}_MR_MP-RAGE_br_raw_20060418193538145_1_S13408_I{{image}}.nii", "AD,CN,EMCI", ""),
     "ADNI by Clinica": ("sub-ADNI{i:03d}S{n}/ses-M{v:02d}/anat/sub-ADNI{i:03d}S{n}_ses-M{v:02d}_T1w.nii.gz", "", ""),
-    "ADNI slices": (f"{{split}}/{{c}}/{ADNI}_I{{image}}_slice_{{k:03d}}.png", "AD,CN", ""),
     "ADNI folders of slices": (f"{{c}}/{ADNI}/{{d}}_{{k}}.png", "AD,CN", ""),
     "OASIS-1 of Kaggle": ("Data/{c}/OAS1_{i:04d}_MR{v}_mpr-1_{k}.jpg", "Non Demented,Mild Dementia", ""),
     "OASIS-1 raw repeats": ("disc1/OAS1_{i:04d}_MR1/RAW/OAS1_{i:04d}_MR1_mpr-{v}_anon.hdr", "", ""),
@@ -59,21 +58,14 @@ KNOWN = {
     "OASIS-3": (f"sub-{OASIS3}/ses-d{{v}}129/anat/sub-{OASIS3}_ses-d{{v}}129_run-01_T1w.nii.gz", "", ""),
     "OASIS-3 of XNAT": (f"{OASIS3}_MR_d{{v}}129/anat2/NIFTI/sub-{OASIS3}_T1w.nii.gz", "", ""),
     "OASIS-3 of FreeSurfer": (f"{OASIS3}_Freesurfer53_d{{v}}129/mri/{{s}}.mgz", "", "T1,orig,aseg"),
-    "OASIS-3 slices": (f"{{c}}/{OASIS3}_MR_d{{v}}129_slice_{{k:03d}}.png", "AD,CN", ""),
     "BraTS 2021": ("BraTS2021_{n:05d}/BraTS2021_{n:05d}_{s}.nii.gz", "", T1S),
-    "BraTS 2020": ("BraTS2020_TrainingData/BraTS20_Training_{i:03d}/BraTS20_Training_{i:03d}_{s}.nii", "", T1S),
-    "BraTS 2018": ("{c}/Brats18_TCIA01_{n}_1/Brats18_TCIA01_{n}_1_{s}.nii.gz", "HGG,LGG", T1S),
     "BraTS 2023": ("BraTS-GLI-{n}-{v:03d}/BraTS-GLI-{n}-{v:03d}-{s}.nii.gz", "", "t1n,t1c,t2w,t2f,seg"),
-    "BraTS slices": ("slices/BraTS2021_{n:05d}_{s}_{k}.png", "", "t1,flair"),
     "OpenNeuro": ("ds000001/sub-{j:02d}/ses-{v}/anat/sub-{j:02d}_ses-{v}_{s}.nii.gz", "", "T1w,T2w,FLAIR"),
     "BIDS in capitals": ("SUB-{j:02d}/SES-{v}/ANAT/SUB-{j:02d}_SES-{v}_T1W.NII.GZ", "", ""),
-    "BIDS by class": ("{c}/sub-CC1{n}/anat/sub-CC1{n}_T1w.nii.gz", "controls,patients", ""),
     "BIDS slices": ("sub-{j:02d}_ses-{v}_acq-mprage_run-1_T1w_slice_{k:03d}.png", "", ""),
     "ADHD-200": ("{c}/00{n}/session_{v}/anat_1/mprage.nii.gz", "KKI,NYU", ""),
-    "ADHD-200, one site": ("NYU/00{n}/session_{v}/anat_1/mprage.nii.gz", "", ""),
     "ADHD-200, flat": ("00{n}_session_{v}_anat.nii.gz", "", ""),
     "HCP": ("HCP_1200/1{n}/T1w/{s}.nii.gz", "", "T1w_acpc_dc_restore_brain,T1w_acpc_dc_restore,T2w_acpc_dc_restore,aparc+aseg,brainmask_fs"),
-    "HCP raw": ("1{n}/unprocessed/3T/T1w_MPR{v}/1{n}_3T_T1w_MPR{v}.nii.gz", "", ""),
     "IXI": ("IXI-{s}/IXI{i:03d}-Guys-08{i:02d}-{s}.nii.gz", "", "T1,T2,PD"),
     "LGG of Kaggle": ("kaggle_3m/TCGA_CS_{i:04d}_1996{j:02d}09/TCGA_CS_{i:04d}_1996{j:02d}09_{k}{s}.tif", "", ",_mask"),
     "MIRIAD": ("miriad_1{j:02d}/miriad_1{j:02d}_AD_M_0{v}_MR_1/miriad_1{j:02d}_AD_M_0{v}_MR_1.nii", "", ""),
@@ -82,7 +74,6 @@ KNOWN = {
     "nnU-Net": ("imagesTr/BRATS_{i:03d}_000{v}.nii.gz", "", ""),
     "nnU-Net in 2-D": ("imagesTr/brain_{i:02d}_slice_{k:03d}.nii.gz", "", ""),
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
-    "class, person, slice": ("{c}/patient_{j:02d}/slice_{k:03d}.png", "AD,CN", ""),
     "class, person, visit, slice": ("{c}/P{j:02d}/visit{v}/{k}.png", "glioma,healthy", ""),
     "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
     "visit, person, slice": ("{s}/P{j:02d}/{k}.png", "", "baseline,month12"),
@@ -90,12 +81,10 @@ KNOWN = {
     "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
     "contrasts": ("{s}/P{j:02d}/{k}.png", "", "T1,T2,FLAIR"),
     "a class of each slice": ("patient{j}/{s}/{k}.png", "", "left,right"),
-    "visits in names": ("P{j:02d}_V{v}_T1_{k}.png", "", ""),
     "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "young,old", ""),
     "dates in names": ("{d}_P{j:02d}_{k}.png", "", ""),
     "splits and capitals": ("{split}ing Set/{c}/Subject_{j}/T1/Slice_{k:03d}.PNG", "Ad,NC", ""),
     "a folder called sub-sampled": ("sub-sampled/{c}/patient{j}_slice_{k}.png", "AD,CN", ""),
-    "the same with a number": ("sub-sample2/{c}/subject{j}/{k}.png", "AD,CN", ""),
 }  # fmt: skip
 
 
@@ -186,7 +175,7 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
     assert len(read(counted).items) == 16  # numbers of pictures are no contrasts
 
 
-def test_a_stray_volume_among_pictures_and_previews_beside_volumes():
+def test_a_stray_volume_among_pictures_and_previews_beside_volumes_are_left_out():
     assert not read([*(f"mri/img_{i}.jpg" for i in range(60)), "mri/MNI152_T1_1mm.nii.gz", "mri/x.nii"]).volumes
     heads = tree("OAS1_{i:04d}_MR1/t88_{s}.nii", "", "gfc") | tree("OAS1_{i:04d}_MR1/view_{k}.gif", levels=5)
     assert read(heads).volumes and len(read(heads).items) == 12
@@ -242,9 +231,8 @@ def test_four_class_with_missing_files_places_what_it_can():
     catalogue = read(truth)
     assert "not all subjects could be recovered" in catalogue.hidden
     unsure = {item.file for item in catalogue.items if not item.told}
-    assert unsure == {
-        name for name, item in truth.items() if "/mildDem" in name and item.level == 25
-    }  # the cut level is not guessed
+    cut = {name for name, item in truth.items() if "/mildDem" in name and item.level == 25}
+    assert unsure == cut  # which is not guessed
     assert all(item.subject == truth[item.file].subject for item in catalogue.items if item.told)
 
 
@@ -270,10 +258,8 @@ def test_oasis_volumes(tmp_path):
 def test_datalad_links_are_read_under_their_own_names(tmp_path):
     """What people see are links into .git/annex, which itself is hidden."""
     for i in range(3):
-        target, link = (
-            tmp_path / f".git/annex/objects/{i}/MD5E-s{i}.nii.gz",
-            tmp_path / f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz",
-        )
+        target = tmp_path / f".git/annex/objects/{i}/MD5E-s{i}.nii.gz"
+        link = tmp_path / f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz"
         for path in (target, link):
             path.parent.mkdir(parents=True)
         target.write_bytes(b"x")

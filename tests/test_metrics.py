@@ -38,7 +38,7 @@ class Passed(torch.nn.Module):
         return x.flatten(1)
 
 
-@pytest.mark.parametrize("d", [6, 40])
+@pytest.mark.parametrize("d", [6, 120])  # more slices than dimensions, and fewer
 def test_distances_against_torchmetrics(d):
     kid, fid = (pytest.importorskip(f"torchmetrics.image.{name}") for name in ("kid", "fid"))
     x, y = gaussian(90, d, 0), gaussian(90, d, 1, mean=0.3, scale=1.5)
@@ -52,25 +52,9 @@ def test_distances_against_torchmetrics(d):
     assert frechet_distance(x, y) == pytest.approx(float(fid.compute()), rel=1e-4) == found["fd"]
 
 
-def test_kernel_distance_is_unbiased_at_small_n():
-    values = [kernel_distance(gaussian(20, 8, 2 * s), gaussian(20, 8, 2 * s + 1)) for s in range(400)]
-    assert abs(np.mean(values)) < 3 * np.std(values) / 20 and min(values) < 0
-
-
-def test_frechet_distance_with_fewer_points_than_dimensions():
-    """Zero columns add dimensions and no distance; a set scaled by s about its mean is (s - 1)^2 times its variance away."""
-    x, y = gaussian(30, 10, 0), gaussian(30, 10, 1, 0.5, 2)
-    wide = [np.hstack([z, np.zeros((30, 90))]) for z in (x, y)]
-    assert frechet_distance(*wide) == pytest.approx(frechet_distance(x, y), rel=1e-6)
-    x = gaussian(20, 200, 3).astype(np.float64)
-    scaled = x.mean(axis=0) + 3 * (x - x.mean(axis=0))
-    assert frechet_distance(x, scaled) == pytest.approx(4 * x.var(axis=0, ddof=1).sum(), rel=1e-6)
-
-
 @pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
-def test_distances_are_symmetric_and_refuse_unfit_samples(distance):
+def test_distances_refuse_unfit_samples(distance):
     x, y = gaussian(30, 50, 0), gaussian(45, 50, 1, 0.2)
-    assert distance(x, y) == pytest.approx(distance(y, x), rel=1e-6)
     for a, b in ((x, y[:, :5]), (x[:1], y), (x[0], y)):
         with pytest.raises(ValueError, match="samples"):
             distance(a, b)
@@ -166,23 +150,13 @@ def test_against_loops_with_several_slices_a_person():
     })  # fmt: skip
 
 
-def test_one_population_copies_shifts_and_collapse():
-    real, same = gaussian(300, 4, 0), gaussian(300, 4, 1)
-    good = scores(real, same)
-    assert all(good[name] > 0.85 for name in ("precision", "recall", "coverage")) and 0.85 < good["density"] < 1.15
-    assert all(abs(good[name] - 0.5) < 0.1 for name in ("nn_accuracy_real", "nn_accuracy_fake"))
+def test_copies_are_seen_shrunk_fakes_lose_recall_and_a_tiny_set_reaches_nothing():
+    real = gaussian(300, 4, 0)
     copy = scores(real, real.copy())
     assert copy["nn_accuracy_real"] == 0 == copy["nn_accuracy_fake"]  # each has its copy at no distance: overfitting
-    far = scores(real, same + 100)
-    assert far["precision"] == far["recall"] == far["density"] == far["coverage"] == 0
-    assert far["nn_accuracy_real"] == far["nn_accuracy_fake"] == 1
-    few = scores(real, np.repeat(same[:5], 60, axis=0) + gaussian(300, 4, 2, 0, 1e-3))
-    assert few["precision"] > 0.8 and few["recall"] < 0.05 and few["coverage"] < 0.2 and few["nn_accuracy_fake"] == 1
-    shrunk = scores(
-        gaussian(40, 4, 0), 0.65 * gaussian(40, 4, 7)
-    )  # drawn in towards the mean recall is lost, and the symmetric one is not
+    shrunk = scores(real[:40], 0.65 * gaussian(40, 4, 7))  # drawn in towards the mean
     assert shrunk["recall"] < 0.6 * shrunk["recall_symmetric"]
-    tiny = scores(gaussian(2, 3, 0), gaussian(2, 3, 1))  # too small for its neighbours: it reaches nothing
+    tiny = scores(real[:2], gaussian(2, 4, 1))
     assert tiny["precision"] == tiny["recall"] == tiny["density"] == tiny["coverage"] == 0
 
 
@@ -209,14 +183,10 @@ def test_realism_is_the_best_ratio_of_reach_and_distance():
 # --- Similarity -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "scales"), [(8, 1), (16, 1), (32, 2), (64, 3), (128, 4), (256, 5), (1024, 5)])
-def test_scales_are_those_whose_window_fits(size, scales):
-    assert metrics.scales_that_fit(size) == scales
-
-
 @pytest.mark.parametrize(("size", "scales"), [(16, 1), (64, 3), (128, 4)])
 def test_ms_ssim_is_made_of_the_parts_that_torchmetrics_finds(size, scales):
     """Their MS-SSIM adds a border of reflected pixels to the last scale, so the oracle takes their maps without it."""
+    assert metrics.scales_that_fit(size) == scales
     ssim = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
     pictures = phantoms(6, 2, 1, size)
     x, y = (torch.from_numpy(p)[:, None].float() for p in (pictures[:1], pictures[6:7]))
@@ -234,12 +204,9 @@ def test_ms_ssim_is_made_of_the_parts_that_torchmetrics_finds(size, scales):
 
 def test_similar_pairs_and_the_largest_ssim():
     heads = phantoms(12, 4, 0, 16)
-    noisy = (
-        (heads[::5].astype(int) + np.random.default_rng(1).integers(-20, 21, heads[::5].shape)).clip(0, 255).astype(np.uint8)
-    )
-    exact = [
-        metrics.ms_ssim(np.broadcast_to(x, heads.shape), heads).max() for x in noisy
-    ]  # at 16 px there is one scale: plain SSIM
+    noise = np.random.default_rng(1).integers(-20, 21, heads[::5].shape)
+    noisy = (heads[::5].astype(int) + noise).clip(0, 255).astype(np.uint8)
+    exact = [metrics.ms_ssim(np.broadcast_to(x, heads.shape), heads).max() for x in noisy]  # at 16 px it is plain SSIM
     found = metrics.best_similarity(heads, noisy, candidates=24)
     assert found["value"] == pytest.approx(np.mean(exact), rel=1e-5) and found["low"] < found["value"] < found["high"]
     assert metrics.best_similarity(heads, heads[:5])["value"] == pytest.approx(1, abs=1e-4)
@@ -252,17 +219,12 @@ def test_similar_pairs_and_the_largest_ssim():
 
 
 def test_dimensions_are_the_components_that_hold_so_much_variance():
-    """Against sklearn, and where the spectrum is known: seven equal directions of noise need six for 80 % of the variance."""
     from sklearn.decomposition import PCA
 
     pictures = phantoms(40, 2, 0)
     held = PCA().fit(pictures.reshape(80, -1).astype(float)).explained_variance_ratio_.cumsum()
     found = Variety(pictures).numbers()
     assert all(found[name] == np.argmax(held >= share) + 1 for name, share in metrics.SHARES.items())
-    corners = np.full((14, 8, 8), 100, np.uint8)
-    for axis in range(7):
-        corners[2 * axis, axis, axis], corners[2 * axis + 1, axis, axis] = 150, 50
-    assert Variety(corners).numbers()["dimensions"] == 6 and Variety(corners).numbers()["dimensions_95"] == 7
     brighter = (pictures[:1] * np.linspace(0.5, 1, 40)[:, None, None]).astype(np.uint8)
     assert Variety(brighter).numbers()["dimensions"] == 1
     assert set(Variety(np.repeat(pictures[:1], 20, axis=0)).numbers().values()) == {0.0}
@@ -283,18 +245,14 @@ def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pic
 
 @pytest.fixture(scope="module")
 def sides():
-    """(60 slices of 12 held-out people, 180 of 36 others, 60 of a perfect generator that draws nobody twice, draws of others)."""
-    people, pictures = np.repeat(np.arange(48), 5), phantoms(48, 5, 0)
+    """(40 slices of 10 held-out people, 80 of 20 others, 40 of a perfect generator that draws nobody twice, draws of others)."""
+    people, pictures = np.repeat(np.arange(30), 4), phantoms(30, 4, 0)
     real = Side(pictures, features(pictures), people)
-    fresh = phantoms(60, 5, 7)[np.arange(60) * 5 + np.arange(60) % 5]
-    held, others = real.rows(people < 12), real.rows(people >= 12)
+    fresh = phantoms(40, 4, 7)[np.arange(40) * 4 + np.arange(40) % 4]
+    held, others = real.rows(people < 10), real.rows(people >= 10)
     rng = np.random.default_rng(0)
-    return (
-        held,
-        others,
-        Side(fresh, features(fresh), np.arange(60)),
-        [draw_people(others.people, 12, 60, rng) for _ in range(20)],
-    )
+    draws = [draw_people(others.people, 10, 40, rng) for _ in range(20)]
+    return held, others, Side(fresh, features(fresh), np.arange(40)), draws
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +261,7 @@ def judged(sides):
     held, others, fresh, draws = sides
     good, found = compare_features(held, fresh, others, draws) | compare_pictures(held, fresh, others, draws), {}
     for name, control in control_sets(others.images[draws[0]]).items():
-        whose = np.arange(60) if name == "collapsed" else others.people[draws[0]]
+        whose = np.arange(40) if name == "collapsed" else others.people[draws[0]]
         found[name] = score_control(held, Side(control, features(control), whose))
         found[name]["memory"] = np.median(nearest(features(control), others.at)[0])
     return good, found
@@ -331,11 +289,10 @@ def test_few_slices_again_and_again_lack_recall_and_memorised_ones_have_no_fault
 
 def test_variety_of_new_people_reaches_the_floor_and_a_collapse_does_not(sides):
     real, others, fresh, draws = sides
-    few = np.resize(fresh.images[:3], fresh.images.shape) + np.random.default_rng(0).integers(0, 2, fresh.images.shape).astype(
-        np.uint8
-    )
+    few = np.resize(fresh.images[:3], fresh.images.shape)
+    few = few + np.random.default_rng(0).integers(0, 2, few.shape).astype(np.uint8)
     found = compare_variety(real, {"": fresh.images, "_fixed_noise": few}, others, draws)
-    assert found["n"] == 60
+    assert found["n"] == 40
     for name in ("dimensions", "dimensions_90", "spread"):
         good, bad = found[name], found[f"{name}_fixed_noise"]
         assert good["high"] >= good["floor"]["low"] and bad["high"] < bad["floor"]["low"], name
@@ -346,9 +303,7 @@ def test_variety_of_new_people_reaches_the_floor_and_a_collapse_does_not(sides):
 def test_scores_refuse_shared_people_and_unequal_sides(sides, judged):
     real, others, fresh, draws = sides
     assert judged[0]["kid"]["value"] == pytest.approx(1000 * kernel_distance(real.at, fresh.at))
-    for wrong, words in (
-        ((real, fresh, real, draws), "disjoint"),
-        ((real, fresh.rows(slice(9)), others, draws), "equally many"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            compare_features(*wrong)
+    with pytest.raises(ValueError, match="disjoint"):
+        compare_features(real, fresh, real, draws)
+    with pytest.raises(ValueError, match="equally many"):
+        compare_features(real, fresh.rows(slice(9)), others, draws)

@@ -14,9 +14,8 @@ def joined(tmp_path, content, scans, images=None, files=None):
     """The columns, people and classes that a table gives to slices of these ids."""
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     empty = [""] * len(scans)
-    return join(
-        read_table(tmp_path / "t.csv"), [scans, images or empty, [scan.split("_MR")[0] for scan in scans], files or empty]
-    )
+    people = [scan.split("_MR")[0] for scan in scans]
+    return join(read_table(tmp_path / "t.csv"), [scans, images or empty, people, files or empty])
 
 
 def test_columns_damage_and_doubts(tmp_path):
@@ -27,9 +26,8 @@ def test_columns_damage_and_doubts(tmp_path):
     np.testing.assert_array_equal(found.columns["MMSE"], [29, 28, 30, np.nan, 27, np.nan])
     assert list(found.columns["Sex"]) == ["F", "M", "F", "F", "M", ""] and found.columns["Note"][0] == "fine"
     said = " ".join(found.warnings)
-    assert all(
-        text in said for text in ("2 damaged values in nWBV", "1 ids occur twice", "1 rows without an id", "no row for 1 of 6")
-    )
+    doubts = ("2 damaged values in nWBV", "1 ids occur twice", "1 rows without an id", "no row for 1 of 6")
+    assert all(text in said for text in doubts)
 
 
 @pytest.mark.parametrize("content", [
@@ -44,30 +42,27 @@ def test_separators_encodings_and_decimal_commas(tmp_path, content):
 
 
 def test_each_visit_has_its_own_row(tmp_path):
-    rows = ["Subject ID,MRI ID,Group,Visit,CDR"]
-    rows += [
-        f"OAS2_{n:04d},OAS2_{n:04d}_MR{v},{('Nondemented', 'Converted')[n % 2]},{v},{v / 2 - 0.5}"
-        for n in range(4)
-        for v in (1, 2)
-    ]
-    found = joined(tmp_path, "\n".join(rows), [f"OAS2_{n:04d}_MR{v}" for n in range(4) for v in (1, 2, 3)])
+    row, groups = "OAS2_{n:04d},OAS2_{n:04d}_MR{v},{group},{v},{cdr}", ("Nondemented", "Converted")
+    rows = [row.format(n=n, v=v, group=groups[n % 2], cdr=v / 2 - 0.5) for n in range(4) for v in (1, 2)]
+    found = joined(
+        tmp_path,
+        "\n".join(["Subject ID,MRI ID,Group,Visit,CDR", *rows]),
+        [f"OAS2_{n:04d}_MR{v}" for n in range(4) for v in (1, 2, 3)],
+    )
     np.testing.assert_array_equal(found.columns["CDR"], [0, 0.5, np.nan] * 4)  # no third visit: nobody else's value
     assert list(found.classes[3:6]) == ["Converted", "Converted", ""] and found.people is None
 
 
 @pytest.mark.parametrize("by", ["Subject", "Image Data ID"])
 def test_the_adni_search_table_is_joined_by_whichever_id_fits(tmp_path, by):
-    rows = ['"Image Data ID","Subject","Group","Sex","Age"']
-    rows += [
-        f'"I{45108 + 2 * i + v}","{i:03d}_S_{1000 + i}","{("AD", "CN", "MCI")[i % 3]}","F","{70 + i + v}"'
-        for i in range(6)
-        for v in (0, 1)
-    ]
-    people = [f"{i:03d}_S_{1000 + i}" for i in range(6) for v in (0, 1)]
-    images = [f"{45108 + 2 * i + v}" for i in range(6) for v in (0, 1)]
-    found = joined(tmp_path, "\n".join(rows), people if by == "Subject" else images, images)
+    scans = [(i, v) for i in range(6) for v in (0, 1)]
+    people, images = [f"{i:03d}_S_{1000 + i}" for i, _ in scans], [f"{45108 + 2 * i + v}" for i, v in scans]
+    groups = [("AD", "CN", "MCI")[i % 3] for i, _ in scans]
+    rows = [f'"I{images[k]}","{people[k]}","{groups[k]}","F","{70 + sum(scans[k])}"' for k in range(12)]
+    head = '"Image Data ID","Subject","Group","Sex","Age"'
+    found = joined(tmp_path, "\n".join([head, *rows]), people if by == "Subject" else images, images)
     assert list(found.columns["Age"]) == [70 + i + v for i in range(6) for v in (0, 1)]
-    assert list(found.classes[:6]) == ["AD", "AD", "CN", "CN", "MCI", "MCI"]
+    assert list(found.classes) == groups
     assert by == "Subject" or list(found.people) == people
 
 

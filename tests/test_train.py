@@ -10,8 +10,6 @@ from sklearn.decomposition import PCA
 from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
-from stylegan.losses import adam_for_lazy
-from stylegan.modules import frozen
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.metrics import kernel_distance
 from stylegan.train import (
@@ -32,12 +30,7 @@ from stylegan.train import (
 
 DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "z_dim": 16, "w_dim": 16, "style_mixing_prob": 0.0}
 SYSTEMS = [name for name in PRESETS if name.startswith(("stylegan", "seed")) or name in ("dcgan", "modern")]
-LEARN_FAST = ("seed001-stylegan1-classes", "seed002-stylegan2-umap", "dcgan")  # one of each architecture
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+LEARN_FAST = ("seed002-stylegan2-umap", "dcgan")  # the others are long
 
 
 def smoke(**fields) -> Config:
@@ -174,14 +167,6 @@ def test_every_generator_learns_from_the_penalty_on_sharing_and_a_checkpoint_kee
     assert not all(torch.equal(a, b) for a, b in zip(states[0].G.parameters(), states[1].G.parameters(), strict=True))
 
 
-def test_frozen_takes_no_gradients_and_gives_them_back():
-    net = torch.nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), frozen(net):
-        assert not any(p.requires_grad for p in net.parameters())
-        raise RuntimeError
-    assert all(p.requires_grad for p in net.parameters())
-
-
 # --- Averages, rates, probabilities ---------------------------------------------------------------------------------------------
 
 
@@ -228,19 +213,13 @@ def test_the_rate_falls_with_the_root_of_the_slices_shown():
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
 
 
-def test_adam_starts_with_averages_of_zero_and_steps_as_torch_s_own_does():
-    config = smoke(adam_eps=0.0)
-    net, twin = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    twin.load_state_dict(net.state_dict())
-    ours = adam(net, config, 16)
-    plain = torch.optim.Adam(twin.parameters(), **adam_for_lazy(config.lr, config.beta1, config.beta2, 16), eps=0.0, fused=True)
-    assert all(not slot.any() for slots in ours.state.values() for slot in slots.values())
-    for scale in (1.0, -3.0):
-        for one, optimizer in ((net, ours), (twin, plain)):
-            optimizer.zero_grad()
-            (one(torch.ones(4, 3)).sum() * scale).backward()
-            optimizer.step()
-    assert torch.equal(net.weight, twin.weight)
+def test_adam_starts_with_averages_of_zero_and_moves_each_weight_by_the_rate():
+    config, net = smoke(adam_eps=0.0), torch.nn.Linear(3, 2)
+    before, optimizer = net.weight.clone(), adam(net, config, 16)
+    assert all(not slot.any() for slots in optimizer.state.values() for slot in slots.values())
+    net(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(before - net.weight, torch.full_like(before, config.lr * 16 / 17))
 
 
 # --- Precision, seeds, learning -------------------------------------------------------------------------------------------------
@@ -277,9 +256,8 @@ def test_same_seed_same_run_other_seed_other_run(slices):
 def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     """In 1 or 2 kimg at 16 px the kernel distance in the space of 16 principal components of the pixels falls below half."""
     w = {} if preset == "dcgan" else {"z_dim": 16, "w_dim": 16, "mapping_layers": 2}
-    growth = (
-        {"grow_from": 4, "grow_kimg": 0.08, "fade_kimg": 0.08, "grow_batch_max": 32} if PRESETS[preset].get("grow_from") else {}
-    )
+    growth = {"grow_from": 4, "grow_kimg": 0.08, "fade_kimg": 0.08, "grow_batch_max": 32}
+    growth = growth if PRESETS[preset].get("grow_from") else {}
     more = {"attention": "8"} if "attention" in PRESETS[preset] else {}
     more |= {"c_dim": len(slices.classes)} if PRESETS[preset].get("conditional") == "class" else {}
     config = make_config(preset, img_resolution=16, channel_base=128, channel_max=16, batch_size=16, ema_kimg=0.1, device="cpu",

@@ -16,22 +16,12 @@ def entry(value: float, half: float = 1.0) -> dict:
 FLOOR = {"value": 10.0, "low": 8.0, "high": 13.0}
 
 
-@pytest.mark.parametrize(
-    ("value", "half", "better", "expected"),
-    [
-        (10, 1, "lower", PASS),
-        (12, 1, "lower", BORDERLINE),  # inside the floor's range, and still no pass: the floor is lenient
-        (15, 3, "lower", BORDERLINE),
-        (15, 1, "lower", FAIL),
-        (11, 1, "higher", PASS),
-        (9, 0.5, "higher", BORDERLINE),
-        (6, 1, "higher", FAIL),
-        (12, 0.1, "as", PASS),
-        (14, 2, "as", BORDERLINE),
-        (7, 2, "as", BORDERLINE),
-        (15, 1, "as", FAIL),
-    ],
-)
+# 12 lies inside the floor's range, and still is no pass where lower is better: the floor is lenient.
+@pytest.mark.parametrize(("value", "half", "better", "expected"), [
+    (10, 1, "lower", PASS), (12, 1, "lower", BORDERLINE), (15, 3, "lower", BORDERLINE), (15, 1, "lower", FAIL), (11, 1, "higher", PASS),
+    (9, 0.5, "higher", BORDERLINE), (6, 1, "higher", FAIL), (12, 0.1, "as", PASS), (14, 2, "as", BORDERLINE), (7, 2, "as", BORDERLINE),
+    (15, 1, "as", FAIL),
+])  # fmt: skip
 def test_marks(value, half, better, expected):
     assert mark(entry(value, half), FLOOR, better) == expected
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}  # precision among fewer than four people
@@ -88,10 +78,10 @@ def test_memory_is_judged_by_the_test_and_its_size():
     assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
     bright = {
         "people": {"share": 1.0, "expected": 0.7, "p_value": 1e-4},
-        "attack": {"value": 0.9, "low": 0.8, "high": 1.0},
-        "logits": {"value": 0.55, "low": 0.51, "high": 0.6},
-        "projection": {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24},
+        "attack": entry(0.9, 0.1),
+        "logits": entry(0.55, 0.04),
     }
+    bright["projection"] = {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24}
     assert of(1.0, 0.5, **bright) == [SIGNS[mark] for mark in (PASS, FAIL, FAIL, BORDERLINE, FAIL)]
     dark = {"people": {"share": 0.7, "expected": 0.7, "p_value": 0.4}, "attack": entry(0.5, 0.05), "logits": None}
     assert of(1.0, 0.5, **dark) == [SIGNS[PASS]] * 3

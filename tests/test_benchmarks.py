@@ -1,0 +1,98 @@
+"""benchmarks/speed.py and peer.py: what they measure; our own networks under the names of the official code stand in for the peer."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import script
+
+from stylegan import train
+from stylegan.config import make_config
+
+speed, peer = script("benchmarks/speed.py"), script("benchmarks/peer.py")
+
+# --- Speed ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_measures_every_phase_and_prints_json(slices, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "load_slices", lambda data, resolution: slices)
+    line = "speed.py --preset smoke --rounds 1 --json --batch-size 4 --device cpu --pl-weight 1 --d-reg-interval 2 --g-reg-interval 2"
+    monkeypatch.setattr(sys, "argv", line.split())
+    speed.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["preset"] == "smoke" and found["batch_size"] == 4 and found["precision"] == "fp32"
+    assert set(found["phases"]) == {"data", "d", "g", "r1", "path_length", "ema"}
+    assert found["img_s"] > 0 and found["sample_img_s"] > 0
+    assert found["limit_img_s"] > 0 and found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"])
+
+
+def test_a_growing_preset_is_measured_by_the_slices_it_takes(slices, monkeypatch):
+    """Batches are larger while the resolution is low."""
+    sizes = {"channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "batch_size": 4}
+    config = make_config("stylegan1", img_resolution=16, grow_from=4, grow_batch_max=8, g_reg_interval=1, device="cpu", **sizes)
+    shown, step = [0], train.training_step
+    monkeypatch.setattr(train, "training_step", lambda state, data: (step(state, data), shown.append(state.cur_nimg)))
+    monkeypatch.setattr(speed, "_now", lambda state: float(len(shown)))  # each step takes a second
+    monkeypatch.setattr(speed, "_median", lambda *_: 1.0)
+    monkeypatch.setattr(speed, "convolution_limit", lambda *_: 1.0)
+    found = speed.bench(config, slices, rounds=1)
+    assert found["resolution"] == 4 and found["batch_size"] == 8 == found["img_s"] == shown[1]
+
+
+def test_the_limit_counts_dense_convolutions_forward_and_backward():
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    with speed._Convolutions() as seen:
+        for _ in range(3):
+            torch.nn.functional.conv2d(x, torch.ones(4, 4, 3, 3)).sum().backward()
+            torch.nn.functional.conv2d(x, torch.ones(4, 1, 3, 3), groups=4)  # depthwise: a filter, not counted
+    counted = {function.name(): count for (function, _), count in seen.calls.items()}
+    assert counted == {"aten::convolution": 3, "aten::convolution_backward": 3}
+
+
+# --- A peer ---------------------------------------------------------------------------------------------------------------------
+
+
+STAND_IN = """
+from stylegan import networks
+from stylegan.config import Config
+
+def config(size, channels, num_fp16_res=0, conv_clamp=None, **widths):
+    return Config(img_resolution=size, img_channels=channels, z_dim=16, w_dim=16, mapping_layers=2, mbstd_group_size=4, **widths)
+
+class Generator(networks.Generator):
+    def __init__(self, z_dim, c_dim, w_dim, size, channels, mapping_kwargs, synthesis_kwargs):
+        super().__init__(config(size, channels, **synthesis_kwargs))
+
+class Discriminator(networks.Discriminator):
+    def __init__(self, c_dim, size, channels, epilogue_kwargs, **widths):
+        super().__init__(config(size, channels, **widths))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "networks.py").write_text(STAND_IN)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
+        del sys.modules[name]
+
+
+def test_both_sides_take_the_same_steps_and_ratios_are_round_by_round(checkout, slices):
+    config = make_config("smoke", device="cpu", d_reg_interval=2, g_reg_interval=2)
+    found = peer.compare(config, peer.import_peer(checkout), slices, rounds=3)
+    assert json.loads(json.dumps(found)) == found
+    ratios = sorted(ours / peer for ours, peer in zip(found["rounds"]["ours"], found["rounds"]["peer"], strict=True))
+    assert len(ratios) == 3 and found["ratio_same_schedule_fp32"] == pytest.approx(ratios[1])
+    assert 0.2 < ratios[1] < 5  # the same networks
+    assert found["best_uses"] and found["peer_operators"] == {"bias_act": False, "upfirdn2d": False, "conv2d_gradfix": False}
+    with pytest.raises(AssertionError, match="not the same architecture"):
+        peer.compare(make_config("smoke", device="cpu", mapping_layers=3), peer.import_peer(checkout), slices, rounds=1)
+
+
+def test_a_folder_without_networks_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["peer.py", "--peer", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"holds no training/networks\.py"):
+        peer.main()
