@@ -228,10 +228,8 @@ def _scored(run: Run, data: Path | None, num: int, known: dict) -> dict:
         held = replace(held, splits=np.where(held.splits == "train", "train", "test"))
         known[key] = held, floors_against(open_evidence(path, held, split="test", num=num))
     slices, floors = known[key]
-    evidence, at = (
-        open_evidence(path, slices, split="test", num=num),
-        {x["cur_nimg"]: x["seconds"] for x in read_metrics(run.folder)},
-    )
+    evidence = open_evidence(path, slices, split="test", num=num)
+    at = {x["cur_nimg"]: x["seconds"] for x in read_metrics(run.folder)}
     (part,), snapshots = evidence.scored, sorted((run.folder / "snapshots").glob("*.safetensors"))
     entry |= {"img_s": last["cur_nimg"] / last["seconds"], "parameters_g": count_parameters(G.requires_grad_(True))}
     entry |= {**score(evidence), "floors": floors, "n": len(part.slices), "people": len(set(part.people))}
@@ -255,9 +253,8 @@ def score(evidence: Evidence) -> dict:
     both = Comparison(evidence.side(part.slices), fakes)
     numbers = both.neighbours() | Variety(fakes.images[:PICTURES]).numbers()
     numbers["dimensions_fixed_noise"] = Variety(evidence.fixed_noise(part.slices)[:PICTURES]).numbers()["dimensions"]
-    return leave_out(both.distances, part.people, len(fakes)) | {
-        name: numbers[name] for name in (*NUMBERS, "dimensions_fixed_noise")
-    }
+    names = *NUMBERS, "dimensions_fixed_noise"
+    return leave_out(both.distances, part.people, len(fakes)) | {name: numbers[name] for name in names}
 
 
 def kid(evidence: Evidence) -> float:

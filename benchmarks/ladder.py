@@ -47,7 +47,7 @@ CLAIMS = (
     Claim("Adaptive augmentation does better.", "StyleGAN2-ADA", "oasis64", "oasis64+augment=none"),
     Claim("Relativistic loss, R1 + R2 at every step do better than logistic loss and lazy R1.", "R3GAN", "modern", "oasis64"),
 )  # fmt: skip
-VARIETY = ("dimensions", "dimensions_fixed_noise", "spread")
+VARIETY = {"dimensions": "dimensions", "dimensions_fixed_noise": "dimensions, fixed noise", "spread": "spread"}  # score: column
 CURVES = ("stylegan1", "stylegan1+grow_from=0")  # rows that are scored at every tick: does growing save time?
 
 
@@ -172,7 +172,7 @@ def render_rows(ladder: dict) -> str:
     if floors:
         rows.append({"system": "*real people*", "KID × 1000": _with(floors["kid"]), "FD": _with(floors["fd"]),
                      "precision": f"{floors['precision']:.2f}", "recall": f"{floors['recall']:.2f}",
-                     **{name: f"{floors[name]:.0f}" for name in VARIETY if name in floors}})  # fmt: skip
+                     **{title: f"{floors[name]:.0f}" for name, title in VARIETY.items() if name in floors}})  # fmt: skip
     columns = list(rows[0]) if rows else []
     return markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
 
@@ -193,7 +193,7 @@ def _cells(row: dict) -> dict[str, str]:
         "FD": _with(row["fd"]),
         "precision": f"{row['precision']:.2f}",
         "recall": f"{row['recall']:.2f}",
-        **{name.replace("s_", "s, ").replace("_", " "): f"{row[name]:.0f}" for name in VARIETY if row.get(name) is not None},
+        **{title: f"{row[name]:.0f}" for name, title in VARIETY.items() if row.get(name) is not None},
         "kimg": f"{row['kimg']:.0f}",
         "img/s": f"{row['img_s']:.0f}",
         "G, M": f"{row['parameters_g'] / 1e6:.2f}",

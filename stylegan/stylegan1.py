@@ -61,14 +61,14 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
         if self.up:
-            weight = _spread(weight.flip(2, 3)).transpose(0, 1)  # a transposed convolution turns its kernel round
+            weight = spread_kernel(weight.flip(2, 3)).transpose(0, 1)  # a transposed convolution turns its kernel round
             return blur121(F.conv_transpose2d(x, weight, stride=2, padding=1))
         if self.down:
-            return F.conv2d(blur121(x), _spread(weight) / 4, stride=2, padding=1)
+            return F.conv2d(blur121(x), spread_kernel(weight) / 4, stride=2, padding=1)
         return F.conv2d(x, weight, padding=1)
 
 
-def _spread(weight: Tensor) -> Tensor:
+def spread_kernel(weight: Tensor) -> Tensor:
     """[o, i, 3, 3] -> [o, i, 4, 4]: the kernel at its four places in a square of two by two pixels, summed."""
     wide = F.pad(weight, [1, 1, 1, 1])
     return wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]

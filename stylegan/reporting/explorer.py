@@ -25,7 +25,7 @@ from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.plots import data_uri
 from stylegan.predict import NOTICE, generate, styles, to_uint8
-from stylegan.stylegan1 import _spread
+from stylegan.stylegan1 import spread_kernel
 
 SCRIPT = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
@@ -272,7 +272,7 @@ def _stylegan1(block: torch.nn.Module, w: int) -> list[dict]:
         conv, styled = getattr(block, f"conv{name}", None), getattr(block, f"styled{name}")
         weight, up = None if conv is None else conv.weight * conv.scale, None
         if conv is not None and conv.up:
-            weight, up = _spread(weight.flip(2, 3)), {"kernel": 4, "crop": 1, "taps": [0.25, 0.5, 0.25]}
+            weight, up = spread_kernel(weight.flip(2, 3)), {"kernel": 4, "crop": 1, "taps": [0.25, 0.5, 0.25]}
         channels = len(styled.bias)
         ones = torch.cat([torch.ones(channels), torch.zeros(channels)])  # AdaIN's factor is 1 + y_s
         found.append(_layer(
