@@ -1,4 +1,4 @@
-"""KID per minute of training from scratch: ours beside the official networks, on the same threads and training subjects.
+"""KID and variety per minute of training from scratch: ours beside the official networks, on the same threads and training subjects.
 
     python benchmarks/race.py run --side ours --seed 0 --minutes 8 --data DIR --out race            # one process per side and seed
     python benchmarks/race.py run --side peer --peer PATH --seed 0 --minutes 8 --data DIR --out race
@@ -27,7 +27,7 @@ from stylegan.files import prepare_machine
 from stylegan.networks import Generator
 from stylegan.predict import generate, to_uint8
 from stylegan.scores.features import features
-from stylegan.scores.metrics import kernel_distance
+from stylegan.scores.metrics import PICTURES, Variety, kernel_distance
 from stylegan.train import TrainingState, new_state
 
 FAKES = 384
@@ -53,7 +53,7 @@ def start(side: str, seed: int, peer: Path | None) -> TrainingState:
 def pictures(state: TrainingState) -> np.ndarray:
     """Uint8 [FAKES, R, R] of the averaged generator."""
     if isinstance(state.G_ema, Generator):
-        return to_uint8(generate(state.G_ema, range(FAKES)))
+        return to_uint8(generate(state.G_ema, range(FAKES), noise_mode="random"))
     z = torch.randn(FAKES, state.G_ema.z_dim, generator=torch.Generator().manual_seed(0))
     drawn = [state.G_ema.synthesis(state.G_ema.mapping(part, None), None) for part in z.split(16)]
     return to_uint8(torch.cat(drawn))
@@ -78,39 +78,54 @@ def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer
 
 
 def score(data: Path | None, out: Path) -> dict:
-    """KID x 1000 on validation subjects of all that was kept: race.json and race.png."""
-    real = features(load_slices(data, RESOLUTION).split("val").images)
-    found = {}
+    """KID x 1000 on validation subjects and dimensions of all that was kept: race.json and race.png."""
+    slices = load_slices(data, RESOLUTION)
+    real = features(slices.split("val").images)
+    found = {"real people": {"dimensions": dimensions(slices.split("train").images)}}
     for path in sorted(out.glob("*-*.npz")):
         with np.load(path) as run:
-            kid = [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]]
-            found[path.stem] = {"minutes": run["minutes"].tolist(), "kimg": run["kimg"].tolist(), "kid": kid} | {
-                "threads": int(run["threads"]), "torch": str(run["torch"])
-            }  # fmt: skip
+            found[path.stem] = {
+                "minutes": run["minutes"].tolist(),
+                "kimg": run["kimg"].tolist(),
+                "kid": [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]],
+                "dimensions": [dimensions(shown) for shown in run["pictures"]],
+                "threads": int(run["threads"]),
+                "torch": str(run["torch"]),
+            }
     (out / "race.json").write_text(json.dumps(found, indent=1))
     draw(found).savefig(out / "race.png", dpi=110)
     return found
 
 
-def of_side(found: dict, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """(minutes, KID x 1000) of one side's runs, [seeds, points] each, over the points that all of them have."""
+def dimensions(pictures: np.ndarray) -> float:
+    """Principal components for 80 % of the variance of `PICTURES` pictures, spread evenly over those at hand."""
+    rows = np.linspace(0, len(pictures) - 1, min(PICTURES, len(pictures))).round().astype(int)
+    return Variety(pictures[rows]).numbers()["dimensions"]
+
+
+def of_side(found: dict, side: str, score: str) -> tuple[np.ndarray, np.ndarray]:
+    """(minutes, score) of one side's runs, [seeds, points] each, over the points that all of them have."""
     runs = [run for name, run in found.items() if name.startswith(f"{side}-")]
     points = min(len(run["kid"]) for run in runs)
-    return tuple(np.array([run[key][:points] for run in runs]) for key in ("minutes", "kid"))
+    return tuple(np.array([run[key][:points] for run in runs]) for key in ("minutes", score))
 
 
 def draw(found: dict):
     """Each run thin, the mean of each side thick."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = {"kid": "KID × 1000 on validation subjects", "dimensions": "dimensions (80 % of the variance)"}
     sides = {"ours": ("ours, the preset quick", "#0072b2", "o"), "peer": ("official networks and recipe", "#d55e00", "s")}
-    for side, (label, colour, marker) in sides.items():
-        minutes, kid = of_side(found, side)
-        axes.plot(minutes.T, kid.T, color=colour, linewidth=0.8, alpha=0.6)
-        axes.plot(minutes.mean(0), kid.mean(0), color=colour, marker=marker, label=f"{label} (mean of {len(kid)} seeds)")
-    axes.set(xlabel="minutes of training", ylabel="KID × 1000 on validation subjects", xlim=(0, None), ylim=(0, None))
+    for axes, (score, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for side, (label, colour, marker) in sides.items():
+            minutes, values = of_side(found, side, score)
+            axes.plot(minutes.T, values.T, color=colour, linewidth=0.8, alpha=0.6)
+            axes.plot(
+                minutes.mean(0), values.mean(0), color=colour, marker=marker, label=f"{label} (mean of {len(values)} seeds)"
+            )
+        axes.set(xlabel="minutes of training", ylabel=title, xlim=(0, None), ylim=(0, None))
+    axes.axhline(found["real people"]["dimensions"], color="#555555", linestyle="--", label="real people")
     axes.legend(frameon=False)
     return figure
 
@@ -129,9 +144,13 @@ def main() -> None:
         run(args.side, args.seed, args.minutes, args.data, args.out, args.peer)
         return
     found = score(args.data, args.out)
+    people = found["real people"]["dimensions"]
     for name, curve in found.items():
-        print(f"{name}: KID {curve['kid'][-1]:.0f} after {curve['minutes'][-1]:.1f} min and {curve['kimg'][-1]:.1f} kimg")
-    ours, peer = (of_side(found, side)[1][:, -1] for side in ("ours", "peer"))
+        if name != "real people":
+            last = {key: curve[key][-1] for key in ("kid", "dimensions", "minutes", "kimg")} | {"people": people}
+            form = "KID {kid:.0f}, {dimensions:.0f} dimensions of {people:.0f} after {minutes:.1f} min and {kimg:.1f} kimg"
+            print(f"{name}: {form.format(**last)}")
+    ours, peer = (of_side(found, side, "kid")[1][:, -1] for side in ("ours", "peer"))
     print(f"mean {ours.mean():.0f} against {peer.mean():.0f}: {ours.mean() / peer.mean():.2f} of it")
 
 

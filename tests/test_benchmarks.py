@@ -1,8 +1,10 @@
-"""benchmarks/speed.py and peer.py: what they measure; our own networks under the names of the official code stand in for the peer."""
+"""benchmarks/speed.py, peer.py and race.py: what they measure; our own networks under the names of the official code stand in for the peer."""
 
+import dataclasses
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import script
@@ -10,7 +12,7 @@ from conftest import script
 from stylegan import train
 from stylegan.config import make_config
 
-speed, peer = script("benchmarks/speed.py"), script("benchmarks/peer.py")
+speed, peer, race = (script(f"benchmarks/{name}.py") for name in ("speed", "peer", "race"))
 
 # --- Speed ----------------------------------------------------------------------------------------------------------------------
 
@@ -96,3 +98,25 @@ def test_a_folder_without_networks_is_refused_in_a_sentence(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["peer.py", "--peer", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"holds no training/networks\.py"):
         peer.main()
+
+
+# --- A race ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_race_keeps_pictures_of_each_minute_and_scores_both_sides(checkout, slices, tmp_path, monkeypatch, capsys):
+    smoke = make_config("smoke", device="cpu")
+    monkeypatch.setattr(race, "load_slices", lambda data, resolution: slices)
+    monkeypatch.setattr(race, "make_config", lambda preset, **changes: dataclasses.replace(smoke, **changes))
+    monkeypatch.setattr(race, "peer_config", lambda seed: dataclasses.replace(smoke, seed=seed))
+    monkeypatch.setattr(race, "FAKES", 24)
+    for side in ("ours", "peer"):
+        race.run(side, 0, 0.01, None, tmp_path, checkout, every=0.005)
+    monkeypatch.setattr(sys, "argv", ["race.py", "score", "--out", str(tmp_path)])
+    race.main()
+    found = json.loads((tmp_path / "race.json").read_text())
+    assert set(found) == {"real people", "ours-0", "peer-0"} and (tmp_path / "race.png").stat().st_size > 0
+    for name in ("ours-0", "peer-0"):
+        curve = found[name]
+        assert len(curve["minutes"]) == len(curve["kid"]) == len(curve["dimensions"]) >= 2 and curve["kimg"] == sorted(curve["kimg"])
+    assert "dimensions of" in capsys.readouterr().out
+    assert race.dimensions(np.repeat(slices.images[:1], 24, axis=0)) == 0 < race.dimensions(slices.images)
