@@ -18,11 +18,16 @@ from stylegan.config import Config
 from stylegan.rng import BatchRNG
 
 SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the width, of log size, of the angle
+MARGIN = 0.1  # of the grey range [-1, 1]: 13 levels of 8 bits
 BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
 
 
 class _Clamp(torch.autograd.Function):
-    """Clamp to [-1, 1]; a gradient passes inside, and outside where following it leads back in, so that no pixel is stuck."""
+    """Clamp to [-1, 1]; a gradient passes within `MARGIN` of that, and beyond it where following it leads back in: no pixel is stuck.
+
+    The margin gives black room for error. Without it a background just below -1 is no longer pushed down while D still sees grey
+    in its neighbours, and each step of G's weights lifts some of it back above black.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -32,7 +37,8 @@ class _Clamp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * ((x - x.clamp(-1, 1)) * grad >= 0)  # descent moves against the gradient
+        outside = x - x.clamp(-1 - MARGIN, 1 + MARGIN)
+        return grad * (outside * grad >= 0)  # descent moves against the gradient
 
 
 def dither(img: Tensor, rng: BatchRNG) -> Tensor:

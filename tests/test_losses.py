@@ -145,7 +145,7 @@ def test_dither_clamps_adds_up_to_one_grey_level_and_lets_gradients_only_back_in
     img = torch.linspace(-2, 2, 4000).reshape(1, 1, 40, 100)
     moved = dither(img, draws(0)) - img.clamp(-1, 1)
     assert moved.abs().max() <= 2 / 255 + 1e-6 and moved.abs().max() > 1.9 / 255 and abs(moved.mean()) < 0.1 / 255
-    x = torch.tensor([-1.5, -1.5, 0.0, 1.5, 1.5]).reshape(1, 1, 1, 5).requires_grad_(True)
-    push = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]).reshape(1, 1, 1, 5)  # descent moves against it
+    x = torch.tensor([-1.5, -1.5, -1.05, 0.0, 1.05, 1.5, 1.5]).reshape(1, 1, 1, 7).requires_grad_(True)
+    push = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 1, 7)  # descent moves against it
     (dither(x, draws(0)) * push).sum().backward()
-    assert x.grad.flatten().tolist() == [0.0, -1.0, 1.0, 1.0, 0.0]
+    assert x.grad.flatten().tolist() == [0.0, -1.0, 1.0, 1.0, -1.0, 1.0, 0.0]  # within the margin black may become blacker
