@@ -230,8 +230,8 @@ _WGAN = {"loss": "wgan", "r1_gamma": 0.0, "gp_weight": 10.0, "drift": 0.001, "d_
 PRESETS = {
     "smoke": {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "batch_size": 8,
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
-    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.015, "lr_decay_kimg": 24.0, "r1_gamma": 1.0, "ema_kimg": 5.0,
-              "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
+    "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.015, "lr_decay_kimg": 24.0, "r1_gamma": 1.0, "ema_kimg": 10.0,
+              "ema_rampup": 0.1, "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
     "oasis64": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "lr_decay_kimg": 60.0, "r1_gamma": 0.3, "ema_kimg": 500.0,
                 "total_kimg": 1000.0, "kid_ticks": 3},
     "oasis128": {**_HOUSE, **_WIDE, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.2, "total_kimg": 1000.0},
