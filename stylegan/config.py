@@ -219,6 +219,8 @@ _LONG = {"precision": "auto", "ema_kimg": 10.0, "tick_kimg": 8.0, "kid_ticks": 5
 # What keeps the house's generators various: D compares heads pixel by pixel, no style is mixed away, and fakes vary as people do.
 _VARIOUS = {"style_mixing_prob": 0.0, "dither": True, "pixel_deviation": True}
 _HOUSE = {**_LONG, **_VARIOUS, "participation_weight": 1.0, "noise_lr_multiplier": 0.1, "one_fake_batch": True}
+_LASTING = {**_HOUSE, "batch_size": 8, "lr_decay_kimg": 60.0, "ema_kimg": 500.0, "total_kimg": 1000.0, "kid_ticks": 3}
+_AT_128 = {"img_resolution": 128, "channel_base": 1024, "lr": 0.01, "r1_gamma": 2.0}
 _WIDE = {"img_resolution": 128, "channel_base": 4096, "channel_max": 256, "z_dim": 256, "w_dim": 256}
 _PAPER = {**_LONG, **_WIDE, "mapping_layers": 8, "augment": "none", "lr": 0.001}
 _STYLEGAN1 = {**_PAPER, "architecture": "stylegan1", "r1_gamma": 10.0, "d_reg_interval": 1}
@@ -232,11 +234,10 @@ PRESETS = {
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
     "quick": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.015, "lr_decay_kimg": 24.0, "r1_gamma": 1.0, "ema_kimg": 10.0,
               "ema_rampup": 0.1, "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2},
-    "oasis64": {**_HOUSE, "channel_base": 512, "batch_size": 8, "lr": 0.007, "lr_decay_kimg": 60.0, "r1_gamma": 0.3, "ema_kimg": 500.0,
-                "total_kimg": 1000.0, "kid_ticks": 3},
-    "oasis128": {**_HOUSE, **_WIDE, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.2, "total_kimg": 1000.0},
+    "oasis64": {**_LASTING, "channel_base": 512, "lr": 0.007, "r1_gamma": 0.3},
+    "oasis128": {**_LASTING, **_AT_128},
     "oasis256": {**_HOUSE, **_WIDE, "img_resolution": 256, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.8, "total_kimg": 2000.0},
-    "colab": {**_HOUSE, **_WIDE, "batch_size": 32, "total_kimg": 1000.0, "max_minutes": 60.0},
+    "colab": {**_LASTING, **_AT_128, "max_minutes": 60.0},
     "stylegan1": {**_STYLEGAN1, "channel_base": 16384, "channel_max": 512, "z_dim": 512, "w_dim": 512, "total_kimg": 5000.0,
                   "tick_kimg": 20.0, "grow_from": 8},
     "seed000-stylegan2": {**_PAPER, **_WGAN, "batch_size": 32, "pl_weight": 2.0, "g_reg_interval": 16, "total_kimg": 1000.0},
@@ -258,9 +259,9 @@ NOTES = {
     "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
     "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
     "oasis64": ("this project", "StyleGAN2 for 64 px slices, an hour and more on a CPU: the recipe of quick with a falling rate and a long average."),
-    "oasis128": ("this project", "At 128 px, with the published rate and batch; wants a GPU."),
-    "oasis256": ("this project", "The same at 256 px; wants a GPU."),
-    "colab": ("this project", "An hour at a time on Colab's T4 at 128 px, fp16 there: ADA's rule for r1_gamma, no path length, one fake batch for both."),
+    "oasis128": ("this project", "The same for 128 px, at a third of the pace."),
+    "oasis256": ("this project", "At 256 px, with the published rate and batch; wants a GPU, and has not been trained."),
+    "colab": ("this project", "oasis128 for an hour at a time, on Colab's T4 in fp16; not yet timed there."),
     "stylegan1": ("Karras et al. 2019, arXiv:1812.04948",
         "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by resolution. "
         "One-GPU schedule of the official code; a batch is 16 at 128 px."),
