@@ -174,7 +174,7 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
     rows = rng.permutation(len(e.held))
     first = np.unique(people_of(e.held)[rows], return_index=True)[1]  # a slice of each person
     real = e.held.select(rows[np.sort(first)[:count]])
-    drawn, gauge = e.fakes(real, CHOICE * count).images, make_gauges(run.slices).get("level")
+    drawn, gauge = e.pictures(real, CHOICE * count), make_gauges(run.slices).get("level")
     if gauge is not None:  # by height, as it is read off both, and by nothing else
         drawn = drawn[linear_sum_assignment(np.abs(gauge(real.images)[:, None] - gauge(drawn)))[1]]
     pictures, order = np.concatenate([real.images, drawn[:count]]), rng.permutation(2 * count)

@@ -107,15 +107,26 @@ class Evidence:
         classes = self._classes(real, n)
         key = psi, None if classes is None else classes.tobytes()
         if key not in self.drawn or len(self.drawn[key]) < n:
-            pictures = self._draw(n, classes, psi, "random")
+            pictures = self.pictures(real, n, psi)
             (vectors,) = distributed.split_across_processes(lambda a, b: (self.features_once(pictures[a:b]),), n)
             self.drawn[key] = Side(pictures, vectors, np.arange(n) + self.seed * SEEDS_APART, classes)
         return self.drawn[key].rows(slice(n))
 
+    def pictures(self, real: SliceDataset, n: int | None = None, psi: float = 1.0, noise_mode: str = "random") -> np.ndarray:
+        """What `fakes` draws, without features: uint8 [n, R, R]."""
+        n = len(real) if n is None else n
+        classes = self._classes(real, n)
+
+        def draw(first: int, last: int) -> tuple[np.ndarray]:
+            seeds = range(self.seed * SEEDS_APART + first, self.seed * SEEDS_APART + last)
+            chosen = None if classes is None else classes[first:last].tolist()
+            return (as_pixels(generate(self.G, seeds, truncation_psi=psi, noise_mode=noise_mode, class_index=chosen)),)
+
+        return distributed.split_across_processes(draw, n)[0]
+
     def fixed_noise(self, real: SliceDataset) -> np.ndarray:
         """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""
-        n = len(real)
-        return self._draw(n, self._classes(real, n), 1.0, "const") if self.has_noise else self.fakes(real).images
+        return self.pictures(real, noise_mode="const") if self.has_noise else self.fakes(real).images
 
     @cached_property
     def has_noise(self) -> bool:
@@ -131,14 +142,6 @@ class Evidence:
         """The pictures [n, 1, R, R] of cases ``{seed, class}``, from these two alone."""
         classes = [self.info["classes"].index(case["class"]) for case in cases] if self.G.c_dim else None
         return generate(self.G, [case["seed"] for case in cases], noise_mode="random", class_index=classes)
-
-    def _draw(self, n: int, classes: np.ndarray | None, psi: float, noise_mode: str) -> np.ndarray:
-        def draw(first: int, last: int) -> tuple[np.ndarray]:
-            seeds = range(self.seed * SEEDS_APART + first, self.seed * SEEDS_APART + last)
-            chosen = None if classes is None else classes[first:last].tolist()
-            return (as_pixels(generate(self.G, seeds, truncation_psi=psi, noise_mode=noise_mode, class_index=chosen)),)
-
-        return distributed.split_across_processes(draw, n)[0]
 
     def _classes(self, real: SliceDataset, n: int) -> np.ndarray | None:
         """The generator's number of the class of n slices, evenly over the real ones: int64 [n]; None without classes."""
