@@ -71,7 +71,7 @@ MEMORY = {
                    "{heldout:.1f}, held-out people", lambda x: x["p_value"] >= 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
 }  # fmt: skip
 TIMES = (  # up to how many times the floor: what that means for the eye
-    (1.5, "That is as good as this score can tell: the set can hardly be told from other real people."),
+    (1.1, "That is as good as this score can tell: the set can hardly be told from other real people."),
     (4.0, "The set is near the real ones and still told apart from them."),
     (10.0, "The slices are recognisable as heads and clearly not from the same population."),
     (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
