@@ -18,8 +18,8 @@ from stylegan.config import Config
 from stylegan.rng import BatchRNG
 
 SHIFT, SCALE, TURN = 0.06, 0.08, math.radians(6)  # standard deviations: of the width, of log size, of the angle
-MARGIN = 0.1  # of the grey range [-1, 1]: 13 levels of 8 bits
 BRIGHTNESS, CONTRAST, CUTOUT = 0.1, 0.2, 0.25  # of the grey range [-1, 1], of log contrast, of the width
+MARGIN = 0.1  # how far beyond black and white the clamp of `dither` lets gradients pass: 13 levels of 8 bits
 
 
 class _Clamp(torch.autograd.Function):

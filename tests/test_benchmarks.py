@@ -117,8 +117,7 @@ def test_a_race_keeps_pictures_of_each_minute_and_scores_both_sides(checkout, sl
     assert set(found) == {"real people", "ours-0", "peer-0"} and (tmp_path / "race.png").stat().st_size > 0
     for name in ("ours-0", "peer-0"):
         curve = found[name]
-        assert len(curve["minutes"]) == len(curve["kid"]) == len(curve["dimensions"]) >= 2 and curve["kimg"] == sorted(
-            curve["kimg"]
-        )
+        assert len(curve["minutes"]) == len(curve["kid"]) == len(curve["dimensions"]) >= 2
+        assert curve["kimg"] == sorted(curve["kimg"])
     assert "dimensions of" in capsys.readouterr().out
     assert race.dimensions(np.repeat(slices.images[:1], 24, axis=0)) == 0 < race.dimensions(slices.images)
