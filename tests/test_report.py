@@ -47,6 +47,7 @@ def test_every_notebook_ran_and_is_on_the_one_page(made, soup):
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
         assert not any(o.output_type == "error" or o.get("name") == "stderr" for cell in cells for o in cell.outputs), name
+        assert not any(set(o.get("data", ())) == {"text/plain"} for cell in cells for o in cell.outputs), name
         assert "execution" not in str([cell.metadata for cell in cells]) and "widgets" not in notebook.metadata
         assert soup.find(id=f"notebook-{name[:2]}")
     assert (made.run / "evaluation.json").is_file() and (made.run / "embedding.csv").is_file()
