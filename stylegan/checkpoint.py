@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stylegan.train import TrainingState
 
 FORMAT = 1
+BEST_OF_TICKS = (
+    "checkpoints/best.safetensors"  # the best generator when the clock stopped the run, where a later one took its place
+)
 SCALERS = ("scaler_G", "scaler_D")
 PROGRESS = {"augment_p": float, "cur_nimg": int, "step": int, "best_kid": float | None, "seconds": float}  # of a state
 INFO = {"config": dict, "classes": list, "train_subjects": list, "data": dict, "cur_nimg": int, "model_hash": str}
@@ -246,7 +249,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
 
 
 def resume(state: TrainingState, run_dir: Path) -> None:
-    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl back to it.
+    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl and the best generator back to it.
 
     Those that cannot be read are kept under another ending, so that they do not count as the newest once the run has gone on.
     """
@@ -270,6 +273,8 @@ def resume(state: TrainingState, run_dir: Path) -> None:
         return
     for path in unreadable:
         path.rename(path.with_suffix(".unreadable"))
+    if (run_dir / BEST_OF_TICKS).is_file():
+        os.replace(run_dir / BEST_OF_TICKS, run_dir / "generator.safetensors")
     if metrics.is_file() or metrics.is_symlink():  # drop the ticks that will be run and written again, and the line of a stop
         lines = read_metrics(run_dir) if metrics.is_file() else []
         kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= state.cur_nimg and not line.get("stopped")]

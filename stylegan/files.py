@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -18,11 +19,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from stylegan import __version__
+
 try:
     import fcntl
 except ImportError:  # Windows: record only
     fcntl = None
 
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 STALE = 24 * 3600.0  # seconds after which a file that was being written is not written any more
 FEATURES_AT_MOST = 2 * 2**30  # bytes of cached features; beyond that the longest unused go
 BEAT = 20.0  # seconds between two signs of life of a writer
@@ -220,7 +224,7 @@ def _kernel_lock(folder: Path) -> int | None:
     return None
 
 
-# --- Memory ------------------------------------------------------------------------------------------------------------------------
+# --- The machine -----------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -239,3 +243,16 @@ def prepare_machine() -> None:
 
     torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
     keep_freed_memory()
+
+
+def environment() -> str:
+    """Versions, machine and command, one per line."""
+    import torch  # not needed to read and write files, and slow to import
+
+    versions = {"stylegan": __version__, "python": platform.python_version()}
+    for name in PACKAGES:  # training needs neither maps nor notebooks
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use{card}"
+    return "\n".join([*map(" ".join, versions.items()), machine, f"command: {' '.join(sys.argv)}", ""])

@@ -6,11 +6,10 @@ config.json  metrics.jsonl  checkpoints/  samples/  generator.safetensors (best)
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
+import shutil
 import signal
 import sys
 import time
@@ -24,23 +23,20 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from stylegan import __version__, distributed
+from stylegan import distributed
 from stylegan.augment import dither
-from stylegan.checkpoint import read_metrics, read_settings, resume, save_generator, save_state
+from stylegan.checkpoint import BEST_OF_TICKS, read_metrics, read_settings, resume, save_generator, save_state
 from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices, normalised, one_hot
-from stylegan.files import append_line, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
+from stylegan.files import append_line, environment, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
 from stylegan.networks import enough_memory, peak_memory_mb
 from stylegan.predict import generate, to_uint8
 from stylegan.rng import BatchRNG
 from stylegan.train import TrainingState, new_state, train
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "umap-learn", "safetensors", "nilearn", "matplotlib")
 AGREE_STEPS = 8  # several processes ask the main one every so many steps whether to save or to stop
 GRID_SEEDS = range(24)  # the fixed z of the sample grids
-MONITORED = range(
-    1_000_000, 1_000_128
-)  # seeds of the fakes for D's mean logits, and how many slices; nobody looks at these seeds
+MONITORED = range(1_000_000, 1_000_128)  # seeds of the fakes for D's mean logits, and how many slices; nobody looks at them
 PATIENCE = 10.0  # seconds from one wish to stop to the next that count as one
 MOST_SAMPLES = 400  # sample grids of a run, 20 MB at 64 px
 SCORES = ("kid", "precision", "recall", "coverage")
@@ -183,17 +179,6 @@ def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, sou
         temporary.write_text(environment())
 
 
-def environment() -> str:
-    """Versions, machine and command, one per line."""
-    versions = {"stylegan": __version__, "python": platform.python_version()}
-    for name in PACKAGES:  # training needs neither maps nor notebooks
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use{card}"
-    return "\n".join([*map(" ".join, versions.items()), machine, f"command: {' '.join(sys.argv)}", ""])
-
-
 # --- What is recorded -------------------------------------------------------------------------------------------------------------
 
 
@@ -250,31 +235,46 @@ class Recorder(contextlib.ExitStack):
         return now - self.saved > config.checkpoint_minutes * 60, self.stop_signal is not None or out_of_time
 
     def save(self, stopped: bool) -> None:
-        """A checkpoint. A run that stops between two ticks writes a line too, which `resume` takes back."""
-        if stopped:
-            self._write_line({}, stopped=True)
+        """A checkpoint, and a line for a run that stops between two ticks."""
         self._finite_means()
         save_state(self.state, self.run_dir)
         self._save_generator("generator_last")
         if self.state.best_kid is None:
             self._save_generator("generator")
+        if stopped:
+            self._stop()
         self.saved = self.stepped = time.monotonic()
+
+    def _stop(self) -> None:
+        """Write a line, and if the clock ended the run score it, so that its last minutes count. `resume` takes both back."""
+        state, before, found = self.state, self.state.best_kid, {}
+        if self.stop_signal is None:  # who asks to stop does not want to wait
+            with replacing(self.run_dir / BEST_OF_TICKS) as temporary:
+                shutil.copyfile(self.run_dir / "generator.safetensors", temporary)
+            found = self._scores(bool(state.config.kid_ticks))
+        self._write_line(found, stopped=True)
+        state.best_kid = before
 
     def _tick(self) -> None:
         state, config = self.state, self.state.config
         self._finite_means()
         number = math.ceil(state.cur_nimg / (config.tick_kimg * 1000))
         due = bool(config.kid_ticks) and (_is_over(state) or number % config.kid_ticks == 0)
-        found = self.score(state.G_ema, due) if self.score else {}
-        if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
-            state.best_kid = found["kid"]
-            self._save_generator("generator")
+        found = self._scores(due)
         if config.snapshot_ticks and number % config.snapshot_ticks == 0:
             (self.run_dir / "snapshots").mkdir(exist_ok=True)
             self._save_generator(f"snapshots/{state.cur_nimg:09d}")
         self._write_line(found)
         self._draw()
         state.log.clear()
+
+    def _scores(self, full: bool) -> dict[str, object]:
+        """What the scorer says; a generator with the lowest KID so far is kept as the best."""
+        state, found = self.state, self.score(self.state.G_ema, full) if self.score else {}
+        if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
+            state.best_kid = found["kid"]
+            self._save_generator("generator")
+        return found
 
     def _write_line(self, found: dict, **further: object) -> None:
         """One line of metrics.jsonl; ``found``: what the scorer returned."""

@@ -117,6 +117,32 @@ def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkey
     assert lines[0] == lines[1] and [line["cur_nimg"] for line in lines[0]] == [16, 32, 48, 64]
 
 
+def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that_back(tmp_path, monkeypatch):
+    """Its last minutes count; but the best of a whole run is the best of its ticks, however often it was stopped."""
+    train(config(kid_ticks=1), tmp_path / "whole", scorer=scorer([9.0, 8.0, 7.0, 6.0]))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 40)
+        last = train(config(kid_ticks=1), tmp_path / "broken", scorer=scorer([9.0, 8.0, 5.0]))
+    assert (last["kid_val"], last["best_kid"], last["stopped"]) == (5.0, 5.0, True)
+    assert load_generator(tmp_path / "broken")[1]["cur_nimg"] == 40
+    train(config(kid_ticks=1), tmp_path / "broken", scorer=scorer([7.0, 6.0]))
+    assert load_generator(tmp_path / "broken")[1] == load_generator(tmp_path / "whole")[1]
+    assert runs.read_metrics(tmp_path / "broken")[-1]["best_kid"] == 6.0
+
+
+def test_who_asks_to_stop_need_not_wait_for_a_score(tmp_path, monkeypatch):
+    after_step = runs.Recorder.after_step
+
+    def told(self, tick):
+        after_step(self, tick)
+        self.stop_signal = signal.SIGTERM if self.state.cur_nimg == 40 else None
+
+    monkeypatch.setattr(runs.Recorder, "after_step", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(kid_ticks=2), tmp_path, scorer=scorer([9.0]))
+    assert runs.read_metrics(tmp_path)[-1]["kid_val"] is None and load_generator(tmp_path)[1]["cur_nimg"] == 32
+
+
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
     last = train(config(), tmp_path)
     assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
