@@ -155,8 +155,9 @@ def _row(name: str, entries: Sequence[dict]) -> dict:
 
     found = {"row": name, "loss": entries[0]["loss"], "seeds": [e["seed"] for e in good]}
     found |= {"failed": [e["seed"] for e in entries if "failed" in e], "kid": interval("kid"), "fd": interval("fd")}
-    keys = "precision recall coverage dimensions dimensions_fixed_noise spread kimg img_s parameters_g peak_memory_mb seconds"
-    return found | {key: mean(key) for key in keys.split()}
+    keys = "precision recall coverage dimensions dimensions_fixed_noise spread kimg parameters_g peak_memory_mb seconds"
+    pace = max((e["img_s"] for e in good), default=None)  # what else ran beside can only slow a run
+    return found | {key: mean(key) for key in keys.split()} | {"img_s": pace}
 
 
 def render(ladder: dict) -> str:
