@@ -48,6 +48,7 @@ CLAIMS = (
     Claim("Relativistic loss, R1 + R2 at every step do better than logistic loss and lazy R1.", "R3GAN", "modern", "oasis64"),
 )  # fmt: skip
 VARIETY = {"dimensions": "dimensions", "dimensions_fixed_noise": "noise fixed", "spread": "spread"}  # score: column
+MEMORY = "nearest training"  # distance to the nearest training slice, over that of held-out people: 0 for copies
 CURVES = ("stylegan1", "stylegan1+grow_from=0")  # rows that are scored at every tick: does growing save time?
 
 
@@ -155,7 +156,7 @@ def _row(name: str, entries: Sequence[dict]) -> dict:
 
     found = {"row": name, "loss": entries[0]["loss"], "seeds": [e["seed"] for e in good]}
     found |= {"failed": [e["seed"] for e in entries if "failed" in e], "kid": interval("kid"), "fd": interval("fd")}
-    keys = "precision recall coverage dimensions dimensions_fixed_noise spread kimg parameters_g peak_memory_mb seconds"
+    keys = "precision recall coverage dimensions dimensions_fixed_noise spread memory kimg parameters_g peak_memory_mb seconds"
     pace = max((e["img_s"] for e in good), default=None)  # what else ran beside can only slow a run
     return found | {key: mean(key) for key in keys.split()} | {"img_s": pace}
 
@@ -173,7 +174,7 @@ def render_rows(ladder: dict) -> str:
     if floors:
         rows.append({"system": "*real people*", "KID × 1000": _with(floors["kid"]), "FD": _with(floors["fd"]),
                      "precision": f"{floors['precision']:.2f}", "recall": f"{floors['recall']:.2f}",
-                     **{title: f"{floors[name]:.0f}" for name, title in VARIETY.items() if name in floors}})  # fmt: skip
+                     **{title: f"{floors[name]:.0f}" for name, title in VARIETY.items() if name in floors}, MEMORY: "1"})  # fmt: skip
     columns = list(rows[0]) if rows else []
     return markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
 
@@ -195,6 +196,7 @@ def _cells(row: dict) -> dict[str, str]:
         "precision": f"{row['precision']:.2f}",
         "recall": f"{row['recall']:.2f}",
         **{title: f"{row[name]:.0f}" for name, title in VARIETY.items() if row.get(name) is not None},
+        **({} if row.get("memory") is None else {MEMORY: f"{row['memory']:.2f}"}),
         "img/s": f"{row['img_s']:.0f}",
         "seeds": seeds,
     }
