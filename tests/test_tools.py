@@ -78,12 +78,8 @@ def test_a_ladder_is_trained_resumed_scored_and_not_repeated(folder, tmp_path, m
     found = json.loads((out / "ladder.json").read_text())
     assert {row["row"] for row in found["rows"]} == {"smoke", "smoke+mirror=false"} and found["n"] == 8
     for row in found["rows"]:
-        assert (
-            row["seeds"] == [0]
-            and row["kid"]["low"] < row["kid"]["value"] < row["kid"]["high"]
-            and row["dimensions"] > 0
-            and row["memory"] > 0
-        )
+        assert row["seeds"] == [0] and row["kid"]["low"] < row["kid"]["value"] < row["kid"]["high"]
+        assert min(row["dimensions"], row["memory"]) > 0
     assert {"kid", "fd", "recall", "dimensions", "spread"} <= set(found["floors"])
     assert (out / "ladder.md").read_text().strip() in capsys.readouterr().out
     assert np.asarray(Image.open(out / "ladder.png").convert("L")).std() > 10
