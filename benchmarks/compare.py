@@ -34,8 +34,8 @@ from stylegan.predict import parse_seeds
 from stylegan.run import read_metrics
 from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import floors_of, leave_out
-from stylegan.scores.memorisation import nearest
-from stylegan.scores.metrics import PICTURES, Comparison, Side, Variety, kernel_distance
+from stylegan.scores.memorisation import memory, nearest
+from stylegan.scores.metrics import PICTURES, Comparison, Variety, kernel_distance
 
 SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes", "seed002-stylegan2-umap", "seed003-progressive",
            "seed004-course", "oasis64", "modern")  # fmt: skip
@@ -254,16 +254,11 @@ def score(evidence: Evidence) -> dict:
     both = Comparison(evidence.side(part.slices), fakes)
     numbers = both.neighbours() | Variety(fakes.images[:PICTURES]).numbers()
     numbers["dimensions_fixed_noise"] = Variety(evidence.fixed_noise(part.slices)[:PICTURES]).numbers()["dimensions"]
-    numbers["memory"] = memory(evidence, fakes)
+    at_train = evidence.features(evidence.train.images)
+    near, usual = (nearest(side.at, at_train)[0] for side in (fakes, both.real))
+    numbers["memory"] = memory(near, usual, part.people)["ratio"]
     names = *NUMBERS, "dimensions_fixed_noise", "memory"
     return leave_out(both.distances, part.people, len(fakes)) | {name: numbers[name] for name in names}
-
-
-def memory(evidence: Evidence, fakes: Side) -> float:
-    """How far fakes lie from the nearest training slice, over how far held-out slices do (medians): about 1 for new people, 0 for copies."""
-    (part,), at_train = evidence.scored, evidence.features(evidence.train.images)
-    near, usual = (np.median(nearest(at, at_train)[0]) for at in (fakes.at, evidence.features(part.slices.images)))
-    return float(near / max(usual, 1e-12))
 
 
 def kid(evidence: Evidence) -> float:
