@@ -79,6 +79,7 @@ class Config:
     batch_size: int = option(16, "real slices in a step, a multiple of the group size", "> 0")
     lr: float = option(2.5e-3, "learning rate of G and D", "> 0")
     lr_decay_kimg: float = option(0.0, "from here on lr falls with 1 / sqrt(slices shown) (EDM2, equation 67); 0: never", ">= 0")
+    lr_end_kimg: float = option(0.0, "lr falls to 0 at so many kimg, evenly over the last quarter of them; 0: never", ">= 0")
     beta1: float = option(0.0, "of Adam", "0 to 1")
     beta2: float = option(0.99, "of Adam", "0 to 1")
     adam_eps: float = option(1e-8, "epsilon of Adam", ">= 0")
@@ -184,7 +185,7 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     return value
 
 
-def _mistakes(config: Config) -> Iterator[str]:
+def _mistakes(config: Config) -> Iterator[str]:  # noqa: C901 - a flat list
     """What is wrong about fields together."""
     resolution, batch, group, architecture = config.img_resolution, config.batch_size, config.mbstd_group_size, config.architecture
     if resolution < 8 or resolution > 1024 or resolution & (resolution - 1):
@@ -193,6 +194,8 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
     if config.participation_weight and batch < 3:  # two centred slices are always opposite
         yield f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."
+    if 0 < config.lr_end_kimg < config.total_kimg:
+        yield f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."
     if batch % min(group, batch):
         why = "the minibatch standard deviation works on whole groups"
         yield f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {why}."

@@ -199,11 +199,13 @@ def ws_reached(config: Config, resolution: int) -> int:
 
 
 def lr_factor(config: Config, cur_nimg: int) -> float:
-    """What the learning rates are multiplied by after so many slices: by the resolution while growing, and from ``lr_decay_kimg`` on
-    by the inverse root of the slices shown (Karras et al. 2024, EDM2, arXiv:2312.02696, equation 67)."""
+    """Learning rates after so many slices, as a multiple: by the resolution while growing; from ``lr_decay_kimg`` on as 1 / root of the
+    slices shown (EDM2, arXiv:2312.02696, equation 67); evenly to 0 over the last quarter before ``lr_end_kimg`` (arXiv:2405.18392)."""
     factor = LR_FACTORS.get(stage(config, cur_nimg).resolution, 1.0) if config.grow_from else 1.0
     if config.lr_decay_kimg:
         factor /= max(cur_nimg / 1000 / config.lr_decay_kimg, 1) ** 0.5
+    if config.lr_end_kimg:
+        factor *= min(4 * max(1 - cur_nimg / 1000 / config.lr_end_kimg, 0), 1)
     return factor
 
 

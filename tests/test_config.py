@@ -77,6 +77,7 @@ def test_what_an_architecture_cannot_do_is_refused():
         with pytest.raises(ValueError, match=r"dcgan"):
             Config(**plain, **wrong)
     for fields, says in (({"grow_from": 4}, "only the architecture stylegan1 grows"), ({"batch_size": 2, "participation_weight": 1.0}, "participation"),
+                         ({"lr_end_kimg": 80, "total_kimg": 81}, "total_kimg is 81"),
                          ({"architecture": "stylegan1", "grow_from": 5}, r"grow_from is 5; take one of 0, 4, 8, 16, 32")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             Config(img_resolution=32, **fields)

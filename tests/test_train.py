@@ -204,10 +204,10 @@ def test_style_mixing_gives_a_share_of_fakes_two_styles():
     assert torch.equal(found[0.0], found[0.0][:, :1].expand_as(found[0.0]))
 
 
-def test_the_rate_falls_with_the_root_of_the_slices_shown():
-    state = new_state(smoke(lr_decay_kimg=10.0))
+def test_the_rate_falls_with_the_root_of_the_slices_shown_and_at_last_to_nothing():
+    state = new_state(smoke(lr_decay_kimg=10.0, lr_end_kimg=2000.0))
     full = state.opt_G.param_groups[0]["base_lr"]
-    for kimg, share in ((0, 1), (10, 1), (40, 0.5), (1000, 0.1)):
+    for kimg, share in ((0, 1), (10, 1), (40, 0.5), (1000, 0.1), (1750, 0.5 * (10 / 1750) ** 0.5), (2000, 0)):
         state.cur_nimg = kimg * 1000
         set_rates(state)
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
