@@ -207,12 +207,12 @@ def interpolate(G: Generator, seeds: Sequence[int], frames: int = 16, **kwargs) 
 def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple[Tensor, Tensor, Tensor]:
     """(picture without noise, mean and pixel-wise standard deviation over ``draws`` fresh noise maps), each [C, R, R], of one w.
 
-    StyleGAN1, section 3.2 and figure 4. kwargs as in `styles`.
+    StyleGAN1, section 3.2 and figure 4. Of pictures in [-1, 1]: below black nothing is seen to vary. kwargs as in `styles`.
     """
     ws = styles(G, [seed], **kwargs)
     noise = [torch.cat(maps) for maps in zip(*(seed_noise(G, [seed], draw) for draw in range(draws)), strict=True)]
     # Double precision, so that pictures that do not differ deviate by exactly 0.
-    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).double()
+    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).clamp(-1, 1).double()
     return synthesize(G, ws, noise_mode="none")[0], pictures.mean(dim=0).float(), pictures.std(dim=0, correction=0).float()
 
 
