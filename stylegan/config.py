@@ -261,7 +261,7 @@ PRESETS = {
 NOTES = {
     "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
     "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
-    "oasis64": ("this project", "StyleGAN2 for 64 px slices, two hours of a CPU core: the recipe of quick, twice as wide, with smaller steps that end in none."),
+    "oasis64": ("this project", "StyleGAN2 for 64 px slices, two hours of a CPU core: as quick, twice as wide, with smaller steps that end in none."),
     "oasis128": ("this project", "The same for 128 px, at a third of the pace."),
     "oasis256": ("this project", "At 256 px, with the published rate and batch; wants a GPU, and has not been trained."),
     "colab": ("this project", "oasis128 for an hour at a time, on Colab's T4 in fp16; not yet timed there."),
