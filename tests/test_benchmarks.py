@@ -119,8 +119,7 @@ def test_a_race_keeps_pictures_of_each_minute_and_scores_both_sides(checkout, sl
     race.main()
     found = json.loads((tmp_path / "race.json").read_text())
     assert set(found) == {"real people", "ours-0", "peer-0"} and (tmp_path / "race.png").stat().st_size > 0
-    for name in ("ours-0", "peer-0"):
-        curve = found[name]
+    for curve in (found["ours-0"], found["peer-0"]):
         assert len(curve["minutes"]) == len(curve["kid"]) == len(curve["dimensions"]) == 2
         assert curve["kimg"] == sorted(curve["kimg"])
     assert "dimensions of" in capsys.readouterr().out

@@ -190,7 +190,8 @@ def test_a_card_has_the_head_that_hugging_face_reads(tmp_path):
     head = yaml.safe_load(before.split("---\n")[1])
     metrics = {row["type"]: row["value"] for row in head["model-index"][0]["results"][0]["metrics"]}
     scores = read_json(tmp_path / "metrics.json")["oasis1-stylegan2-64"]["scores"]["splits"]["test"]
-    assert head["license"] == "other" and {n: scores[n]["value"] for n in metrics} == pytest.approx(metrics, rel=1e-3)
+    assert head["license"] == "other" and min(metrics.values()) > 0
+    assert {name: scores[name]["value"] for name in metrics} == pytest.approx(metrics, rel=1e-3)
 
 
 def test_sample_writes_it_and_the_classes_are_text(tmp_path):
