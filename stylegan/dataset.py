@@ -150,12 +150,8 @@ def load_slices(
 
 def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) -> SliceDataset:
     """Decide people, classes and splits."""
-    people, folders, hidden, warnings = (
-        index["subjects"],
-        index["folders"],
-        index["hidden"],
-        [*index["warnings"], *joined.warnings],
-    )
+    people, folders, hidden = (index[name] for name in ("subjects", "folders", "hidden"))
+    warnings = [*index["warnings"], *joined.warnings]
     if hidden and joined.people is not None:
         unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
         people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
@@ -224,9 +220,8 @@ def similarity(slices: SliceDataset, steps: Sequence[int] = (1, 2, 4, 8), most: 
     for kind, partner in kinds.items():
         pairs = [(i, place[partner[ids[i]]]) for i in rows if partner[ids[i]] in place]
         if pairs:
-            found[kind] = float(
-                np.mean([np.corrcoef(slices.images[i].ravel(), slices.images[j].ravel())[0, 1] for i, j in pairs])
-            )
+            alike = [np.corrcoef(slices.images[i].ravel(), slices.images[j].ravel())[0, 1] for i, j in pairs]
+            found[kind] = float(np.mean(alike))
     return found
 
 

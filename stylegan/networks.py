@@ -259,15 +259,9 @@ def _preset_row(name: str) -> dict:
     G, D = build_networks(config)
     source, note = NOTES[name]
     return {
-        "name": name,
-        "source": source,
-        "resolution": config.img_resolution,
-        "parameters_g": count_parameters(G),
-        "parameters_d": count_parameters(D),
-        "loss": describe_loss(config),
-        "options": PRESETS[name],
-        "note": note,
-    }
+        "name": name, "source": source, "resolution": config.img_resolution, "parameters_g": count_parameters(G),
+        "parameters_d": count_parameters(D), "loss": describe_loss(config), "options": PRESETS[name], "note": note,
+    }  # fmt: skip
 
 
 def describe_loss(config: Config) -> str:

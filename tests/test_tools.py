@@ -42,13 +42,8 @@ def test_rows_are_presets_with_changes(tmp_path):
     changes = {"mirror": False, "lr": 0.002, "attention": "8,16"}
     assert compare.parse_row("oasis64+mirror=false+lr=0.002+attention=8,16") == ("oasis64", changes)
     assert compare.split_rows("dcgan,oasis64+attention=8,16,modern") == ["dcgan", "oasis64+attention=8,16", "modern"]
-    refused = (
-        ("moden", "no preset"),
-        ("modern+lr", "not FIELD=VALUE"),
-        ("modern+mirror=maybe", "bool"),
-        ("modern+lr=x", "float"),
-    )
-    for wrong, words in refused:
+    refused = {"moden": "no preset", "modern+lr": "not FIELD=VALUE", "modern+mirror=maybe": "bool", "modern+lr=x": "float"}
+    for wrong, words in refused.items():
         with pytest.raises(ValueError, match=words):
             compare.parse_row(wrong)
     rows = [*compare.SYSTEMS, *(row for claim in ladder.CLAIMS for row in (claim.row, claim.other))]

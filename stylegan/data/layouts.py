@@ -56,9 +56,8 @@ IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
 SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
 SHARD = re.compile(r"0\d{4}|(?:shard|chunk|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
-COUNTER = re.compile(
-    r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I
-)  # no collection's id
+# No collection's id.
+COUNTER = re.compile(r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I)
 
 
 @dataclass(frozen=True)
@@ -150,10 +149,7 @@ def _dataset_json(root: Path, names: Sequence[str]) -> dict[str, str]:
     pairs = (read_json(root / path) or {}).get("labels") if path else None
     if not isinstance(pairs, list):
         return {}
-    folder, pairs = (
-        plain(path).removesuffix("dataset.json"),
-        [pair for pair in pairs if isinstance(pair, list) and len(pair) == 2],
-    )
+    folder, pairs = plain(path).removesuffix("dataset.json"), [x for x in pairs if isinstance(x, list) and len(x) == 2]
     found = {folder + plain(str(name)): str(label) for name, label in pairs if isinstance(label, int)}
     return found if len(set(found.values())) > 1 else {}
 
@@ -213,9 +209,8 @@ class Tree:
         names = self.folders(depth)
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
-        if all(
-            re.fullmatch(r"\d", name) for name in names
-        ):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
+        # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels.
+        if all(re.fullmatch(r"\d", name) for name in names):
             files = _gather(zip(self.at(depth), self.stems, strict=True)).values()
             return "0" not in names and 2 * len(set.intersection(*files)) > max(map(len, files))
         alike = len({re.sub(r"\d+", "#", name) for name in names}) <= max(1, len(names) // 3)

@@ -120,10 +120,8 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
         steps.append(late if best == end else early)
     if not split:
         return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
-    dimensions, off = (
-        split["dimensions"],
-        [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)],
-    )
+    dimensions = split["dimensions"]
+    off = [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
     tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else "wider networks"
     asked = {
         f"Variety: {dimensions['value']:.0f} dimensions of {dimensions['real']:.0f}. To try: {tried}.":

@@ -289,9 +289,7 @@ def _write(evidence: Evidence, found: dict, fakes: int, out: Path) -> None:
         plots.strip(evidence.drawn_again(cases), caption=note).savefig(out / "failures.png", metadata=told)
     if found.get("memory"):
         sheet = pairs_sheet(evidence, copies_of(evidence, fakes)[1])
-        told = {
-            "Description": "Upper rows: generated slices. Lower rows: their nearest real training slices. Not for diagnosis."
-        }
+        told = {"Description": "Upper rows: generated. Lower rows: their nearest real training slices. Not for diagnosis."}
         plots.grid(*sheet, row_titles=("generated", "nearest training") * 2).savefig(out / "pairs.png", metadata=told)
 
 
@@ -327,9 +325,8 @@ def validation_scorer(
         if full:
             made = made[: config.kid_samples]
             at_real[:] = at_real or [features(val.images, device=device)]
-            found |= _scores_of_tick(
-                Side(val.images, at_real[0], people), Side(made, features(made, device=device), np.arange(len(made)))
-            )
+            fake = Side(made, features(made, device=device), np.arange(len(made)))
+            found |= _scores_of_tick(Side(val.images, at_real[0], people), fake)
         return found
 
     return score
@@ -339,6 +336,4 @@ def _scores_of_tick(real: Side, fake: Side) -> dict[str, float]:
     """KID of all slices; precision, recall and coverage of min(n, m) of either."""
     n = min(len(real), len(fake))
     near = Comparison(real.rows(np.linspace(0, len(real) - 1, n).round().astype(int)), fake.rows(slice(n))).neighbours()
-    return {"kid": 1000 * kernel_distance(real.at, fake.at)} | {
-        name: near[name] for name in ("precision", "recall", "coverage")
-    }
+    return {"kid": 1000 * kernel_distance(real.at, fake.at)} | {key: near[key] for key in ("precision", "recall", "coverage")}

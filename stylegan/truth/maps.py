@@ -103,10 +103,8 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
         groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
         deal = truth.deal(truth.units[known])
         tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
-    truths, shown = (
-        {truth.name: truth for truth in sample.truths},
-        {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()},
-    )
+    truths = {truth.name: truth for truth in sample.truths}
+    shown = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}
     return {
         name: test._asdict() | {"shown": shown[name], "claim": _claim(truths.get(name), test, shown[name])}
         for name, test in tests.items()
@@ -216,21 +214,12 @@ def study(
     settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
     maps = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]
     found = embedding.controls(sample, early, permutations)
+    told = [{"name": c.name, **c.test._asdict(), "differ": c.differ, "passed": c.passed, "claim": c.claim} for c in found]
     result = {
-        "feature_space": e.space,
-        "n": len(sample.real),
-        "people": len(set(sample.people)),
-        "k": sample.k,
-        "note": sample.note,
-        "model_hash": e.info.get("model_hash", ""),
-        "data": e.about,
-        "claims": claims(sample, permutations),
-        "maps": [about for about, _ in maps],
-        "controls": [
-            {"name": c.name, **c.test._asdict(), "differ": c.differ, "passed": c.passed, "claim": c.claim} for c in found
-        ],
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
+        "feature_space": e.space, "n": len(sample.real), "people": len(set(sample.people)), "k": sample.k, "note": sample.note,
+        "model_hash": e.info.get("model_hash", ""), "data": e.about, "claims": claims(sample, permutations),
+        "maps": [about for about, _ in maps], "controls": told, "seconds": round(time.perf_counter() - begin, 1),
+    }  # fmt: skip
     return Study(result, sample, maps, found)
 
 

@@ -104,12 +104,7 @@ def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
     level = Target("level", "levels", "known", lambda s: np.where(s.levels < 0, np.nan, s.levels.astype(float)))
     told = [Target(name, unit, "known", lambda s, of=of: s.columns[of]) for of, name, unit in COLUMNS if of in columns]
     enough = [target for target in (level, *told) if _enough(target, train, held)]
-    return [
-        *(target for target in enough if target is level),
-        ventricles,
-        brain,
-        *(target for target in enough if target is not level),
-    ]
+    return [*(t for t in enough if t is level), ventricles, brain, *(t for t in enough if t is not level)]
 
 
 def _enough(target: Target, *sides: SliceDataset) -> bool:
