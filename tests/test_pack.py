@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylegan.data import pack
+from stylegan.data import pack, pictures
 from stylegan.dataset import load_slices
 
 
@@ -45,6 +45,17 @@ def test_sizes_of_one_aspect_share_a_frame_and_a_square_may_leave_the_picture(tm
     big, small = (np.asarray(data.images[data.subjects == name], float) for name in ("big", "small"))
     assert np.abs(big - small).mean() < 6
     assert not big[:, :, :4].any() and not big[:, :, -4:].any()  # black beside the picture
+
+
+@pytest.mark.parametrize("resolution", [24, 47, 60, 96])
+def test_what_is_black_in_the_files_stays_black(resolution):
+    y, x = np.mgrid[:60, :60] - 29.5
+    disc = np.where(np.hypot(y, x) < 24, 200, 0).astype(np.uint8)  # a sharp edge, beyond which Lanczos rings
+    image = pictures.frame(disc, (6, 6, 48), resolution)
+    y, x = (np.mgrid[:resolution, :resolution] + 0.5) * 48 / resolution - 24  # the square is as wide as the disc
+    distance, pixel = np.hypot(y, x), max(48 / resolution, 1)
+    assert image[distance > 24 + 1.5 * pixel].size and not image[distance > 24 + 1.5 * pixel].any()
+    assert image[distance < 24 - 2 * pixel].min() > 180
 
 
 def png16(grey, kind):
