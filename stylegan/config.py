@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 RANGES = {"> 0": "it must be above 0", ">= 0": "it must not be negative", "0 to 1": "it must lie between 0 and 1"}
@@ -25,7 +24,7 @@ class Config:
 
     preset: str = "custom"
     # Data
-    img_resolution: int = option(64, "pixels of a side, a power of two from 8 to 1024")
+    img_resolution: int = option(64, "pixels of a side, a power of two from 8 to 1024", "> 0")
     img_channels: int = option(1, "channels of a picture", "> 0")
     conditional: str = option("none", "class: G and D see the class of each slice", ("none", "class"))
     c_dim: int = option(0, "classes that the networks know, filled in from the data", ">= 0")
@@ -104,8 +103,8 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if mistake := next(_mistakes(self), None):
-            raise ValueError(mistake)
+        if mistakes := _mistakes(self):
+            raise ValueError(mistakes[0])
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -185,35 +184,34 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     return value
 
 
-def _mistakes(config: Config) -> Iterator[str]:  # noqa: C901 - a flat list
+def _mistakes(config: Config) -> list[str]:
     """What is wrong about fields together."""
-    resolution, batch, group, architecture = config.img_resolution, config.batch_size, config.mbstd_group_size, config.architecture
-    if resolution < 8 or resolution > 1024 or resolution & (resolution - 1):
-        yield f"img_resolution is {resolution}; take a power of two from 8 to 1024."
-    if config.channel_base < resolution:
-        yield f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."
-    if config.participation_weight and batch < 3:  # two centred slices are always opposite
-        yield f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."
-    if 0 < config.lr_end_kimg < config.total_kimg:
-        yield f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."
-    if batch % min(group, batch):
-        why = "the minibatch standard deviation works on whole groups"
-        yield f"batch_size {batch} is not a multiple of mbstd_group_size {group}: {why}."
-    parts = [] if config.attention == "none" else config.attention.split(",")
-    inner = [str(res) for res in config.resolutions[1:-1]]  # at the last one it would stand behind G's picture
-    if parts and (architecture == "dcgan" or not set(parts) <= set(inner) or len(set(parts)) < len(parts)):
-        take = f"take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none"
-        yield f"attention is {config.attention!r}; {take}."
-    if config.grow_from and architecture != "stylegan1":
-        yield f"grow_from is {config.grow_from}; only the architecture stylegan1 grows, {architecture} takes 0."
-    if config.grow_from not in (0, *config.resolutions):
-        yield f"grow_from is {config.grow_from}; take one of {', '.join(map(str, (0, *config.resolutions)))}."
-    if architecture != "dcgan" and not config.mapping_layers:
-        yield "mapping_layers is 0; it must be above 0."
+    resolution, batch, group, dcgan = config.img_resolution, config.batch_size, config.mbstd_group_size, config.architecture == "dcgan"
+    inner, attended = [str(res) for res in config.resolutions[1:-1]], config.attention.split(",")  # the last stands behind G's picture
     styles = config.mapping_layers or config.z_dim != config.w_dim or config.style_mixing_prob + config.pl_weight
-    if architecture == "dcgan" and (styles or config.conditional != "none"):
-        take = "a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0: no styles"
-        yield f"mapping_layers is {config.mapping_layers}; {take}."
+    checks = [
+        (resolution < 8 or resolution > 1024 or resolution & (resolution - 1),
+         f"img_resolution is {resolution}; take a power of two from 8 to 1024."),
+        (config.channel_base < resolution,
+         f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."),
+        (config.participation_weight and batch < 3,  # two centred slices are always opposite
+         f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."),
+        (0 < config.lr_end_kimg < config.total_kimg,
+         f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."),
+        (batch % min(group, batch),
+         f"batch_size {batch} is not a multiple of mbstd_group_size {group}: the minibatch standard deviation works on whole groups."),
+        (config.attention != "none" and (dcgan or not set(attended) <= set(inner) or len(set(attended)) < len(attended)),
+         f"attention is {config.attention!r}; take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none."),
+        (config.grow_from and config.architecture != "stylegan1",
+         f"grow_from is {config.grow_from}; only the architecture stylegan1 grows, {config.architecture} takes 0."),
+        (config.grow_from not in (0, *config.resolutions),
+         f"grow_from is {config.grow_from}; take one of {', '.join(map(str, (0, *config.resolutions)))}."),
+        (not dcgan and not config.mapping_layers, "mapping_layers is 0; it must be above 0."),
+        (dcgan and (styles or config.conditional != "none"),
+         f"mapping_layers is {config.mapping_layers}; a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and "
+         "pl_weight 0: no styles."),
+    ]  # fmt: skip
+    return [sentence for wrong, sentence in checks if wrong]
 
 
 # --- Presets ----------------------------------------------------------------------------------------------------------------------
