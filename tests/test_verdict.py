@@ -116,7 +116,7 @@ def copies(ratio: float, p: float) -> dict:
     ("sentence", "states"),
     [
         (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
-        (verdict.variety_sentence, [GOOD, scores(dimensions={"value": 2.0, "ratio": entry(0.2, 0.05)}), {"variety": {}}]),
+        (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"variety": {}}]),
         (verdict.distance_sentence, [at_distance(fd) for fd in (10, 30, 70, 900)]),
         (verdict.copies_sentence, [copies(0.3, 1e-6), copies(0.3, 0.2), copies(2.0, 1.0), {"ratio": None}]),
         (verdict.duplicates_sentence, [TWICE, TWICE | {"near": None}]),

@@ -94,7 +94,8 @@ Participation ratio of the styles of each convolution (1: they vary along one di
 ## The verdict
 
 On test subjects, by rules that are the same for every generator (`stylegan/scores/verdict.py`). Slices of one person resemble each other,
-which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. {summary}
+which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. Variety
+counts only where precision does not fail. {summary}
 
 {doubts}
 
@@ -127,9 +128,9 @@ Teaching and research on generative models: latent spaces, scores, artefacts, me
 
 ## Limits
 
-Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It draws people no more various than those it saw,
-and gets details wrong that a radiologist would notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof
-of privacy: that the nearest slices are far is a check of {count} samples, not a guarantee.
+Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It gets details wrong that a radiologist would
+notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof of privacy: copies were looked for among
+{fakes:,} samples and by two attacks, which is no guarantee.
 
 ## The subjects of the split
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stylegan.checkpoint import load_generator
 from stylegan.files import read_json, replacing
-from stylegan.latent import GAUGES, find_directions, style_weights
+from stylegan.latent import GAUGES, Gauge, find_directions, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.plots import data_uri
@@ -41,14 +41,14 @@ def csp(*scripts: str) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
 
 
-def page(path: str | Path) -> str:
+def page(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
     """The explorer of a run folder or .safetensors file as a page of its own."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{csp(SCRIPT)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f'<link rel="icon" href="data:,">\n<title>A generator to explore</title>\n<style>{STYLE}</style>\n</head>\n'
-        f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path)}\n</main>\n<script>{SCRIPT}</script>\n'
+        f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path, gauges)}\n</main>\n<script>{SCRIPT}</script>\n'
         "</body>\n</html>\n"
     )
 
@@ -60,23 +60,23 @@ def write(path: str | Path, out: str | Path) -> Path:
     return Path(out) / "explorer.html"
 
 
-def frame(path: str | Path, height: int = 620) -> str:
+def frame(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES, height: int = 620) -> str:
     """The page in a frame, for another page that keeps its own style and script."""
     look = f'style="width: 100%; height: {height}px; border: 0"'
-    return f'<iframe title="A generator to explore" srcdoc="{escape(page(path))}" {look}></iframe>'
+    return f'<iframe title="A generator to explore" srcdoc="{escape(page(path, gauges))}" {look}></iframe>'
 
 
-def show(path: str | Path) -> None:
+def show(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> None:
     """Show the frame as the output of a notebook's cell."""
     from IPython.display import display
 
-    display({"text/html": frame(path), "text/plain": "The generator, to explore in a browser"}, raw=True)
+    display({"text/html": frame(path, gauges), "text/plain": "The generator, to explore in a browser"}, raw=True)
 
 
-def fragment(path: str | Path) -> str:
+def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
     """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
 
-    The page's Content-Security-Policy is that of `csp`.
+    The page's Content-Security-Policy is that of `csp`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them.
     """
     G, info = load_generator(path)
     R, why = G.synthesis.blocks[-1].resolution, obstacle(G)
@@ -87,7 +87,7 @@ def fragment(path: str | Path) -> str:
     )
     if why:
         return f'<div class="explorer">{still}<p class="about">{escape(about)}</p></div>'
-    directions = named_directions(G, Path(path), info["model_hash"])
+    directions = named_directions(G, Path(path), info["model_hash"], gauges)
     return (
         f'<div class="explorer" data-state="asleep">{still}<form autocomplete="off">'
         f'<canvas data-resolution="{R}" width="{R}" height="{R}" role="img" aria-label="Synthetic slice"></canvas>'
@@ -118,12 +118,12 @@ def multiplications(G: Generator) -> int:
     )
 
 
-def named_directions(G: Generator, path: Path, model_hash: str) -> dict[str, Tensor]:
+def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[str, Gauge] = GAUGES) -> dict[str, Tensor]:
     """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
 
     Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
     """
-    found = find_directions(G, GAUGES, min(3, G.w_dim)) if style_weights(G) is not None else []
+    found = find_directions(G, gauges, min(3, G.w_dim)) if style_weights(G) is not None else []
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
     places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
     for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):

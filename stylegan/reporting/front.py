@@ -50,7 +50,7 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
         "Real and generated slices": shown("03-beside", "image/png"),
         "A map, and what it may claim": shown("05-fit", "image/png") + shown("05-summary", "text/markdown"),
         "The verdict in short": [_text(markdown_table(short(card))), _text(text)],
-        "Try the generator": [_text(explorer.fragment(run.folder), "text/html")],
+        "Try the generator": [_text(explorer.fragment(run.folder, make_gauges(run.slices)), "text/html")],
         "Almost indistinguishable?": [_text(questions(run, scores), "text/html")] if quiz else [],
     }
     return [cell for title, outputs in parts.items() if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
@@ -70,12 +70,13 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     """About 150 words: data, people, split, training, distance, variety, memory, verdict."""
     slices, last, people = run.slices, run.history[-1], people_of(run.slices)
     counts = {name: len(set(people[slices.splits == name])) for name in ("train", "val", "test")}
-    who, model = "people" if slices.subjects_known else "groups (who is who is not known)", run.config.architecture
+    hidden = "groups", "who is who is hidden: one person may be in two of these splits, and the scores too good"
+    who, apart = ("people", "nobody is in two of these splits") if slices.subjects_known else hidden
     text = (
         "What has a network understood of brains when it draws slices of people who do not exist? A "
-        f"{model.replace('stylegan', 'StyleGAN').replace('dcgan', 'DCGAN')} of {run.config.img_resolution} px was trained on "
+        f"{run.config.architecture.replace('stylegan', 'StyleGAN').replace('dcgan', 'DCGAN')} of {run.config.img_resolution} px was trained on "
         f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. The best generator was chosen on "
-        f"{counts['val']} others and is judged on {counts['test']} more; nobody is in two of these splits. Training took "
+        f"{counts['val']} others and is judged on {counts['test']} more; {apart}. Training took "
         f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
     )
     if split := verdict.last_split(scores):
@@ -113,7 +114,7 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
     split, memory = verdict.last_split(scores), scores["memorisation"]
     simulated = "Real slices. The simulated ones share one folding pattern: they prove the plumbing, and not the model."
     steps = [simulated] if run.slices.layout == "simulated" else []
-    if scored := [line for line in run.history if line.get("kid_val") is not None]:
+    if len(scored := [line for line in run.history if line.get("kid_val") is not None]) > 1:
         best, end = min(scored, key=lambda line: line["kid_val"])["kimg"], scored[-1]["kimg"]
         late = f"Longer training: the score on validation people was still falling when it ended, at {end:g} kimg."
         early = f"No more of the same training: the score on validation people was best at {best:g} of {end:g} kimg."
@@ -123,7 +124,9 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
     dimensions = split["dimensions"]
     off = [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
     tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else "wider networks"
+    times = split["fd"]["value"] / max(split["fd_floor"]["value"], 1e-12)
     asked = {
+        f"Longer training first: the Fréchet distance is {times:.0f} times its floor.": len(scored) < 2 and times > 4,
         f"Variety: {dimensions['value']:.0f} dimensions of {dimensions['real']:.0f}. To try: {tried}.":
             dimensions["value"] < 0.75 * dimensions["real"],
         "Texture: the power spectrum is off by more than between people; notebook 4 shows at which frequencies.":
