@@ -152,10 +152,12 @@ def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) ->
     """Decide people, classes and splits."""
     people, folders, hidden = (index[name] for name in ("subjects", "folders", "hidden"))
     warnings = [*index["warnings"], *joined.warnings]
-    if hidden and joined.people is not None:
+    told = [] if joined.people is None else [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
+    if told and (
+        hidden or len(set(told)) < len(set(people))
+    ):  # names may number scans; a table may say that two are of one person
         unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
-        people = [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
-        hidden = hidden if unnamed else ""
+        people, hidden = told, hidden if unnamed else ""
         warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []
     labels, classes = tables.classes_of(index["labels"], joined)
     leaks = who.count_leaks(people, folders)

@@ -24,6 +24,12 @@ def test_ventricles_are_measured_as_they_are_known_to_be():
     assert readers.correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"]) > 0.8
 
 
+def test_ages_are_a_truth_however_their_column_is_spelt(simulated):
+    ages = np.unique(simulated.subjects, return_inverse=True)[1].astype(float)
+    data = replace(simulated, columns={"Age": ages})
+    assert "age" in [target.name for target in readers.targets(data.split("train"), data.split("test"))]
+
+
 def test_a_measure_is_a_share_of_the_head_whatever_its_brightness_and_fluid_near_the_surface_no_ventricle():
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     head, hole = np.hypot(x, y) < 0.8, np.hypot(x, y) < 0.2

@@ -167,7 +167,9 @@ def test_a_projection_is_measured_by_simpler_answers(G, slices):
     mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(3, axis=0)
     for name, images in (("projection", found.images), ("mean training slice", mean)):
         assert residuals[name] == pytest.approx(latent.residual(chosen.images, images), abs=1e-3)
-    for x, nearest, mean in zip(chosen.images, residuals["nearest training slice"], residuals["mean of the ten nearest"], strict=True):
+    for x, nearest, mean in zip(
+        chosen.images, residuals["nearest training slice"], residuals["mean of the ten nearest"], strict=True
+    ):
         order = np.argsort([latent.residual(x[None], t[None])[0] for t in train])
         assert nearest == pytest.approx(latent.residual(x[None], train[order[:1]])[0], abs=1e-3)
         assert mean == pytest.approx(np.sqrt(np.square(train[order[:10]].mean(axis=0) - x).mean()), abs=1e-3)

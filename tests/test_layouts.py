@@ -115,6 +115,17 @@ def test_nobody_is_in_two_splits_whatever_the_names(classes, person):
         assert {item.label for item in found.items} == set(classes.split(",")), visit + ending
 
 
+def test_copies_and_capitals_make_nobody_new_and_counters_and_subsets_are_nobody():
+    copies = ("", "_aug_0", "_flip", "_hflip", "_rot90", "_rotated", "_copy", "_noise")
+    found = read([f"P{p:02d}_slice_{k}{copy}.png" for p in range(12) for k in (1, 2) for copy in copies])
+    assert len({item.subject for item in found.items}) == 12
+    found = read([f"{a}atient_{p:02d}_slice_{k}.png" for p in range(6) for k, a in enumerate("Pp")])
+    assert len({item.subject for item in found.items}) == 6
+    found = read([f"subset{s}/P{s}{p}_slice_1.png" for s in range(4) for p in range(6)])
+    assert len({item.subject for item in found.items}) == 24
+    assert read([f"{c}/brain-MRI-{i:04d}.png" for c in ("AD", "CN") for i in range(20)]).hidden
+
+
 UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely belongs together
     "pictures": ("img_{i}_{v}{k}.jpg", "", ""),
     "tumours of Kaggle": ("{split}ing/{c}/Tr-{c:.2}_00{i:02d}{v}.jpg", "glioma,notumor", ""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import layouts_fixtures as fixtures
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_ids_are_the_same_however_they_are_written(tmp_path, written, scan):
 
 def test_groups_become_classes_from_healthy_to_ill(tmp_path):
     fixtures.class_folders(tmp_path / "slices", {"A": 9})
-    rows = [f"OAS1_{n + 1:04d},{('Demented', 'Nondemented', 'Converted')[n % 3]}" for n in range(9)]
+    rows = [f"OAS1_{n + 1:04d},{('Demented', 'Nondemented', 'Converted', 'demented')[n % 4]}" for n in range(9)]
     (tmp_path / "subjects.csv").write_text("\n".join(["Subject ID,Group", *rows]))
     data = load_slices(tmp_path / "slices", 16)
     assert data.classes == ("Nondemented", "Converted", "Demented") and (data.labels >= 0).all()
@@ -99,3 +101,50 @@ def test_a_table_by_picture_restores_people(tmp_path):
     assert data.subjects_known and set(data.subjects) == {f"person {i}" for i in range(6)}
     assert sorted(data.columns["age"]) == sorted(50.0 + i // 2 for i in range(12))
     assert all(len(set(data.splits[data.subjects == name])) == 1 for name in set(data.subjects))
+
+
+def loaded(folder, names, table="", table_at="subjects.csv", **options):
+    """The data set of pictures with these names and a table."""
+    for name in names:
+        fixtures.save(folder / name, fixtures.head(name, 0, 16, 16))
+    (folder / table_at).write_text(table)
+    return load_slices(folder, 16, cache_dir=folder.parent, **options)
+
+
+def test_a_column_that_numbers_the_rows_names_nobody(tmp_path):
+    rows = "".join(f"{i},img_{i}.png,P{i // 4},{50 + i // 4}\n" for i in range(24))
+    data = loaded(tmp_path / "a", [f"img_{i}.png" for i in range(24)], "id,filename,patient_id,age\n" + rows)
+    assert data.subjects_known and set(data.subjects) == {f"P{p}" for p in range(6)}
+    rows = "".join(f"{i},sub-{13 - i:02d},{63 - i}\n" for i in range(1, 13))
+    data = loaded(tmp_path / "b", [f"sub-{p:02d}_slice_1.png" for p in range(1, 13)], "id,participant_id,age\n" + rows)
+    assert data.columns["age"].tolist() == [50 + int(name[-2:]) for name in data.subjects]
+
+
+def test_scans_that_a_table_gives_to_one_person_stay_together(tmp_path):
+    rows = "".join(f"X{x:04d},S{x // 4},{50 + x // 4}\n" for x in range(24))
+    data = loaded(tmp_path / "d", [f"X{x:04d}_slice_1.png" for x in range(24)], "MRI ID,Subject ID,Age\n" + rows)
+    assert set(data.subjects) == {f"S{p}" for p in range(6)}
+
+
+def test_pictures_of_one_name_in_two_folders_have_rows_of_their_own(tmp_path):
+    names = [f"{c}/img_{i}.png" for c in ("AD", "CN") for i in range(8)]
+    rows = [f"{name},{name[:2]}{name[7]},{20 + i}" for i, name in enumerate(names)]
+    data = loaded(tmp_path / "d", names, "\n".join(["filename,subject,age", *rows]))
+    assert data.columns["age"].tolist() == [20 + names.index(path) for path in data.paths]
+    bare = loaded(tmp_path / "d", names, "\n".join(["filename,subject,age", *(row[3:] for row in rows[:8])]))
+    assert not bare.columns  # one row for two pictures belongs to neither
+
+
+def test_a_table_inside_a_wrapper_is_found_and_a_closed_folder_around_is_no_error(tmp_path, monkeypatch):
+    names = [f"ds/OAS1_{p:04d}_MR1_slice_1.png" for p in range(1, 13)]
+    table = "ID,CDR\n" + "".join(f"OAS1_{p:04d}_MR1,{p % 2}\n" for p in range(1, 13))
+    assert len(loaded(tmp_path / "up", names, table, "ds/subjects.csv").classes) == 2
+    list_folder = Path.iterdir
+
+    def closed(folder):
+        if folder == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert len(load_slices(tmp_path / "up" / "ds", 16, cache_dir=tmp_path).classes) == 2

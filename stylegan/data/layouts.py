@@ -55,7 +55,7 @@ HIDDEN_FOUR = (
 IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<slice>
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
 SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
-SHARD = re.compile(r"0\d{4}|(?:shard|chunk|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
+SHARD = re.compile(r"0\d{4}|(?:shard|chunk|subset|fold|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
 # No collection's id.
 COUNTER = re.compile(r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I)
 
@@ -285,7 +285,7 @@ def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
     """(level, the name without it, whether it is called one); what stands before ``start`` is an id."""
     text = base[max(0, start) :]
     found = SLICE.search(text)
-    explicit = found is not None
+    explicit = found is not None and len(found[1]) < 10
     if volumes and not explicit:
         return -1, re.sub(r"_000\d$", "", text), False
     if not explicit:

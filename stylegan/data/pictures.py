@@ -153,13 +153,13 @@ def to_bytes(picture: np.ndarray, black: float, white: float) -> np.ndarray:
 
 
 def common_scale(measures: Sequence[Measure]) -> tuple[float, float]:
-    """(black, white) of all deep pictures of a set; the full 16 bits where the set plainly uses them."""
+    """(black, white) of all deep pictures of a set; the full 16 bits where the set goes beyond 15, as no scanner does."""
     deep = [item for item in measures if item.peak is not None]
     if not deep:
         return 0.0, 255.0
     black = float(np.quantile([item.floor for item in deep], 0.01))
     white = float(np.quantile([item.peak for item in deep], 0.99))
-    return black, 65535.0 if black == 0 and white > 16383 else white
+    return black, 65535.0 if black == 0 and white > 32767 else white
 
 
 # Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels

@@ -29,12 +29,12 @@ IDS = tuple(
         (r"(?<!\d)(\d{3})(?:[-_ ]S[-_ ]|S)(\d{4,5})(?!\d)", "{}_S_{}"),  # ADNI, also as sub-ADNI002S0295
         (r"TCGA[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])", "TCGA_{}_{}"),
         (r"(IXI\d{3})(?!\d)", "{}"),
-        (r"(?<![A-Z0-9])([A-Z]{3,6}-[A-Z]{2,4}-\d{4,5})(?!\d)", "{}"),  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
+        (r"(?<![A-Z0-9])((?:BraTS|UPENN|UCSF)-[A-Z]{2,4}-\d{4,5})(?!\d)", "{}"),  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
         (r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])", "{}"),  # BraTS2021_00007, Brats18_CBICA_AAM_1
         (r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)", "{}"),  # UK Biobank: person, field, visit, repeat
         (r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)", "{}"),
         (r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)", "sub-{}"),  # BIDS; without a digit (sub-sampled) it may be any word
-        (r"(?<![A-Z])(subj?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])",
+        (r"(?<![A-Z])(sub(?!set)j?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])",
          "{}_{}"),
     )
 )  # fmt: skip
@@ -64,6 +64,7 @@ VISIT = "|".join((
     r"(?:19|20)\d\d[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d(?:[-_T ]\d\d[-_:]?\d\d[-_:]?\d\d(?:\.\d+)?)?",
     r"I\d{4,}|S\d{5,}|d\d{4}|br|\d{12,}|baseline|base|bl|sc|screening|follow[-_ ]?up|pre|post|retest|test|repeat|mr|ses|session|axial|ax|sag|sagittal|cor|"
     r"coronal|tra|2d|3d|gre|anat|struct(?:ural)?",
+    r"(?:aug(?:mented)?|rot(?:ated?)?|[hv]?flip(?:ped)?|mirror(?:ed)?|zoom|shift|nois[ey]|copy)[-_ ]?\d*",  # copies of a slice
 ))  # fmt: skip
 _CONTRAST = "|".join(CONTRASTS.values())
 NOISE = re.compile(rf"{_EDGE}(?:{VISIT}|(?:{_CONTRAST})(?P<n>[-_ ]\d\d?)?|{VERSION}){_END}", re.I)
@@ -126,7 +127,8 @@ def find_id(path: str) -> tuple[str, str, int]:
             continue
         who, end = written.format(*found[0].groups()), found[-1].end()
         if not who[:3].upper() == "OAS":
-            return who.replace("_s_", "_S_"), who, end
+            who = who.lower() if pattern is IDS[-1][0] else who.replace("_s_", "_S_")
+            return who, who, end
         who = who.upper()
         visit = re.search(r"[-_]MR[-_ ]?(\d+)" if who[4] == "_" else r"(?<![A-Za-z0-9])(d\d{4})(?!\d)", path, re.I)
         mark = ("_MR" if who[4] == "_" else "_MR_") + visit[1].lower() if visit else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylegan.data.subjects import class_order, find_id, person, stem
+from stylegan.data.subjects import class_order, find_id, person, plain, stem
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
                "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
-ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "image", "filename", "file", "mri id", "mr id", "session id", "subject", "subject id",
-              "subjectid", "id", "participant id", "patient id", "patient", "ptid", "person", "rid")  # fmt: skip
+ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id",
+              "subject", "subject id", "subjectid", "participant id", "patient id", "patient", "ptid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
 CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class")
-CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented"}
+CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented", 3.0: "SevereDemented"}
 BLANK = ("", "na", "n/a", "nan", "none", "null", "-", ".", "?")
 
 
@@ -43,10 +45,11 @@ class Table:
 def find_table(*folders: Path) -> Path | None:
     """The table that belongs to a folder of slices: the first of the usual names, in the folders in turn."""
     for folder in filter(Path.is_dir, folders):
-        there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
-        found = [there[name] for name in TABLE_NAMES if name in there]
-        if found:
-            return found[0]
+        with contextlib.suppress(OSError):  # one may pass through the folder around without being allowed to list it
+            there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+            found = [there[name] for name in TABLE_NAMES if name in there]
+            if found:
+                return found[0]
     return None
 
 
@@ -109,11 +112,15 @@ def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
     fits = []
     for name in table.names(ID_COLUMNS):
         ids = [normal(value) for value in table.rows[name]]
+        short = [value.rpartition("/")[2] for value in ids]
+        ids = short if len(set(short)) == len(set(ids)) else ids
         at = _match(ids, keys)
         fits.append((int((at >= 0).sum()), len(set(ids) - {""}), name, ids, at))
     most = max(fit[0] for fit in fits)
     if not most:
         return None
+    fits = [fit for fit in fits if not _counts(fit[3]) or all(_counts(other[3]) or not other[0] for other in fits)]
+    most = max(fit[0] for fit in fits)
     _, _, key, ids, at = max((fit for fit in fits if 2 * fit[0] >= most), key=lambda fit: fit[1])
     warnings = _doubts(table, ids, keys, at)
     people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
@@ -130,7 +137,9 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
 
     Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
     """
-    path = subjects_csv or find_table(root, root.resolve().parent, data.resolve().parent)
+    shared = Path(os.path.commonpath([plain(file) for file in index["files"]]))  # wrappers: a folder around the tree, or two
+    places = [root, *(root / folder for folder in reversed(shared.parents)), root / shared, root.resolve().parent]
+    path = subjects_csv or find_table(*places, data.resolve().parent)
     if not path:
         return Joined()
     found = [re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file) for file in index["files"]]
@@ -155,11 +164,18 @@ def classes_of(names: list[str], joined: Joined) -> tuple[np.ndarray, tuple[str,
         names = [CDR_CLASSES.get(float(value), "") for value in cdr[0]]
     elif not any(names) and joined.classes is not None and 2 <= len(set(joined.classes) - {""}) <= 20:
         names = joined.classes.tolist()
+    spelt: dict[str, str] = {}
+    names = [spelt.setdefault(name.casefold(), name) for name in names]  # AD and ad are one class
     classes = tuple(sorted(set(names) - {""}, key=class_order))
     if len(classes) < 2:  # one class is no class
         names, classes = [""] * len(names), ()
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
     return np.array([number[name] for name in names], dtype=np.int64), classes
+
+
+def _counts(ids: Sequence[str]) -> bool:
+    """Whether a column only numbers its rows."""
+    return ids[0] in ("0", "1") and list(ids) == [str(i + int(ids[0])) for i in range(len(ids))]
 
 
 def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:
@@ -180,7 +196,8 @@ def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:
 
 def normal(value: str) -> str:
     """Ids compare without case and endings, and ADNI's image ids with or without their I."""
-    value = stem(value.strip()).lower() if re.search(r"\.[A-Za-z]{3,4}(\.gz)?$", value.strip()) else value.strip().lower()
+    folder, slash, value = plain(value.strip().lower()).rpartition("/")
+    value = folder + slash + (stem(value) if re.search(r"\.[a-z]{3,4}(\.gz)?$", value) else value)
     return value[1:] if re.fullmatch(r"i\d+", value) else value
 
 

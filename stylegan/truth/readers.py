@@ -95,14 +95,15 @@ def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
 
     Ventricles are the true area where the data knows it (simulated slices), elsewhere `ventricle_share`.
     """
-    columns = {name for name, values in train.columns.items() if values.dtype.kind == "f"}
+    columns = {name.lower(): name for name, values in reversed(train.columns.items()) if values.dtype.kind == "f"}  # Age, age
     if "ventricle_area" in columns:
         ventricles = Target("ventricles", "% of the brain", "known", lambda s: s.columns["ventricle_area"], ventricle_share)
     else:
         ventricles = Target("ventricles", "% of the head", "measured", lambda s: ventricle_share(s.images), ventricle_share)
     brain = Target("brain", "% of the head", "measured", lambda s: brain_share(s.images))
     level = Target("level", "levels", "known", lambda s: np.where(s.levels < 0, np.nan, s.levels.astype(float)))
-    told = [Target(name, unit, "known", lambda s, of=of: s.columns[of]) for of, name, unit in COLUMNS if of in columns]
+    given = [(columns[of.lower()], name, unit) for of, name, unit in COLUMNS if of.lower() in columns]
+    told = [Target(name, unit, "known", lambda s, of=of: s.columns[of]) for of, name, unit in given]
     enough = [target for target in (level, *told) if _enough(target, train, held)]
     return [*(t for t in enough if t is level), ventricles, brain, *(t for t in enough if t is not level)]
 
