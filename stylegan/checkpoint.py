@@ -268,6 +268,10 @@ def resume(state: TrainingState, run_dir: Path) -> None:
         if unreadable:
             folder = run_dir / "checkpoints"
             raise ValueError(f"No checkpoint in {folder} can be read; take a new --run-dir, or remove them to start again.")
+        if (run_dir / "generator_last.safetensors").is_file():  # saved with a checkpoint, so there was one
+            raise ValueError(
+                f"{run_dir} was trained and its checkpoints are gone; take a new --run-dir, or remove it to start again."
+            )
     metrics = run_dir / "metrics.jsonl"
     if not distributed.is_main():
         return

@@ -25,7 +25,7 @@ class Config:
     preset: str = "custom"
     # Data
     img_resolution: int = option(64, "pixels of a side, a power of two from 8 to 1024", "> 0")
-    img_channels: int = option(1, "channels of a picture", "> 0")
+    img_channels: int = option(1, "channels of a picture: 1, grey, or 3", "> 0")
     conditional: str = option("none", "class: G and D see the class of each slice", ("none", "class"))
     c_dim: int = option(0, "classes that the networks know, filled in from the data", ">= 0")
     class_input: str = option("embedded", "how the mapping networks see a class", ("embedded", "one_hot"))
@@ -200,6 +200,10 @@ def _mistakes(config: Config) -> list[str]:
          f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."),
         (batch % min(group, batch),
          f"batch_size {batch} is not a multiple of mbstd_group_size {group}: the minibatch standard deviation works on whole groups."),
+        (config.img_channels not in (1, 3), f"img_channels is {config.img_channels}; take 1, grey, or 3, colour."),
+        (config.kid_samples < 2, f"kid_samples is {config.kid_samples}; a score takes 2 or more."),
+        (config.grow_from and batch < group and 2 * batch <= config.grow_batch_max and group % batch,
+         f"batch_size is {batch}; while the network grows its doubles do not fall into groups of {group}: take a divisor or a multiple."),
         (config.attention != "none" and (dcgan or not set(attended) <= set(inner) or len(set(attended)) < len(attended)),
          f"attention is {config.attention!r}; take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none."),
         (config.grow_from and config.architecture != "stylegan1",

@@ -189,7 +189,8 @@ class Recorder(contextlib.ExitStack):
         super().__init__()
         self.state, self.run_dir, self.sign_of_life, self.train_slices = state, run_dir, sign_of_life, data.split("train")
         self.val_slices = data.split("val") if (data.splits == "val").any() else None
-        self.score = scorer(self.val_slices, state.config, state.device) if scorer and self.val_slices else None
+        scored = scorer and self.val_slices and state.config.img_channels == 1  # feature spaces take grey slices
+        self.score = scorer(self.val_slices, state.config, state.device) if scored else None
         self.started = self.saved = self.stepped = time.monotonic()
         self.stop_signal: int | None = None
         self.asked = 0.0  # when
@@ -258,7 +259,7 @@ class Recorder(contextlib.ExitStack):
     def _tick(self) -> None:
         state, config = self.state, self.state.config
         self._finite_means()
-        number = math.ceil(state.cur_nimg / (config.tick_kimg * 1000))
+        number = int(state.cur_nimg / (config.tick_kimg * 1000))
         due = bool(config.kid_ticks) and (_is_over(state) or number % config.kid_ticks == 0)
         found = self._scores(due)
         if config.snapshot_ticks and number % config.snapshot_ticks == 0:
@@ -274,6 +275,7 @@ class Recorder(contextlib.ExitStack):
         if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
             state.best_kid = found["kid"]
             self._save_generator("generator")
+            self.saved = -math.inf  # a checkpoint at once: after a kill the best generator is one that the metrics know
         return found
 
     def _write_line(self, found: dict, **further: object) -> None:
@@ -306,7 +308,8 @@ class Recorder(contextlib.ExitStack):
 
     def _logits(self) -> dict[str, float | None]:
         """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""
-        group, n, found = self.state.config.mbstd_group_size, len(MONITORED), {}
+        n, found = len(MONITORED), {}
+        group = min(self.state.config.mbstd_group_size, self.state.config.batch_size, n)
         for name, slices in (("logits_real", self.train_slices), ("logits_heldout", self.val_slices)):
             size = 0 if slices is None else min(n, len(slices))
             rows = spread(np.arange(size and len(slices)), size - size % group)

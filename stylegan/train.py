@@ -104,10 +104,10 @@ def new_state(config: Config) -> TrainingState:
     return TrainingState(
         config, device, precision, G, D, copy.deepcopy(G).eval().requires_grad_(False),
         opt_G=adam(G, config, config.g_reg_interval if config.pl_weight else None),
-        opt_D=adam(D, config, config.d_reg_interval if config.d_penalty else None),
+        opt_D=adam(D, config, config.d_reg_interval if config.d_penalty and config.d_reg_interval > 1 else None),
         scaler_G=scaler_G, scaler_D=scaler_D, shard=shard, generator=generator,
         replay=Replay(generator, config.cuda_graphs and device.type == "cuda" and alone),
-        augment_p=config.augment_p, p=torch.zeros((), device=device),
+        augment_p=config.augment_p if config.augment != "none" else 0.0, p=torch.zeros((), device=device),
         pl_mean=torch.zeros((), device=device), sharing=torch.zeros((), device=device), signs=torch.zeros(2, device=device),
         log=distributed.Tally(device),
     )  # fmt: skip
@@ -116,7 +116,7 @@ def new_state(config: Config) -> TrainingState:
 def adam(net: torch.nn.Module, config: Config, interval: int | None) -> torch.optim.Adam:
     """The optimiser of a network, with all its averages in place, at zero."""
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
-    if interval and interval > 1:  # at every step the penalty is a part of the loss
+    if interval:  # its penalty takes steps of its own; D's at every step is a part of the loss
         settings = adam_for_lazy(config.lr, config.beta1, config.beta2, interval)
     parameters, base_lr = list(net.parameters()), settings["lr"]
     device = parameters[0].device
@@ -184,7 +184,8 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     with state.autocast():
         fake, real = state.augmented(state.fake.detach(), rng), state.augmented(real, rng)
         fake_logits, real_logits = logits_of_both(state, fake, real, c)
-    signs = real_logits.detach().sign()
+    level = fake_logits if LOSSES[config.loss].paired else 0  # a paired loss leaves the level of D's logits open
+    signs = (real_logits - level).detach().sign()
     state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
     loss = LOSSES[config.loss].d(real_logits, fake_logits)
     state.log(loss_D=loss)

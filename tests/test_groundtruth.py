@@ -27,7 +27,7 @@ def test_ventricles_are_measured_as_they_are_known_to_be():
 def test_ages_are_a_truth_however_their_column_is_spelt(simulated):
     ages = np.unique(simulated.subjects, return_inverse=True)[1].astype(float)
     data = replace(simulated, columns={"Age": ages})
-    assert "age" in [target.name for target in readers.targets(data.split("train"), data.split("test"))]
+    assert "age" in [target.name for target in readers.targets(data, data)]
 
 
 def test_a_measure_is_a_share_of_the_head_whatever_its_brightness_and_fluid_near_the_surface_no_ventricle():

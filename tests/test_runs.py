@@ -233,6 +233,30 @@ def test_best_generator_is_the_one_with_the_lowest_validation_kid_and_variety_is
     assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
 
 
+def test_scores_and_snapshots_fall_on_every_so_manyth_tick_whatever_the_batch(tmp_path):
+    cfg = config(batch_size=12, tick_kimg=0.02, total_kimg=0.12, kid_ticks=2, snapshot_ticks=3)  # ticks are no whole batches
+    train(cfg, tmp_path, scorer=scorer())
+    scored = [line["cur_nimg"] for line in runs.read_metrics(tmp_path) if line["kid_val"] is not None]
+    assert scored == [48, 84, 120] and [path.stem for path in sorted(tmp_path.glob("snapshots/*"))] == [
+        "000000060",
+        "000000120",
+    ]
+
+
+def test_the_best_generator_is_never_ahead_of_the_checkpoints_and_none_is_trained_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.Recorder, "_draw", lambda self: None)
+    train(config(kid_ticks=1, total_kimg=0.032), tmp_path, scorer=scorer([3.0, 1.0]))
+    assert [load_tensors(path)[1]["best_kid"] for path in checkpoints(tmp_path)] == [3.0, 1.0]
+    for path in checkpoints(tmp_path):
+        path.unlink()
+    with pytest.raises(ValueError, match="checkpoints are gone"):
+        train(config(kid_ticks=1), tmp_path)
+
+
+def test_a_colour_run_is_trained_without_scores(tmp_path):
+    assert train(config(img_channels=3), tmp_path, scorer=scorer())["kid_val"] is None
+
+
 def test_another_config_or_other_slices_are_refused_with_the_difference(tmp_path, slices, monkeypatch):
     train(config(), tmp_path)
     with pytest.raises(ValueError, match=r"r1_gamma \(0\.01 there, 5\.0 asked\)"):

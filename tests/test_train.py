@@ -213,6 +213,23 @@ def test_the_rate_falls_with_the_root_of_the_slices_shown_and_at_last_to_nothing
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
 
 
+def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_paired_loss_leaves_open(slices):
+    assert new_state(smoke(augment="none", augment_p=0.5)).augment_p == 0
+    counted = []
+    for level in (-3.0, 3.0):
+        state = new_state(smoke(loss="relativistic", dither=False))
+        state.D.epilogue.out.bias.data += level
+        d_step(state, *draw_batch(slices.split("train"), state.config, 0, state.device, 8))
+        counted.append(state.signs.tolist())
+    assert counted[0] == counted[1]
+
+
+def test_the_rates_are_lowered_for_steps_of_a_regulariser_alone():
+    rates = [[state.opt_G.param_groups[0]["base_lr"], state.opt_D.param_groups[0]["base_lr"]]
+             for state in (new_state(smoke(pl_weight=1.0, g_reg_interval=n, d_reg_interval=n, lr=0.01)) for n in (1, 4))]  # fmt: skip
+    assert rates == [[0.005, 0.01], [0.008, 0.008]]  # with 1, D's penalty is a part of its loss
+
+
 def test_adam_starts_with_averages_of_zero_and_moves_each_weight_by_the_rate():
     config, net = smoke(adam_eps=0.0), torch.nn.Linear(3, 2)
     before, optimizer = net.weight.clone(), adam(net, config, 16)
