@@ -125,8 +125,8 @@ def _embed(args: argparse.Namespace) -> None:
 
     options = _from(args, "num", "early", "device") | {"neighbours": args.neighbors, "seeds": parse_seeds(args.seeds)}
     found = study(args.path, args.data, **options)
-    if found.sample.note:
-        print(f"Note: {found.sample.note}")
+    for note in filter(None, (*found.sample.evidence.warnings, found.sample.note)):
+        print(f"Note: {note}")
     for name, claim in found.result["claims"].items():
         print(f"{name}: {claim['claim']}")
     print(markdown_table(stability(found.result["maps"])))

@@ -87,8 +87,7 @@ def train_run(
             recorder = stack.enter_context(Recorder(state, slices, run_dir, scorer, sign_of_life))
         train(state, slices.split("train"), lambda state: agree(state, recorder))
     if not _is_over(state):
-        shown = f"{state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg"
-        print(f"Stopped and saved at {shown}; run the same command again to go on.")
+        print(f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again.")
     if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
     return (read_metrics(run_dir) or [{}])[-1]
@@ -146,9 +145,8 @@ def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = error.strerror or error
         raise ValueError(
-            f"Cannot write to the run folder {run_dir} ({reason}); make room, or choose another --run-dir."
+            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); make room, or choose another --run-dir."
         ) from error
 
 
@@ -192,8 +190,7 @@ class Recorder(contextlib.ExitStack):
         scored = scorer and self.val_slices and state.config.img_channels == 1  # feature spaces take grey slices
         self.score = scorer(self.val_slices, state.config, state.device) if scored else None
         self.started = self.saved = self.stepped = time.monotonic()
-        self.stop_signal: int | None = None
-        self.asked = 0.0  # when
+        self.stop_signal, self.asked = None, 0.0  # which signal, and when
         (run_dir / "samples").mkdir(exist_ok=True)
         if self.val_slices is None:
             print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
@@ -201,8 +198,8 @@ class Recorder(contextlib.ExitStack):
     def __enter__(self) -> Recorder:
         if self.state.cur_nimg == 0:
             self._draw()
-        total, shown = int(self.state.config.total_kimg * 1000), sys.stderr.isatty()
-        bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
+        length = {"total": int(self.state.config.total_kimg * 1000), "initial": self.state.cur_nimg}
+        bar = tqdm(**length, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self.bar = self.enter_context(bar)
         with contextlib.suppress(ValueError):  # only the main thread may listen
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -275,7 +272,7 @@ class Recorder(contextlib.ExitStack):
         if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
             state.best_kid = found["kid"]
             self._save_generator("generator")
-            self.saved = -math.inf  # a checkpoint at once: after a kill the best generator is one that the metrics know
+            self.saved = -math.inf  # a checkpoint follows at once: a kill must not part the two
         return found
 
     def _write_line(self, found: dict, **further: object) -> None:

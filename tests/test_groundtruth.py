@@ -24,6 +24,12 @@ def test_ventricles_are_measured_as_they_are_known_to_be():
     assert readers.correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"]) > 0.8
 
 
+def test_the_strength_of_a_classifier_is_chosen_between_people_however_many_slices_they_have():
+    people, labels = np.repeat(["a", "b", "c", "d"], [1, 1, 4, 30]), np.repeat([0, 0, 1, 1], [1, 1, 4, 30])
+    x = np.random.default_rng(0).standard_normal((36, 8)) + 3 * labels[:, None]
+    assert np.isfinite(readers.fit_classifier(x, labels, people).cv_results_["mean_test_score"]).all()
+
+
 def test_ages_are_a_truth_however_their_column_is_spelt(simulated):
     ages = np.unique(simulated.subjects, return_inverse=True)[1].astype(float)
     data = replace(simulated, columns={"Age": ages})

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from stylegan.scores import verdict
+from stylegan.scores import memorisation, verdict
 from stylegan.scores.verdict import BORDERLINE, FAIL, PASS, SIGNS, UNKNOWN, mark, verdict_rows
 
 
@@ -119,7 +119,7 @@ def copies(ratio: float, p: float) -> dict:
         (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"variety": {}}]),
         (verdict.distance_sentence, [at_distance(fd) for fd in (10, 30, 70, 900)]),
         (verdict.copies_sentence, [copies(0.3, 1e-6), copies(0.3, 0.2), copies(2.0, 1.0), {"ratio": None}]),
-        (verdict.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
+        (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
     ],
 )
 def test_sentences_follow_the_numbers(sentence, states):

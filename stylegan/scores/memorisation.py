@@ -5,6 +5,8 @@ Every measure here is compared with people the generator never saw, and the pers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from scipy import stats
@@ -183,6 +185,14 @@ def duplicates(slices: SliceDataset, most: int = 12_000, seed: int = 0) -> dict:
     return found | {"yardstick": yardstick, "near": near, "pairs": [(*names[i], *names[j], d) for i, j, d in pairs[:10]]}
 
 
+def duplicates_sentence(found: Mapping) -> str:
+    """What `duplicates` found, in words."""
+    near = "levels are unknown or far apart, so that near ones could not be judged"
+    if found["near"] is not None:
+        near = f"{found['near']} are nearer to another person's slice than half of the neighbouring levels of one head are to each other"
+    return f"Of {found['slices']:,} real slices {found['exact']} are equal to an earlier one, pixel by pixel; {near}."
+
+
 def _between_levels(small: np.ndarray, slices: SliceDataset) -> float | None:
     """Median distance of neighbouring levels of one subject."""
     place = {(s, k): i for i, (s, k) in enumerate(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True)) if k >= 0}
@@ -229,6 +239,9 @@ def memory_of(evidence: Evidence, distances: dict, projections: int = 0) -> dict
     sides = evidence.side(slices), evidence.side(held)
     at, people = (np.concatenate([getattr(side, name) for side in sides]) for name in ("at", "people"))
     member = np.arange(len(at)) < len(slices)
+    # Whoever has more slices is nearest more often: of held-out people as many are kept as `Evidence` keeps of those it saw.
+    kept = min(len(held), round(len(slices) * len(set(sides[1].people)) / len(set(sides[0].people))))
+    rows = np.r_[: len(slices), len(slices) + np.sort(np.random.default_rng(0).permutation(len(held))[:kept])]
     pairs = [
         {**evidence.origin(drawn, fake), "subject": str(slices.subjects[row]), "level": int(slices.levels[row]),
          "ratio": distance / max(usual, 1e-12)}
@@ -236,7 +249,7 @@ def memory_of(evidence: Evidence, distances: dict, projections: int = 0) -> dict
     ]  # fmt: skip
     found = {
         "copied": copied(distances["fake"], distances["heldout"]),
-        "people": nearest_people(drawn.at, at, people, member),
+        "people": nearest_people(drawn.at, at[rows], people[rows], member[rows]),
         "attack": membership(-nearest(at, drawn.at)[0], member, people),
         "logits": _attack_by_logits(evidence, member, people),
         "pairs": pairs,

@@ -173,7 +173,7 @@ def plain_scores(scores: Mapping) -> list[str]:
         names = ("kid", "fd", "recall", "coverage", "dimensions")
         shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names if key in control]
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
-    return lines
+    return lines + [f"Note: {text}" for text in scores["warnings"]]
 
 
 # --- The verdict ----------------------------------------------------------------------------------------------------------------------
@@ -337,14 +337,6 @@ def control_sentence(control: Mapping | None) -> str:
         f"training person in {people['share']:.0%} ({people['expected']:.0%} by chance), and whom it saw can be told with an AUC of "
         f"{control['attack']['value']:.2f} from its samples and {control['logits']['value']:.2f} from its discriminator."
     )
-
-
-def duplicates_sentence(found: Mapping) -> str:
-    """What `memorisation.duplicates` found, in words."""
-    near = "levels are unknown or far apart, so that near ones could not be judged"
-    if found["near"] is not None:
-        near = f"{found['near']} are nearer to another person's slice than half of the neighbouring levels of one head are to each other"
-    return f"Of {found['slices']:,} real slices {found['exact']} are equal to an earlier one, pixel by pixel; {near}."
 
 
 def failure_rows(cases: Sequence[Mapping]) -> list[dict]:

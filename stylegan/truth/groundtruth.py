@@ -24,7 +24,7 @@ from stylegan.files import write_json
 from stylegan.latent import Gauge, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence
-from stylegan.scores.intervals import Interval, p_value, spread_of
+from stylegan.scores.intervals import Interval, clipped, p_value, spread_of
 from stylegan.scores.metrics import Side
 from stylegan.truth import readers
 from stylegan.truth.embedding import deal_names
@@ -77,7 +77,7 @@ def ground_truth(
         "direction": growth,
         "transfer": {"group": learn_groups(train, held, fake)},
     }
-    return {**result, "seconds": round(time.perf_counter() - begin, 1)}, strip
+    return {**result, "warnings": e.warnings, "seconds": round(time.perf_counter() - begin, 1)}, strip
 
 
 def measures(slices: SliceDataset) -> dict[str, float]:
@@ -146,7 +146,7 @@ def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     rows = [_shares(guess[side.labels == name], names) for name in names]
     chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_names(side.people))
     return {
-        "slices": interval(balanced_accuracy, side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value,
+        "slices": clipped(interval(balanced_accuracy, side.people, side.labels, guess)), "confusion": rows, "p_value": chance.p_value,
     }  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
     """Balanced accuracy where each person is guessed once, from the mean over all slices."""
     whose = readers.means_by_person(side.labels, side.people).round().astype(int)
     guess = order[readers.means_by_person(chances, side.people).argmax(axis=1)]
-    return interval(balanced_accuracy, np.arange(len(whose)), whose, guess)
+    return clipped(interval(balanced_accuracy, np.arange(len(whose)), whose, guess))
 
 
 def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
@@ -237,7 +237,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
         return fit_classifier(at, own if labels is None else labels, people).predict(tried.at)
 
     guesses = {name: learn(sides) for name, sides in (("real", [real]), ("synthetic", [drawn]), ("both", [real, drawn]))}
-    arms = {name: interval(balanced_accuracy, tried.people, tried.labels, guess) for name, guess in guesses.items()}
+    arms = {name: clipped(interval(balanced_accuracy, tried.people, tried.labels, guess)) for name, guess in guesses.items()}
     shuffled = [balanced_accuracy(tried.labels, learn([drawn], rng.permutation(drawn.labels))) for _ in range(SHUFFLES)]
     apart = interval(
         lambda truth, a, b: balanced_accuracy(truth, a) - balanced_accuracy(truth, b),
@@ -252,7 +252,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
 
 def conclusions(result: Mapping) -> list[str]:
     """What was found, one sentence or two for each question, null results among them."""
-    told = [_on_classes(result["classes"])]
+    told = [*result.get("warnings", []), _on_classes(result["classes"])]
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
     told.append(_on_direction(result["direction"], result["readings"]["ventricles"]["unit"]))
     return [*told, *(_on_transfer(found) for found in result["transfer"].values() if found)]

@@ -29,6 +29,7 @@ from stylegan.truth.embedding import LEAST, SURE, Control, choose_rows, embed, n
 from stylegan.truth.readers import Truth, correlation, spread_apart, truths_of
 
 SEEDS, NEIGHBOURS, USUAL = (0, 1, 2, 3, 4), (5, 15, 50, 150), 15  # of all maps; neighbours of the map that is shown large
+POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
 PRIVATE = ("age", "nWBV")  # what a table knows of a person stays with the table
 LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown."
 KINDS, QUALITIES = ("real", "generated"), ["trustworthiness", "overlap", "mixing"]
@@ -104,17 +105,17 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
         deal = truth.deal(truth.units[known])
         tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
     truths = {truth.name: truth for truth in sample.truths}
-    shown = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}
+    shown, few = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
     return {
-        name: test._asdict() | {"shown": shown[name], "claim": _claim(truths.get(name), test, shown[name])}
+        name: test._asdict() | {"shown": shown[name], "people": few, "claim": _claim(truths.get(name), test, shown[name], few)}
         for name, test in tests.items()
     }
 
 
-def _claim(truth: Truth | None, test: Chance, shown: bool) -> str:
+def _claim(truth: Truth | None, test: Chance, shown: bool, people: int) -> str:
     value, chance, p = test.value, test.expected, f"p = {test.p_value:.3f}"
     if truth is None:
-        words = "told apart" if shown else "not told apart"
+        words = "told apart" if shown else "not told apart" if people >= POWER else f"no test of {people} people can tell"
         return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p}): {words}."
     within = {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
     words = f"({p}): {'shown' if shown else 'not shown'}{within}."
@@ -133,7 +134,8 @@ def summary(told: dict[str, dict]) -> str:
     if silent:
         text += f" They do not show {', '.join(silent)}: colours that seem to cluster there are chance."
     if not apart["shown"]:
-        return f"{text} Generated and real slices are not told apart by their neighbours."
+        few = f"Whether generated and real slices are told apart cannot be tested with {apart.get('people')} people."
+        return f"{text} {few if apart.get('people', POWER) < POWER else 'Generated and real slices are not told apart by their neighbours.'}"
     share = apart["value"] / apart["expected"]
     where = "in a place of their own" if share < 0.25 else "among real ones in part"
     where = where if share < 0.75 else "among real ones, less mixed than they should be"
@@ -269,7 +271,7 @@ def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> 
     for truth in sample.truths:
         fakes = truth.fakes if truth.fakes is not None else np.full(len(sample.real), "" if truth.is_name else np.nan)
         title = truth.name + (f" ({truth.unit})" if truth.unit not in ("", "levels") else "")
-        order = [name for name in truth.order if name in truth.values]
+        order = [name for name in truth.order if name in truth.values][: len(charts.MAP_COLOURS)]  # further names stay faint
         panels.append(Panel(title, np.concatenate([truth.values, fakes]), told[truth.name]["claim"], order))
     return charts.maps([coords] * len(panels), [sample.kinds == KINDS[1]] * len(panels), panels, title=LEGEND)
 

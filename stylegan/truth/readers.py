@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
@@ -153,13 +153,15 @@ def fit_classifier(
 
     Its strength is chosen between people, each fold holding people of every class: two or more of each are needed.
     """
-    parts = max(1, min(PARTS, x.shape[1], len(x) // 3))
+    first, index = np.unique(people, return_index=True, return_inverse=True)[1:]
+    fewest = np.unique(labels[first], return_counts=True)[1].min()
+    folds = StratifiedKFold(min(FOLDS, fewest)).split(first, labels[first])  # of people, however many slices each has
+    held = [np.isin(index, chosen) for _, chosen in folds]
+    parts = max(1, min(PARTS, x.shape[1], len(x) // 3, *(np.sum(~one) for one in held)))
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     model = make_pipeline(PCA(parts, svd_solver="randomized", random_state=0), regression)
-    fewest = min(len(np.unique(people[labels == name])) for name in np.unique(labels))
-    folds, choices = StratifiedGroupKFold(min(FOLDS, fewest)), {"logisticregression__C": strengths}
-    search = GridSearchCV(model, choices, scoring="balanced_accuracy", cv=folds)
-    return search.fit(x, labels, groups=people)
+    choices, apart = {"logisticregression__C": strengths}, [(np.flatnonzero(~one), np.flatnonzero(one)) for one in held]
+    return GridSearchCV(model, choices, scoring="balanced_accuracy", cv=apart).fit(x, labels)
 
 
 def interval(statistic: Callable[..., float], people: np.ndarray, *arrays: np.ndarray) -> Interval:
