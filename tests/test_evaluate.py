@@ -11,12 +11,13 @@ from phantoms import phantoms
 
 from stylegan.checkpoint import load_generator
 from stylegan.config import make_config
+from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
 from stylegan.predict import generate
 from stylegan.run import train_run
 from stylegan.scores import evaluate as module
-from stylegan.scores import evidence, verdict
+from stylegan.scores import evidence, memorisation, verdict
 from stylegan.scores.evaluate import evaluate, open_evidence, scores_of, validation_scorer
 from stylegan.scores.features import as_pixels
 from stylegan.scores.memorisation import closest_pairs, copies_of
@@ -82,12 +83,17 @@ def test_evaluate_gives_the_promised_json(judged):
     assert set(found["controls"]) == {"blurred", "noised", "collapsed", "memorised"}
 
 
-def test_all_adds_memory_and_cases_that_can_be_drawn_again(judged):
+def test_all_adds_memory_and_cases_that_can_be_drawn_again(judged, monkeypatch):
     run, data, found = judged
     assert set(found["memory"]) == {"copied", "people", "attack", "logits", "pairs", "projection"}
     assert 0 <= found["memory"]["logits"]["value"] <= 1  # a run keeps its discriminator, here with groups of eight
     opened = open_evidence(run, data, device="cpu")
     distances = copies_of(opened, 60)[1]
+    monkeypatch.setattr(memorisation, "nearest_people", lambda drawn, at, people, member: member)
+    half = dataclasses.replace(opened, train=opened.train.select(np.arange(0, len(opened.train), 2)))  # as of a large set
+    member = memorisation.memory_of(half, copies_of(half, 60)[1])["people"]
+    each = [len(side) / len(set(people_of(side))) for side in (half.train, opened.held)]
+    assert each[1] > each[0] == np.sum(~member) / len(set(people_of(opened.held)))
     for pair, (fake, row, _) in zip(found["memory"]["pairs"], closest_pairs(distances["fake"], distances["row"]), strict=True):
         assert pair["class"] in data.classes and pair["subject"] == data.split("train").subjects[row]
         assert np.array_equal(as_pixels(opened.drawn_again([pair]))[0], distances["drawn"].images[fake])

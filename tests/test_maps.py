@@ -204,6 +204,10 @@ def test_every_panel_has_a_tested_claim(sample):
     figure = maps.truth_maps(sample, told, np.random.default_rng(0).normal(size=(32, 2)))
     assert all(test["claim"] in figure.alt_text for test in told.values())
     assert told == maps.claims(sample, permutations=19)
+    truths = {truth.name: truth for truth in sample.truths}
+    names = np.array([f"site {i % 12}" for i in range(len(sample.real))])  # more than there are colours
+    many = replace(sample, truths=(replace(truths["class"], values=names, order=tuple(sorted(set(names)))),))
+    assert maps.truth_maps(many, maps.claims(many, permutations=19), np.random.default_rng(0).normal(size=(32, 2)))
 
 
 def test_controls_know_what_must_be_found(sample):
@@ -264,5 +268,6 @@ def test_the_summary_says_what_passed_and_what_did_not():
 
     apart, same = {"real and generated": test(0.1, True)}, {"real and generated": test(1.0, False)}
     in_part, level, age = {"real and generated": test(0.5, True)}, {"level": test(0.2, True)}, {"age": test(0.9, False)}
-    assert "**level**" in maps.summary(apart | level | age)
+    few = {"real and generated": test(1.0, False) | {"people": 3}}
+    assert "**level**" in maps.summary(apart | level | age) and "3 people" in maps.summary(few | level)
     assert len({maps.summary(told) for told in (apart | level, in_part | level, same | level, same | age)}) == 4

@@ -94,6 +94,7 @@ def test_everything_is_written_from_json_alone_and_older_results_are_read():
     assert verdict_rows(found) == verdict_rows(scores()) and len(verdict.variety_rows(found)) == 4
     assert {"real (floor)", "**generated**", "blurred"} <= set(verdict.floor_table(found)[0])
     lines = "\n".join(verdict.plain_scores(found))
+    assert verdict.plain_scores(found | {"warnings": ["who is who"]})[-1] == "Note: who is who"
     assert "\ntest" in lines and "KID" in lines and "blurred" in lines
     del found["variety"]  # as in the cards of generators shipped before variety was measured
     assert sum(row["verdict"] == SIGNS[UNKNOWN] for row in verdict_rows(found)) == 3 and not verdict.variety_rows(found)
