@@ -153,9 +153,7 @@ def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) ->
     people, folders, hidden = (index[name] for name in ("subjects", "folders", "hidden"))
     warnings = [*index["warnings"], *joined.warnings]
     told = [] if joined.people is None else [name or group for name, group in zip(joined.people.tolist(), people, strict=True)]
-    if told and (
-        hidden or len(set(told)) < len(set(people))
-    ):  # names may number scans; a table may say that two are of one person
+    if told and (hidden or len(set(told)) < len(set(people))):  # names may number scans, of which two are of one person
         unnamed = sorted({group for name, group in zip(joined.people, people, strict=True) if not name})
         people, hidden = told, hidden if unnamed else ""
         warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []

@@ -272,23 +272,21 @@ def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", n
     return Projection(*(part[:n] for part in both)), {
         "projection": both.residual[:n],
         "generated slice, found again": both.residual[n:],
-        "nearest training slice": _nearest(chosen.images, train),
-        "mean of the ten nearest": _nearest(chosen.images, train, 10),
-        "mean training slice": _nearest(chosen.images, mean),
-        f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num)))),
+        **dict(zip(("nearest training slice", "mean of the ten nearest"), _nearest(chosen.images, train, 1, 10), strict=True)),
+        "mean training slice": _nearest(chosen.images, mean, 1)[0],
+        f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num))), 1)[0],
     }
 
 
-def _nearest(pixels: np.ndarray, pool: np.ndarray, k: int = 1) -> np.ndarray:
-    """The residual of each slice and the mean of its k nearest of the pool, which may be larger than memory: [n]."""
+def _nearest(pixels: np.ndarray, pool: np.ndarray, *counts: int) -> list[np.ndarray]:
+    """For each k of ``counts`` the residual [n] of each slice and the mean of its k nearest of the pool, which may exceed memory."""
     from sklearn.metrics import pairwise_distances
 
-    flat, k = pixels.reshape(len(pixels), -1).astype(np.float32), min(k, len(pool))
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
     parts = (np.float32(pool[start : start + 1024]).reshape(-1, flat.shape[1]) for start in range(0, len(pool), 1024))
-    away = np.concatenate([pairwise_distances(flat, part) for part in parts], axis=1)  # [n, pool]
-    near = np.sort(np.argpartition(away, k - 1, axis=1)[:, :k])
-    means = np.stack([pool[rows].mean(axis=0, dtype=float).ravel() for rows in near])
-    return np.sqrt(np.square(flat - means).mean(axis=1))
+    nearest = np.concatenate([pairwise_distances(flat, part) for part in parts], axis=1).argsort(axis=1)  # [n, pool]
+    means = ([pool[np.sort(rows[:k])].mean(axis=0, dtype=float).ravel() for rows in nearest] for k in counts)
+    return [np.sqrt(np.square(flat - np.stack(each)).mean(axis=1)) for each in means]
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:

@@ -198,8 +198,8 @@ class Recorder(contextlib.ExitStack):
     def __enter__(self) -> Recorder:
         if self.state.cur_nimg == 0:
             self._draw()
-        length = {"total": int(self.state.config.total_kimg * 1000), "initial": self.state.cur_nimg}
-        bar = tqdm(**length, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        total, shown = int(self.state.config.total_kimg * 1000), sys.stderr.isatty()
+        bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
         self.bar = self.enter_context(bar)
         with contextlib.suppress(ValueError):  # only the main thread may listen
             for number in (signal.SIGINT, signal.SIGTERM):

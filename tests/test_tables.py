@@ -103,12 +103,12 @@ def test_a_table_by_picture_restores_people(tmp_path):
     assert all(len(set(data.splits[data.subjects == name])) == 1 for name in set(data.subjects))
 
 
-def loaded(folder, names, table="", table_at="subjects.csv", **options):
+def loaded(folder, names, table, table_at="subjects.csv"):
     """The data set of pictures with these names and a table."""
     for name in names:
         fixtures.save(folder / name, fixtures.head(name, 0, 16, 16))
     (folder / table_at).write_text(table)
-    return load_slices(folder, 16, cache_dir=folder.parent, **options)
+    return load_slices(folder, 16, cache_dir=folder.parent)
 
 
 def test_a_column_that_numbers_the_rows_names_nobody(tmp_path):

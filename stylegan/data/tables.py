@@ -116,11 +116,10 @@ def join(table: Table, keys: Sequence[Sequence[str]]) -> Joined | None:
         ids = short if len(set(short)) == len(set(ids)) else ids
         at = _match(ids, keys)
         fits.append((int((at >= 0).sum()), len(set(ids) - {""}), name, ids, at))
+    fits = [fit for fit in fits if not _counts(fit[3]) or all(_counts(other[3]) or not other[0] for other in fits)]
     most = max(fit[0] for fit in fits)
     if not most:
         return None
-    fits = [fit for fit in fits if not _counts(fit[3]) or all(_counts(other[3]) or not other[0] for other in fits)]
-    most = max(fit[0] for fit in fits)
     _, _, key, ids, at = max((fit for fit in fits if 2 * fit[0] >= most), key=lambda fit: fit[1])
     warnings = _doubts(table, ids, keys, at)
     people = next((name for name in table.names(PERSON_COLUMNS) if name != key), None)
@@ -138,7 +137,7 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
     Raises ValueError where the given table cannot be used: what the user asks for is not skipped.
     """
     shared = Path(os.path.commonpath([plain(file) for file in index["files"]]))  # wrappers: a folder around the tree, or two
-    places = [root, *(root / folder for folder in reversed(shared.parents)), root / shared, root.resolve().parent]
+    places = [*(root / folder for folder in reversed(shared.parents)), root / shared, root.resolve().parent]
     path = subjects_csv or find_table(*places, data.resolve().parent)
     if not path:
         return Joined()
@@ -175,7 +174,7 @@ def classes_of(names: list[str], joined: Joined) -> tuple[np.ndarray, tuple[str,
 
 def _counts(ids: Sequence[str]) -> bool:
     """Whether a column only numbers its rows."""
-    return ids[0] in ("0", "1") and list(ids) == [str(i + int(ids[0])) for i in range(len(ids))]
+    return list(ids) in ([str(i + first) for i in range(len(ids))] for first in (0, 1))
 
 
 def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:

@@ -81,7 +81,7 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     )
     if split := verdict.last_split(scores):
         away, floor = split["fd"]["value"], split["fd_floor"]["value"]
-        relative = f"a relative distance (Woodland et al. 2024) of **{away / max(floor, 1e-12):.1f}**"
+        relative = f"a relative distance (Woodland et al. 2024) of **{verdict.times_floor(split):.1f}**"
         text += f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, "
         text += f"{relative}. {verdict.variety_sentence(scores)}"
     return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
@@ -124,7 +124,7 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
     dimensions = split["dimensions"]
     off = [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
     tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else "wider networks"
-    times = split["fd"]["value"] / max(split["fd_floor"]["value"], 1e-12)
+    times = verdict.times_floor(split)
     asked = {
         f"Longer training first: the Fréchet distance is {times:.0f} times its floor.": len(scored) < 2 and times > 4,
         f"Variety: {dimensions['value']:.0f} dimensions of {dimensions['real']:.0f}. To try: {tried}.":

@@ -250,9 +250,14 @@ def summary(rows: Sequence[Mapping]) -> str:
     return text + (f": {'; '.join(failed)}." if failed else ".")
 
 
+def times_floor(split: Mapping) -> float:
+    """The relative distance of Woodland et al. 2024: FD over its floor."""
+    return split["fd"]["value"] / max(split["fd_floor"]["value"], 1e-12)
+
+
 def distance_sentence(split: Mapping) -> str:
     """The distances of one split of `evaluate` in words, measured by their floor."""
-    times = split["fd"]["value"] / max(split["fd_floor"]["value"], 1e-12)
+    times = times_floor(split)
     words = next(text for limit, text in TIMES if times <= limit)
     return (
         f"FD is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart, **{times:.1f} times the "

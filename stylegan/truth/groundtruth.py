@@ -70,6 +70,7 @@ def ground_truth(
         "model_hash": e.info.get("model_hash", ""),
         "kimg": e.info.get("cur_nimg", 0) / 1000,
         "data": e.about,
+        "warnings": e.warnings,
         "people": {"train": len(set(train.people)), "held_out": len(set(held.people))},
         "measures": measures(e.slices),
         "classes": recognise(train, held, fake, e.slices.classes),
@@ -77,7 +78,7 @@ def ground_truth(
         "direction": growth,
         "transfer": {"group": learn_groups(train, held, fake)},
     }
-    return {**result, "warnings": e.warnings, "seconds": round(time.perf_counter() - begin, 1)}, strip
+    return {**result, "seconds": round(time.perf_counter() - begin, 1)}, strip
 
 
 def measures(slices: SliceDataset) -> dict[str, float]:
@@ -146,7 +147,7 @@ def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     rows = [_shares(guess[side.labels == name], names) for name in names]
     chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_names(side.people))
     return {
-        "slices": clipped(interval(balanced_accuracy, side.people, side.labels, guess)), "confusion": rows, "p_value": chance.p_value,
+        "slices": _accuracy(side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value,
     }  # fmt: skip
 
 
@@ -154,7 +155,11 @@ def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
     """Balanced accuracy where each person is guessed once, from the mean over all slices."""
     whose = readers.means_by_person(side.labels, side.people).round().astype(int)
     guess = order[readers.means_by_person(chances, side.people).argmax(axis=1)]
-    return clipped(interval(balanced_accuracy, np.arange(len(whose)), whose, guess))
+    return _accuracy(np.arange(len(whose)), whose, guess)
+
+
+def _accuracy(people: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> Interval:
+    return clipped(interval(balanced_accuracy, people, truth, guess))
 
 
 def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
@@ -237,7 +242,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
         return fit_classifier(at, own if labels is None else labels, people).predict(tried.at)
 
     guesses = {name: learn(sides) for name, sides in (("real", [real]), ("synthetic", [drawn]), ("both", [real, drawn]))}
-    arms = {name: clipped(interval(balanced_accuracy, tried.people, tried.labels, guess)) for name, guess in guesses.items()}
+    arms = {name: _accuracy(tried.people, tried.labels, guess) for name, guess in guesses.items()}
     shuffled = [balanced_accuracy(tried.labels, learn([drawn], rng.permutation(drawn.labels))) for _ in range(SHUFFLES)]
     apart = interval(
         lambda truth, a, b: balanced_accuracy(truth, a) - balanced_accuracy(truth, b),

@@ -105,9 +105,10 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
         deal = truth.deal(truth.units[known])
         tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
     truths = {truth.name: truth for truth in sample.truths}
-    shown, few = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
+    shown, people = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
     return {
-        name: test._asdict() | {"shown": shown[name], "people": few, "claim": _claim(truths.get(name), test, shown[name], few)}
+        name: test._asdict()
+        | {"shown": shown[name], "people": people, "claim": _claim(truths.get(name), test, shown[name], people)}
         for name, test in tests.items()
     }
 
@@ -134,8 +135,9 @@ def summary(told: dict[str, dict]) -> str:
     if silent:
         text += f" They do not show {', '.join(silent)}: colours that seem to cluster there are chance."
     if not apart["shown"]:
-        few = f"Whether generated and real slices are told apart cannot be tested with {apart.get('people')} people."
-        return f"{text} {few if apart.get('people', POWER) < POWER else 'Generated and real slices are not told apart by their neighbours.'}"
+        people, same = apart.get("people", POWER), "Generated and real slices are not told apart by their neighbours."
+        few = f"Whether generated and real slices are told apart cannot be tested with {people} people."
+        return f"{text} {same if people >= POWER else few}"
     share = apart["value"] / apart["expected"]
     where = "in a place of their own" if share < 0.25 else "among real ones in part"
     where = where if share < 0.75 else "among real ones, less mixed than they should be"
