@@ -45,7 +45,8 @@ CLAIMS = (
     Claim("Style mixing does better.", "StyleGAN", "oasis64+style_mixing_prob=0.9", "oasis64"),
     Claim("Mirrored slices do better.", "seeds 000, 001", "oasis64", "oasis64+mirror=false"),
     Claim("Adaptive augmentation does better.", "StyleGAN2-ADA", "oasis64", "oasis64+augment=none"),
-    Claim("Relativistic loss, R1 + R2 at every step do better than logistic loss and lazy R1.", "R3GAN", "modern", "oasis64"),
+    Claim("Relativistic loss, R1 + R2 at every step do better than logistic loss and lazy R1.", "R3GAN",
+          "oasis64+loss=relativistic+r2_gamma=0.1+d_reg_interval=1", "oasis64"),
 )  # fmt: skip
 VARIETY = {"dimensions": "dimensions", "dimensions_fixed_noise": "noise fixed", "spread": "spread"}  # score: column
 MEMORY = "nearest training"  # distance to the nearest training slice, over that of held-out people: 0 for copies
