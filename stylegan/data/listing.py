@@ -180,6 +180,8 @@ def _one_contrast(
         kinds = {name: contrast_of(called[number]) or f"channel {number}" for name, number in numbers.items()}
     else:
         kinds = {name: contrast_of(name) for name in names}
+        if set(kinds.values()) == {"", "PD"} and all("pd" in plain(n).lower().split("/")[:-1] for n in names if kinds[n]):
+            kinds = dict.fromkeys(names, "")  # a folder of Parkinson's disease beside one of controls, not of proton density
     count, warnings = Counter(kinds.values()), []
     if asked:
         wanted = {_contrast(asked.lower()) or next((kind for kind in count if kind.lower() == asked.lower()), asked)}
