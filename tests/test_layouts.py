@@ -173,6 +173,8 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
     assert len(only.items) == 12 and "contrast T2 is used" in only.warnings[0]
     counted = [f"Training/{name}/Tr-{name[:2]}_000{k}.jpg" for name in ("glioma", "notumor") for k in range(8)]
     assert len(read(counted).items) == 16  # numbers of pictures are no contrasts
+    spm = read([f"{s}sub-{i:02d}_T1w.nii" for i in range(4) for s in ("", "c1", "mwc2", "m", "wm", "y_")])
+    assert len(spm.items) == 4 and len(spm.left_out["written by SPM"]) == 20
     ill = [f"{c}/{c}_{i:03d}_{k}.png" for c in ("HC", "PD") for i in range(8) for k in range(3)]
     assert {item.label for item in read(ill).items} == {"HC", "PD"}  # Parkinson's disease, not proton density
     assert set(read([*ill, "T2/x_T2.png"]).left_out) >= {"contrast PD"}

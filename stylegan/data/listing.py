@@ -20,6 +20,9 @@ LABEL_VOLUMES = re.compile(  # further words of volumes' names
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
+SPM = re.compile(
+    r"(^|/)(?:s?m?w?r?c[1-6]|i?y_|w?m|m?w|r|s)(?=[^/]+$)"
+)  # what SPM writes before the name of the scan it was made of
 NNUNET = re.compile(
     r"(^|/)images(?:tr|ts|va)/", re.I
 )  # here pictures end in the number of their contrast; elsewhere they are counted
@@ -133,6 +136,8 @@ def _kind(name: str, folded: set[str]) -> str:
         return "header without its .img"
     if not volume and suffix not in EXTENSIONS:
         return "not an image"
+    if volume and (scan := SPM.sub(r"\1", name.casefold())) != name.casefold() and scan in folded:
+        return "written by SPM"
     return "label map" if _is_label_map(name, volume) else "volume" if volume else "picture"
 
 
