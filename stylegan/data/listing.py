@@ -20,12 +20,8 @@ LABEL_VOLUMES = re.compile(  # further words of volumes' names
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
-SPM = re.compile(
-    r"(^|/)(?:s?m?w?r?c[1-6]|i?y_|w?m|m?w|r|s)(?=[^/]+$)"
-)  # what SPM writes before the name of the scan it was made of
-NNUNET = re.compile(
-    r"(^|/)images(?:tr|ts|va)/", re.I
-)  # here pictures end in the number of their contrast; elsewhere they are counted
+SPM = re.compile(r"(^|/)(?:s?m?w?r?c[1-6]|i?y_|w?m|m?w|r|s)(?=[^/]+$)")  # its mark before the name of the scan it worked on
+NNUNET = re.compile(r"(^|/)images(?:tr|ts|va)/", re.I)  # pictures here end in the number of their contrast
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 ANOTHER = "another volume of the same subject"
 FOREIGN = {  # formats that are common with heads but not read: endings, and the way out

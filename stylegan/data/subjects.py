@@ -46,12 +46,8 @@ CONTRASTS = {
     "BOLD": r"bold|sbref|fmri|epi", "SWI": r"swi|minip", "ASL": r"asl|cbf|m0scan", "MRA": r"mra|tof|angio", "PET": r"pet|fdg|av45|pib",
     "field map": r"fmap|magnitude\d?|phasediff|fieldmap",
 }  # fmt: skip
-LAST_ONLY = {
-    "PD": "pd",
-    "CT": "ct",
-    "DWI": "fa|md|trace",
-    "BOLD": "rest|func",
-}  # only as a name's last word: PD is a disease too
+# Contrasts only as a name's last word: PD is a disease too.
+LAST_ONLY = {"PD": "pd", "CT": "ct", "DWI": "fa|md|trace", "BOLD": "rest|func"}
 STAGES = (  # versions of one scan, the one to be used first
     "t88_masked", r"aligned_norm", r"(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88", "sbj_111|restore|preproc|nu|n4|n3",
 )  # fmt: skip
