@@ -163,6 +163,13 @@ def test_each_class_may_number_its_people_anew_and_be_called_like_a_split():
     assert {(item.label, item.folder) for item in found.items} == {("test", ""), ("control", "")}
 
 
+def test_the_names_of_the_course_s_slices_in_folders_of_another_kind():
+    cases = read([f"{c}/case_{i:03d}_slice_{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)])
+    assert {item.label for item in cases.items} == {"AD", "CN"}  # the course's set has no classes
+    shorter = read([f"{s}/case_{n}{i}_slice_0.png" for n, s in enumerate(("train", "val", "test")) for i in range(8)])
+    assert shorter.layout == "uq-oasis" and {item.folder for item in shorter.items} == {"train", "val", "test"}
+
+
 def test_contrasts_are_left_out_by_name_unless_asked_for():
     files = tree("sub-{j:02d}/anat/sub-{j:02d}_{s}.nii.gz", "", "T1w,T2w,FLAIR")
     assert {reason: len(names) for reason, names in read(files).left_out.items()} == {"contrast T2": 12, "contrast FLAIR": 12}

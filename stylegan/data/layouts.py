@@ -39,7 +39,7 @@ TITLES = {
     "class-folders": 'class folders "{}"', "stylegan": 'pictures with dataset.json "{}"', "images": 'pictures "{}"',
     "oasis1-volumes": 'OASIS-1 volumes "{}"', "nifti": 'NIfTI volumes "{}"',
 }  # fmt: skip
-UQ_OASIS = re.compile(r"(?:^|/)(?:keras_png_slices_(train|validate|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + PICTURE, re.I)
+UQ_OASIS = re.compile(r"(?:^|/)(?:(?:keras_png_slices_)?(train|val\w*|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + PICTURE, re.I)
 HIDDEN = (
     "The names do not tell which pictures show the same person: one person may be in training and in test, and held-out scores may be too "
     "good. Name the files <subject>_slice_<level>, give each person a folder, or name a table of file and subject (--subjects CSV)."
@@ -124,7 +124,8 @@ def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tup
     """(layout, items, why people are hidden)."""
     for layout, pattern, read in (("uq-oasis", UQ_OASIS, _read_uq_oasis), ("four-class", FOUR_CLASS, read_four_class)):
         found = {name: m for name in chosen if (m := pattern.search(f"{root.resolve().name}/{plain(name)}"))}
-        if found and 2 * len(found) >= len(chosen) and not volumes:
+        free = {name.rpartition("/")[0] for name, m in found.items() if layout == "uq-oasis" and not m[1]}  # may be classes
+        if found and 2 * len(found) >= len(chosen) and not volumes and len(free) < 2:
             items = read(found)
             hidden = "" if all(item.told for item in items) else HIDDEN_FOUR
             return layout, items + [Item(name, name, told=False) for name in chosen if name not in found], hidden
