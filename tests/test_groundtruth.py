@@ -146,6 +146,14 @@ def test_classes_asked_for_are_recognised_and_shuffled_ones_are_not():
     assert groundtruth.recognise(lone, given["held"], given["fake"], ("control", "atrophy")) == {}
 
 
+def test_who_changes_class_between_visits_counts_in_both():
+    given = sides()
+    for side in given.values():  # the upper half of every other person: nobody is of the second class alone
+        side.labels[:] = side.labels * (side.images[:, 0, 0] >= 3)
+    found = groundtruth.recognise(**given, classes=("CN", "MCI"))["real"]
+    assert found["by_person"]["value"] > 0.9 and found["p_value"] < 0.05
+
+
 def test_readings_of_fakes_stand_next_to_the_floor():
     def level_of(shift):
         s = sides(shift=shift)

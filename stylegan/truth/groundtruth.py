@@ -27,7 +27,7 @@ from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Interval, clipped, p_value, spread_of
 from stylegan.scores.metrics import Side
 from stylegan.truth import readers
-from stylegan.truth.embedding import deal_names
+from stylegan.truth.embedding import deal_people
 from stylegan.truth.readers import balanced_accuracy, correlation, fit_classifier, interval
 
 LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
@@ -128,7 +128,7 @@ def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> di
     chances, seen = model.predict_proba(tried.at), model.predict(fake.at)
     guess = model.classes_[chances.argmax(axis=1)]
     strength, rng = tuple(model.best_params_.values()), np.random.default_rng(0)
-    dealt = [deal_names(own.people)(own.labels, rng) for _ in range(SHUFFLES)]
+    dealt = [deal_people(own.people)(own.labels, rng) for _ in range(SHUFFLES)]
     models = [fit_classifier(own.at, labels, own.people, strength) for labels in dealt]
     result = {
         "classes": [classes[i] for i in names],
@@ -145,17 +145,15 @@ def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> di
 def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     """{slices, confusion [truth][guess] in shares of the truth, p_value}."""
     rows = [_shares(guess[side.labels == name], names) for name in names]
-    chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_names(side.people))
-    return {
-        "slices": _accuracy(side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value,
-    }  # fmt: skip
+    chance = p_value(lambda truth: balanced_accuracy(truth, guess), side.labels, deal_people(side.people))
+    return {"slices": _accuracy(side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value}
 
 
 def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
-    """Balanced accuracy where each person is guessed once, from the mean over all slices."""
-    whose = readers.means_by_person(side.labels, side.people).round().astype(int)
-    guess = order[readers.means_by_person(chances, side.people).argmax(axis=1)]
-    return _accuracy(np.arange(len(whose)), whose, guess)
+    """Balanced accuracy where each person is guessed once in each class that she has slices of, from the mean over these."""
+    whose = np.unique(side.people, return_inverse=True)[1] * (side.labels.max() + 1) + side.labels
+    people, truth = np.divmod(np.unique(whose), side.labels.max() + 1)
+    return _accuracy(people, truth, order[readers.means_by_person(chances, whose).argmax(axis=1)])
 
 
 def _accuracy(people: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> Interval:

@@ -153,9 +153,10 @@ def fit_classifier(
 
     Its strength is chosen between people, each fold holding people of every class: two or more of each are needed.
     """
-    first, index = np.unique(people, return_index=True, return_inverse=True)[1:]
-    fewest = np.unique(labels[first], return_counts=True)[1].min()
-    folds = StratifiedKFold(min(FOLDS, fewest)).split(first, labels[first])  # of people, however many slices each has
+    index = np.unique(people, return_inverse=True)[1]
+    kinds = np.array([labels[index == i].max() for i in range(index.max() + 1)])  # who changed class counts for the last
+    fewest = max(2, np.unique(kinds, return_counts=True)[1].min())  # one alone may have slices of others' classes too
+    folds = StratifiedKFold(min(FOLDS, fewest)).split(kinds, kinds)  # of people, however many slices each has
     held = [np.isin(index, chosen) for _, chosen in folds]
     parts = max(1, min(PARTS, x.shape[1], len(x) // 3, *(np.sum(~one) for one in held)))
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
