@@ -76,6 +76,9 @@ def test_memory_is_judged_by_the_test_and_its_size():
         return [row["verdict"] for row in verdict_rows(found, memory)[len(verdict.DOUBTS) :]]
 
     assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
+    assert of(0.0, 0.0625) + of(1.0, 0.5, attack=entry(0.9, 0.5)) == [SIGNS[mark] for mark in (BORDERLINE, PASS, BORDERLINE)]
+    told = {"value": 1.0, "low": 0.16, "high": 1.0, "n": 2}  # two right answers
+    assert verdict_rows(scores() | {"people": told})[-2]["verdict"] == SIGNS[BORDERLINE]
     bright = {
         "people": {"share": 1.0, "expected": 0.7, "p_value": 1e-4},
         "attack": entry(0.9, 0.1),
@@ -119,7 +122,7 @@ def copies(ratio: float, p: float) -> dict:
         (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
         (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"variety": {}}]),
         (verdict.distance_sentence, [at_distance(fd) for fd in (10, 30, 70, 900)]),
-        (verdict.copies_sentence, [copies(0.3, 1e-6), copies(0.3, 0.2), copies(2.0, 1.0), {"ratio": None}]),
+        (verdict.copies_sentence, [copies(0.3, 1e-6), copies(0.3, 0.2), copies(1.0, 0.5), copies(2.0, 1.0), {"ratio": None}]),
         (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
     ],
 )

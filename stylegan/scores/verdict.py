@@ -57,18 +57,18 @@ DOUBTS = (
     ("Are the heads of the right size?", "area", "lower"),
     ("Are they as symmetric as real heads?", "symmetry", "lower"),
 )
-# A measure of memory: the doubt, its title, how what was found and what chance gives are written, when it passes, when it fails.
+# A measure of memory: the doubt, its title, how what was found and what chance gives are written, whether it is sure, whether large.
 MEMORY = {
     "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
-              "1", lambda x: x["p_value"] >= 0.05, lambda x: x["ratio"] < 0.8),
+              "1", lambda x: x["p_value"] < 0.05, lambda x: x["ratio"] < 0.8),
     "people": ("Do its slices lie by people it saw?", "nearest person is a training person", "{share:.0%}, p = {p_value:.2g}",
-               "{expected:.0%}", lambda x: x["p_value"] >= 0.05, lambda x: x["p_value"] < 0.001),
+               "{expected:.0%}", lambda x: x["p_value"] < 0.05, lambda x: x["p_value"] < 0.001),
     "attack": ("Can one tell who was trained on?", "AUC of the distance to the nearest of its slices", "{value:.2f} ({low:.2f} to {high:.2f})",
-               "0.5", lambda x: x["low"] <= 0.5, lambda x: x["value"] >= 0.6),
+               "0.5", lambda x: x["low"] > 0.5, lambda x: x["value"] >= 0.6),
     "logits": ("Can one tell who was trained on?", "AUC of the logits of its discriminator", "{value:.2f} ({low:.2f} to {high:.2f})",
-               "0.5", lambda x: x["low"] <= 0.5, lambda x: x["value"] >= 0.6),
+               "0.5", lambda x: x["low"] > 0.5, lambda x: x["value"] >= 0.6),
     "projection": ("Does it draw people it saw better?", "residual of projections, training people", "{train:.1f} grey levels, p = {p_value:.2g}",
-                   "{heldout:.1f}, held-out people", lambda x: x["p_value"] >= 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
+                   "{heldout:.1f}, held-out people", lambda x: x["p_value"] < 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
 }  # fmt: skip
 TIMES = (  # up to how many times the floor: what that means for the eye
     (1.1, "That is as good as this score can tell: the set can hardly be told from other real people."),
@@ -209,7 +209,7 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
             found = BORDERLINE
         rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
     if told := scores.get("people"):
-        found = PASS if told["low"] <= 0.5 else BORDERLINE if told["value"] < 0.6 else FAIL
+        found = (PASS, BORDERLINE, FAIL)[(told["low"] > 0.5) + (told["value"] >= 0.6)]
         score = f"told apart by people (n = {told['n']})"
         rows.append(_row("Can people tell them apart?", score, with_interval(told, "classifier"), "50%", found))
     return rows + _memory_rows({"ratio": scores["memorisation"], **(scores.get("memory", {}) if memory is None else memory)})
@@ -220,13 +220,13 @@ def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dic
 
 
 def _memory_rows(memory: Mapping) -> list[dict]:
-    """A row for each of `MEMORY` that was measured; a ratio that is unknown has one too, and is then the only one."""
+    """A row for each of `MEMORY` that was measured, or one of a ratio that is unknown; of few people a large one is unsure: borderline."""
     if memory["ratio"]["ratio"] is None:
         return [_row(*MEMORY["ratio"][:2], "", "", UNKNOWN)]
     rows = []
-    for key, (doubt, title, form, chance, passes, fails) in MEMORY.items():
+    for key, (doubt, title, form, chance, sure, large) in MEMORY.items():
         if found := memory.get(key):
-            verdict = PASS if passes(found) else FAIL if fails(found) else BORDERLINE
+            verdict = (PASS, BORDERLINE, FAIL)[sure(found) + large(found)]
             rows.append(_row(doubt, title, form.format(**found), chance.format(**found), verdict))
     return rows
 
@@ -322,11 +322,11 @@ def copies_sentence(memory: Mapping) -> str:
     """What `memorisation.memory` found, in words."""
     if memory["ratio"] is None:
         return "Copies cannot be looked for: that takes the training slices, and slices of at least two people held out."
-    near = memory["ratio"] < 0.8 and memory["p_value"] < 0.05
+    near = "**suspiciously near**" if memory["p_value"] < 0.05 else "near, and by too few people to be sure of it"
     far = "no sign of copying" if memory["ratio"] < 1.5 else "no copies, but not like real slices either"
     return (
         f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
-        f"that of held-out people (one-sided test that they lie nearer: p = {memory['p_value']:.2g}): {'**suspiciously near**' if near else far}."
+        f"that of held-out people (one-sided test that they lie nearer: p = {memory['p_value']:.2g}): {near if memory['ratio'] < 0.8 else far}."
     )
 
 
