@@ -72,8 +72,9 @@ def test_evaluate_gives_the_promised_json(judged):
     assert (found["n"], found["feature_space"], list(found["splits"])) == (12, "efficientnet-lite0", ALL)
     for name, entry in found["splits"].items():
         assert entry["n"] == 12 and entry["subjects"] == 6 and set(entry) == set(module.SPLIT_SCORES)
-        for scored in (*list(entry.values())[2:], *found["further"][name].values()):
+        for key, scored in (*list(entry.items())[2:], *found["further"][name].items()):
             assert set(scored) == {"value", "low", "high"} and scored["low"] <= scored["value"] <= scored["high"]
+            assert scored["low"] >= 0 or key.startswith("kid"), key
         assert entry["kid"]["value"] > entry["kid_floor"]["high"]  # hardly trained
         for key in ("dimensions", "dimensions_95", "spread", "dimensions_fixed_noise", "spread_fixed_noise"):
             various = found["variety"][name][key]

@@ -142,7 +142,7 @@ def compare_features(real: Side, fake: Side, others: Side, draws: list[np.ndarra
     if set(real.people) & set(others.people):
         raise ValueError("The floor compares disjoint people, and some stand on both sides.")
     found = leave_out(Comparison(real, fake).scores, real.people, len(fake), seed=seed)
-    found |= {name: clipped(found[name], high=np.inf if name == "density" else 1) for name in NEIGHBOUR_SCORES}
+    found |= {name: clipped(found[name], high=np.inf if name in ("fd", "density") else 1) for name in ("fd", *NEIGHBOUR_SCORES)}
     strangers = [others.rows(rows) for rows in draws]
     found |= floors_of([Comparison(real, side).scores() for side in strangers])
     again = [_classifier(real, side, seed)["value"] for side in strangers[:5]]
@@ -152,7 +152,7 @@ def compare_features(real: Side, fake: Side, others: Side, draws: list[np.ndarra
 def _classifier(real: Side, fake: Side, seed: int) -> Interval:
     """Share of slices put right, real and fake weighing the same."""
     a, b = told_apart(real, fake)
-    return clipped(leave_out(lambda r, f: {"": (a[r].mean() + b[f].mean()) / 2}, real.people, len(fake), seed=seed)[""])
+    return clipped(leave_out(lambda r, f: {"": (a[r].mean() + b[f].mean()) / 2}, real.people, len(fake), seed=seed)[""], high=1)
 
 
 def compare_pictures(real: Side, fake: Side, others: Side, draws: list[np.ndarray], *, seed: int = 0) -> dict[str, Interval]:
@@ -165,7 +165,7 @@ def compare_pictures(real: Side, fake: Side, others: Side, draws: list[np.ndarra
     found |= {"ms_ssim_real": similarity_of_pairs(real.images, real.people, seed=seed)}
     for name, (describe, gap) in PIXEL_SCORES.items():
         a, b, c = (describe(side.images) for side in (real, fake, others))
-        found |= leave_out(lambda r, f: {name: gap(a[r], b[f])}, real.people, len(fake), seed=seed)  # noqa: B023
+        found[name] = clipped(leave_out(lambda r, f: {"": gap(a[r], b[f])}, real.people, len(fake), seed=seed)[""])  # noqa: B023
         found |= floors_of([{name: gap(a, c[rows])} for rows in draws])
     best = best_similarity(real.images, fake.images), best_similarity(real.images, others.images[draws[0]])
     return found | dict(zip(("best_ssim", "best_ssim_real"), best, strict=True))
@@ -198,7 +198,7 @@ def compare_variety(real: Side, fake: dict[str, np.ndarray], others: Side, draws
                 found |= {name + end: value, f"{name}{end}/": value / max(there[name], 1e-12)}
         return found
 
-    entries = leave_out(compared, real.people[rows], n, seed=seed)
+    entries = {name: clipped(entry) for name, entry in leave_out(compared, real.people[rows], n, seed=seed).items()}
     return {"n": n} | {
         name + end: {**entries[name + end], "real": value, "floor": floors[f"{name}_floor"], "ratio": entries[f"{name}{end}/"]}
         for end in fake

@@ -57,8 +57,8 @@ def floors_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     return {f"{name}_floor": spread_of([row[name] for row in rows]) for name in rows[0]}
 
 
-def clipped(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
-    """An interval cut to the range that its score can have."""
+def clipped(interval: Interval, low: float = 0.0, high: float = np.inf) -> Interval:
+    """An interval cut to the range that its score can have: that of a jackknife knows no bounds."""
     return {name: float(np.clip(value, low, high)) for name, value in interval.items()}
 
 

@@ -22,7 +22,7 @@ from stylegan.latent import project
 from stylegan.networks import Discriminator, Generator
 from stylegan.rng import BatchRNG
 from stylegan.scores.evidence import Evidence
-from stylegan.scores.intervals import Interval, leave_out, p_value
+from stylegan.scores.intervals import Interval, clipped, leave_out, p_value
 
 UNKNOWN = dict.fromkeys(("ratio", "low", "high", "p_value"))  # where no copies can be looked for
 
@@ -51,11 +51,11 @@ def memory(fake: np.ndarray, heldout: np.ndarray, people: np.ndarray, *, seed: i
     def ratio(held: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
         return {"": float(np.median(fake[fakes]) / max(np.median(heldout[held]), 1e-12))}
 
-    interval = leave_out(ratio, people, len(fake), seed=seed)[""]
+    interval = clipped(leave_out(ratio, people, len(fake), seed=seed)[""])
     nearer = 1 - np.searchsorted(np.sort(fake), heldout, side="left") / len(fake)  # share of fakes at least as far away
     signs = 0.5 - np.array([nearer[people == name].mean() for name in np.unique(people)])
     p = stats.wilcoxon(signs, alternative="greater").pvalue if np.any(signs) else 1.0
-    return {"ratio": interval["value"], "low": max(interval["low"], 0.0), "high": interval["high"], "p_value": float(p)}
+    return {"ratio": interval["value"], "low": interval["low"], "high": interval["high"], "p_value": float(p)}
 
 
 def copied(fake: np.ndarray, heldout: np.ndarray, quantile: float = 0.01) -> float:
@@ -106,7 +106,7 @@ def membership(values: np.ndarray, member: np.ndarray, people: np.ndarray) -> In
         both = len(set(member[rows])) == 2
         return {"": float(roc_auc_score(member[rows], values[rows])) if both else np.nan}
 
-    return leave_out(auc, people)[""]
+    return clipped(leave_out(auc, people)[""], high=1)
 
 
 @torch.no_grad()

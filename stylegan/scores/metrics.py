@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from stylegan.scores.intervals import Interval, leave_out
+from stylegan.scores.intervals import Interval, clipped, leave_out
 
 Rows = np.ndarray | slice
 EVERY = slice(None)
@@ -318,7 +318,7 @@ def similarity_of_pairs(
         return {"": float(kept.mean()) if len(kept) else np.nan}
 
     blocks = np.arange(len(pictures)) % 24 if people is None else people  # fakes are independent: any groups will do
-    return leave_out(mean, blocks)[""]
+    return clipped(leave_out(mean, blocks)[""], high=1)
 
 
 def best_similarity(real: np.ndarray, fake: np.ndarray, most: int = 200, candidates: int = 48) -> Interval:

@@ -157,7 +157,7 @@ def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
 
 
 def _accuracy(people: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> Interval:
-    return clipped(interval(balanced_accuracy, people, truth, guess))
+    return clipped(interval(balanced_accuracy, people, truth, guess), high=1)
 
 
 def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
@@ -193,14 +193,14 @@ def reading(
         "origin": target.origin,
         "unit": target.unit,
         "held_out": {
-            "error": interval(_error, people, read[known], truth[known]),
+            "error": clipped(interval(_error, people, read[known], truth[known])),
             "guess_the_mean": _error(np.full(known.sum(), np.nanmean(taught)), truth[known]),
-            "r": interval(correlation, people, read[known], truth[known]),
+            "r": clipped(interval(correlation, people, read[known], truth[known]), -1, 1),
             "r_people": correlation(*(readers.means_by_person(x[known], people) for x in (read, truth))),
             "people": len(set(people)),
         },
-        "real": {"mean": interval(np.mean, held.people, read), "sd": interval(np.std, held.people, read)},
-        "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": interval(np.std, fake.people, drawn)},
+        "real": {"mean": interval(np.mean, held.people, read), "sd": clipped(interval(np.std, held.people, read))},
+        "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": clipped(interval(np.std, fake.people, drawn))},
         "distance": far,
         "floor": floor,
         "histogram": {"edges": edges.tolist(), **shares},
