@@ -322,11 +322,11 @@ def copies_sentence(memory: Mapping) -> str:
     """What `memorisation.memory` found, in words."""
     if memory["ratio"] is None:
         return "Copies cannot be looked for: that takes the training slices, and slices of at least two people held out."
-    near = "**suspiciously near**" if memory["p_value"] < 0.05 else "near, and by too few people to be sure of it"
-    far = "no sign of copying" if memory["ratio"] < 1.5 else "no copies, but not like real slices either"
+    signs = ("no sign of copying", "nearer, but by too little or too few people to be sure", "**suspiciously near**")
+    far, found = "no copies, but not like real slices either", signs[(memory["p_value"] < 0.05) + (memory["ratio"] < 0.8)]
     return (
         f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
-        f"that of held-out people (one-sided test that they lie nearer: p = {memory['p_value']:.2g}): {near if memory['ratio'] < 0.8 else far}."
+        f"that of held-out people (one-sided test that they lie nearer: p = {memory['p_value']:.2g}): {found if memory['ratio'] < 1.5 else far}."
     )
 
 
