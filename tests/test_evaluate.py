@@ -21,6 +21,7 @@ from stylegan.scores import evidence, memorisation, verdict
 from stylegan.scores.evaluate import evaluate, open_evidence, scores_of, validation_scorer
 from stylegan.scores.features import as_pixels
 from stylegan.scores.memorisation import closest_pairs, copies_of
+from stylegan.scores.metrics import Side
 
 
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:
@@ -150,6 +151,15 @@ def test_truncated_slices_are_other_slices_and_real_ones_are_looked_at_once(gene
     first = opened.features(twice)
     monkeypatch.setattr(evidence, "features", lambda *_, **__: pytest.fail("took the features again"))
     assert np.array_equal(opened.features(twice[::-1]), first[::-1]) and np.array_equal(first[0], first[2])
+
+
+def test_mirrored_copies_are_copies_where_a_run_mirrors(generator_file, monkeypatch):
+    opened = open_evidence(generator_file(data := dataset_of()), data, device="cpu")
+    copies = np.ascontiguousarray(opened.train.images[:, :, ::-1])
+    drawn = Side(copies, opened.features_once(copies), np.arange(len(copies)))
+    monkeypatch.setattr(evidence.Evidence, "fakes", lambda *_, **__: drawn)
+    memory, found = copies_of(opened, 60)
+    assert memory["ratio"] < 1e-3 and np.array_equal(found["row"], np.arange(len(copies)))
 
 
 # --- Who is who -----------------------------------------------------------------------------------------------------------------

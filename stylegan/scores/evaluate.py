@@ -227,13 +227,12 @@ def control_sets(chosen: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 def _score_controls(part: Part, evidence: Evidence) -> dict[str, dict[str, float]]:
     """The scores of the split for each of `control_sets`, without intervals, and its memory ratio."""
     real, rows, result = evidence.side(part.slices), part.draws[0], {}
-    at_train = None if evidence.train is None else evidence.features(evidence.train.images)
     for name, control in control_sets(np.array(part.others.images[rows]), evidence.seed).items():
         people = np.arange(len(rows)) if name == "collapsed" else part.other_people[rows]
         made = Side(control, evidence.features(control), people)
         result[name] = score_control(real, made)
-        if at_train is not None:
-            near = [np.median(memorisation.nearest(side.at, at_train)[0]) for side in (made, real)]
+        if evidence.train is not None:
+            near = [np.median(memorisation.nearest(side.at, evidence.at_train)[0]) for side in (made, real)]
             result[name]["memory"] = float(near[0] / max(near[1], 1e-12))
     return result
 

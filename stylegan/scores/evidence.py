@@ -14,8 +14,9 @@ import torch
 
 from stylegan import distributed
 from stylegan.checkpoint import load_generator
+from stylegan.config import Config
 from stylegan.data.subjects import people_of, person
-from stylegan.dataset import SPLITS, SliceDataset, slices_of
+from stylegan.dataset import SPLITS, SliceDataset, mirror_axis, slices_of
 from stylegan.files import cache_folder, read_json
 from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
@@ -95,6 +96,13 @@ class Evidence:
     def side(self, slices: SliceDataset) -> Side:
         """Real slices with their features and people."""
         return Side(slices.images, self.features(slices.images), people_of(slices), slices.labels)
+
+    @cached_property
+    def at_train(self) -> np.ndarray:
+        """Features of the training slices as D saw them, [n, D] or [2n, D]: a run that mirrors has each of them mirrored as well."""
+        config, images = Config.from_dict(self.info["config"]), self.train.images
+        mirrored = [np.flip(images, mirror_axis(config, self.train) - 1)] if config.mirror else []
+        return np.concatenate([self.features(shown) for shown in (images, *mirrored)])
 
     def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Side:
         """The slices of the first n seeds, by default as many as real ones, drawn once.
