@@ -130,7 +130,7 @@ Teaching and research on generative models: latent spaces, scores, artefacts, me
 
 Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It gets details wrong that a radiologist would
 notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof of privacy: copies were looked for among
-{fakes:,} samples and by two attacks, which is no guarantee.
+{fakes:,} samples, by the measures in the table of the verdict, which is no guarantee.
 
 ## The subjects of the split
 
