@@ -21,7 +21,6 @@ from stylegan.scores import evidence, memorisation, verdict
 from stylegan.scores.evaluate import evaluate, open_evidence, scores_of, validation_scorer
 from stylegan.scores.features import as_pixels
 from stylegan.scores.memorisation import closest_pairs, copies_of
-from stylegan.scores.metrics import Side
 
 
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:
@@ -147,19 +146,17 @@ def test_truncated_slices_are_other_slices_and_real_ones_are_looked_at_once(gene
     found = [module.score_truncated(opened, psi)["fd"] for psi in (1.0, 0.0)]
     assert found[0] != pytest.approx(found[1], rel=0.01)
     assert np.ptp(opened.fakes(opened.scored[-1].slices, psi=0.0).images, axis=0).max() == 0  # all are the average slice
-    twice = data.images[[0, 7, 0]]
-    first = opened.features(twice)
+    first = opened.features(twice := data.images[[0, 7, 0]])
     monkeypatch.setattr(evidence, "features", lambda *_, **__: pytest.fail("took the features again"))
     assert np.array_equal(opened.features(twice[::-1]), first[::-1]) and np.array_equal(first[0], first[2])
 
 
 def test_mirrored_copies_are_copies_where_a_run_mirrors(generator_file, monkeypatch):
     opened = open_evidence(generator_file(data := dataset_of()), data, device="cpu")
-    copies = np.ascontiguousarray(opened.train.images[:, :, ::-1])
-    drawn = Side(copies, opened.features_once(copies), np.arange(len(copies)))
+    drawn = opened.side(dataclasses.replace(opened.train, images=np.flip(opened.train.images, 2).copy()))
     monkeypatch.setattr(evidence.Evidence, "fakes", lambda *_, **__: drawn)
     memory, found = copies_of(opened, 60)
-    assert memory["ratio"] < 1e-3 and np.array_equal(found["row"], np.arange(len(copies)))
+    assert memory["ratio"] < 1e-3 and np.array_equal(found["row"], np.arange(len(drawn)))
 
 
 # --- Who is who -----------------------------------------------------------------------------------------------------------------

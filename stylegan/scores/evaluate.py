@@ -132,9 +132,7 @@ def compare_features(real: Side, fake: Side, others: Side, draws: list[np.ndarra
     of ``others``), its value the mean over the draws, low to high the range of 95 % of them. Score and floor share the real slices
     and n, and differ only in what stands on the other side.
 
-    Two cautions. Where there are hardly more other people than one draw takes, draws resemble each other and their range is
-    too narrow. And slices of one person resemble each other, which raises the floor of a distance from both sides and the
-    score from one: unrelated slices of a perfect generator score *below* the floor.
+    Where there are hardly more other people than one draw takes, draws resemble each other and their range is too narrow.
     """
     if not len(real) == len(fake) <= len(others):
         counts = f"{len(real)} real, {len(fake)} fake and {len(others)} of others"

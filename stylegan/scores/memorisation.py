@@ -217,18 +217,17 @@ def _near_pairs(small: np.ndarray, people: np.ndarray, limit: float) -> list[tup
 def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], dict]:
     """Are fakes nearer to training slices than people it never saw? (`memory` of all held-out splits, the distances).
 
-    The distances: ``{drawn, fake, row, heldout, people}``, the fakes, of each the nearest training slice (or its mirror image, where
-    a run mirrors) and its row, of each held-out slice the distance and the person. Without training or held-out slices all numbers are
-    None and there are no distances.
+    The distances: ``{drawn, fake, row, heldout, people}``, the fakes, of each the nearest of `Evidence.at_train` and its slice's row, of
+    each held-out slice the distance and the person. Without training or held-out slices all numbers are None and there are none.
     """
     if evidence.train is None or evidence.held is None:
         return dict(UNKNOWN), {}
     train, held = evidence.at_train, evidence.side(evidence.held)
     drawn = evidence.fakes(evidence.train, min(fakes, 2 * len(evidence.train)))
     near, row = nearest(drawn.at, train)
-    row %= len(evidence.train)
-    found = {"drawn": drawn, "fake": near, "row": row, "heldout": nearest(held.at, train)[0], "people": held.people}
-    return memory(near, found["heldout"], held.people, seed=evidence.seed), found
+    usual = nearest(held.at, train)[0]
+    found = {"drawn": drawn, "fake": near, "row": row % len(evidence.train), "heldout": usual, "people": held.people}
+    return memory(near, usual, held.people, seed=evidence.seed), found
 
 
 def memory_of(evidence: Evidence, distances: dict, projections: int = 0) -> dict:

@@ -145,11 +145,7 @@ def summary(told: dict[str, dict]) -> str:
 
 
 def reading_rows(sample: Sample) -> list[dict]:
-    """The rows of a table: how well each number is read off held-out people, and how its readings on fakes compare.
-
-    Fakes are compared with readings of real slices, not with the truth: a regression draws all readings to the mean. The
-    distance is Wasserstein's, in standard deviations of the real readings; the floor that of two halves of the people.
-    """
+    """The rows of a table: how well each number is read off held-out people, and how its readings on fakes compare (`spread_apart`)."""
     rows = []
     for truth in (truth for truth in sample.truths if truth.read is not None):
         far, floor = spread_apart(truth.read, sample.people, truth.fakes)

@@ -179,8 +179,7 @@ def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: i
     """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
 
     Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
-    random halves, their mean and central 95 %. So both comparisons are of the same size. A fake is a person of its own: where
-    people differ much, unrelated fakes of a perfect generator stay below the floor. Two people or more.
+    random halves, their mean and central 95 %. So both comparisons are of the same size. Two people or more.
     """
     rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
     far, floor, unit = [], [], max(real.std(), 1e-12)
