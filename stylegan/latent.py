@@ -64,7 +64,7 @@ def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: M
         note = f"synthetic · seed {seeds[0]} · ψ = {settings['truncation_psi']:g} · 32 noise draws · model {info['model_hash']}"
         figure = plots.deviation(*predict.noise_deviation(G, seeds[0], **styled), caption=note)
         return {"noise.png": (figure, seeds[:1], {"noise_mode": "none; random, 32 draws"})}
-    note = caption(info, settings, seeds[:6], "the same z under each class")
+    note = caption(info, {**settings, "class_index": None}, seeds[:6], "the same z under each class")
     sweep = predict.class_sweep(G, seeds[:6], **settings)
     figure = plots.grid(sweep, column_titles=info["classes"], row_titles=titles[:6], caption=note)
     return {"classes.png": (figure, seeds[:6], {"class": ", ".join(info["classes"])})}

@@ -102,8 +102,8 @@ def grid(
 ) -> Figure:
     """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]; blank places stay white.
 
-    scale: whole-number enlargement, None for the largest (up to 4) that fits a page. marks: what lies at the (top, bottom,
-    left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one. notes: one for each slice, in its corner.
+    scale: whole-number enlargement, None for the largest that fits a page, up to 4 or what the texts take. marks: what lies at the
+    (top, bottom, left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one. notes: one for each, in its corner.
     bar: the colours of some of the slices, explained at the right.
     """
     if images.ndim == 5:
@@ -112,14 +112,15 @@ def grid(
     columns = columns or min(len(tiles), 8)
     rows, size = -(-len(tiles) // columns), tiles.shape[1]
     left = 6 + max((14 + _text_width(text, 8) for text in row_titles), default=0)
-    scale = scale or int(np.clip(min((WIDTH - left - columns * GAP) // (columns * size), HEIGHT // (rows * size)), 1, 4))
+    wide = 8 + max((_text_width(text, 8) for text in (*column_titles, *notes)), default=0)  # texts of neighbours must not meet
+    fitting = min((WIDTH - left - columns * GAP) // (columns * size), HEIGHT // (rows * size))
+    scale = scale or int(np.clip(fitting, 1, max(4, -(-wide // size))))
     step = scale * size + GAP
     width, height, bottom = columns * step, rows * step, 6 + 20 * bool(caption)
     full_width = left + 8 + max(width + 60 * (bar is not None), min(_text_width(caption, 8), WIDTH - left))
     full_height = 6 + 18 * bool(column_titles) + height + bottom
     figure = Figure(full_width / DPI, full_height / DPI)
     axes = figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
-    # Grey slices have three channels here because a colour map may round them by one level.
     axes.imshow(_mosaic(enlarge(tiles, scale), rows, columns), interpolation="nearest", extent=(0, width, height, 0))
     axes.set_axis_off()
     for i, text in enumerate(column_titles):
@@ -139,7 +140,7 @@ def grid(
 
 
 def _three_channels(images: Images) -> np.ndarray:
-    """Slices [n, ...] (see `to_uint8`) -> uint8 [n, R, R, 3]."""
+    """Slices [n, ...] (see `to_uint8`) -> uint8 [n, R, R, 3]: a colour map may round grey ones by one level."""
     pixels = to_uint8(images)
     return pixels if pixels.ndim == 4 else pixels[..., None].repeat(3, axis=3)
 

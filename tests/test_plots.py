@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -44,6 +45,10 @@ def test_sheets_fit_the_page():
     for n, size, columns in ((64, 64, 8), (8, 256, 4), (12, 64, 2)):
         width, height = plots.grid(np.zeros((n, size, size), np.uint8), columns).get_size_inches() * plots.DPI
         assert width <= plots.WIDTH + 16 and height <= plots.HEIGHT + 60
+    titles = ("noise off", "standard deviation, of 255", "VeryMildDemented", "AD")
+    sheet = plots.grid(np.zeros((4, 16, 16), np.uint8), column_titles=titles)
+    boxes = [text.get_window_extent() for text in sheet.axes[0].texts]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_words_stand_where_they_belong(slices):

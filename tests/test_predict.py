@@ -221,6 +221,9 @@ def test_every_extra_picture(classes_file, tmp_path):
             assert Image.open(path).text["synthetic"] == "true", path.name
     assert Image.open(tmp_path / "out/truncation.png").text["truncation_psi"].startswith("(0.0, 0.25")
     assert Image.open(tmp_path / "out/classes.png").text["class"] == "control, atrophy"
+    told = dict(truncation_psi=0.7, truncation_cutoff=None, noise_mode="const", class_index=1)
+    figure = latent.sheets("classes", *load_generator(classes_file), [0], told)["classes.png"][0]
+    assert "atrophy" not in figure.alt_text  # both are shown all the same
 
 
 def test_the_gif_is_a_closed_walk_in_whole_pixels(plain, tmp_path):
