@@ -20,6 +20,7 @@ from torch import Tensor
 from stylegan import __version__, distributed
 from stylegan.checkpoint import load_generator
 from stylegan.files import write_json
+from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
 
 CHUNK = 8  # rows that the networks see at once; the last chunk is padded
@@ -148,6 +149,11 @@ def _in_chunks(G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tenso
     return torch.cat(found)
 
 
+def has_noise(G: Generator) -> bool:
+    """Whether noise changes the pictures at all."""
+    return any(bool(m.strength.any() and m.lr_multiplier) for m in G.modules() if isinstance(m, NoiseInjection))
+
+
 @contextmanager
 def sampling(G: Generator) -> Iterator[torch.device]:
     """Evaluation mode without gradients, on the device where G is; leaves G as it was found."""
@@ -236,7 +242,7 @@ def sample(
     """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
 
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
-    Raises ValueError for an unknown class or extra, FileNotFoundError without a generator.
+    Raises ValueError for an unknown class or an extra that it has not, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
     from stylegan.reporting import explorer
@@ -248,8 +254,12 @@ def sample(
         raise ValueError(f"{out} is a file; name a folder for the pictures.")
     G, info = load_generator(path, pick_device(device))
     info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
-    if "classes" in extras and not G.c_dim:
-        raise ValueError(f"{path} was trained without classes, so there is no class sweep to draw; leave 'classes' out.")
+    there = {"classes": G.c_dim, "mixing": G.num_ws > 1, "noise": has_noise(G)}
+    if lacking := [name for name in extras if not there.get(name, True)]:
+        what = {"classes": "classes", "mixing": "a style for each layer", "noise": "noise that changes its pictures"}[
+            lacking[0]
+        ]
+        raise ValueError(f"{path} was trained without {what}, so there is nothing to draw; leave {lacking[0]!r} out.")
     kind = _class_index(info["classes"], class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}

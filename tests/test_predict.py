@@ -165,9 +165,9 @@ def test_floats_become_grey_levels_and_uint8_stays():
 # --- The files of `sample` ------------------------------------------------------------------------------------------------
 
 
-def saved(path, classes=()):
-    G = build(conditional="class", c_dim=len(classes)) if classes else build()
-    config = make_config("smoke", conditional="class" if classes else "none", c_dim=len(classes))
+def saved(path, classes=(), **overrides):
+    told = {"conditional": "class", "c_dim": len(classes)} if classes else overrides
+    G, config = build(**told), make_config("smoke", **told)
     info = {"config": config.to_dict(), "classes": list(classes), "train_subjects": [], "data": {}, "cur_nimg": 0}
     save_generator(path, G, info)
     return path
@@ -245,8 +245,11 @@ def test_a_class_by_its_name(classes_file, tmp_path):
 
 
 def test_what_is_not_there_is_refused_before_anything_is_written(plain, classes_file, tmp_path):
-    out = tmp_path / "out"
+    out, bare = tmp_path / "out", {"architecture": "dcgan", "mapping_layers": 0, "style_mixing_prob": 0.0}
+    dcgan = saved(tmp_path / "dcgan.safetensors", **bare)
     for path, wrong, message in (
+        (dcgan, {"extras": ["truncation", "mixing"]}, "without a style for each layer, .* leave 'mixing' out"),
+        (dcgan, {"extras": ["noise"]}, "without noise"),
         (classes_file, {"class_name": "healthy"}, "knows control, atrophy"),
         (plain, {"class_name": "control"}, "without classes"),
         (plain, {"extras": ["classes"]}, "without classes"),

@@ -18,9 +18,8 @@ from stylegan.config import Config
 from stylegan.data.subjects import people_of, person
 from stylegan.dataset import SPLITS, SliceDataset, mirror_axis, slices_of
 from stylegan.files import cache_folder, read_json
-from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
-from stylegan.predict import generate
+from stylegan.predict import generate, has_noise
 from stylegan.scores.features import DEFAULT, as_pixels, features
 from stylegan.scores.intervals import draw_people, share
 from stylegan.scores.metrics import Side
@@ -134,12 +133,7 @@ class Evidence:
 
     def fixed_noise(self, real: SliceDataset) -> np.ndarray:
         """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""
-        return self.pictures(real, noise_mode="const") if self.has_noise else self.fakes(real).images
-
-    @cached_property
-    def has_noise(self) -> bool:
-        """Whether noise changes the pictures at all."""
-        return any(bool(m.strength.any() and m.lr_multiplier) for m in self.G.modules() if isinstance(m, NoiseInjection))
+        return self.pictures(real, noise_mode="const") if has_noise(self.G) else self.fakes(real).images
 
     def origin(self, drawn: Side, row: int) -> dict:
         """{seed, class} of a fake, with which it can be drawn again; class None for a generator without classes."""
