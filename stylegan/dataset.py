@@ -245,6 +245,8 @@ def slices_of(
     """
     config, known = info["config"], info.get("data") or {}
     size, rule = config["img_resolution"], config.get("normalise", "fixed")
+    if config.get("img_channels", 1) != 1:
+        raise ValueError("Only grey slices are scored, mapped and projected, and this generator draws 3 channels.")
     if isinstance(data, SliceDataset):
         if data.images.shape[1] != size:
             raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")

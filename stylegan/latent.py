@@ -120,10 +120,10 @@ def find_directions(G: Generator, gauges: Mapping[str, Gauge], count: int = 3, m
         return []
     along = torch.linalg.svd(rows, full_matrices=False).Vh[:count]  # [count, w_dim], unit vectors
     stds = (away @ along.T).std(dim=0, correction=0)  # [count]
-    pixels, ws, found = to_uint8(generate(G, range(256))), styles(G, range(32), truncation_psi=0.7), []
+    pixels, ws, found = to_uint8(generate(G, range(256)).mean(1, True)), styles(G, range(32), truncation_psi=0.7), []
     usual = {name: max(gauge(pixels).std(), 1e-9) for name, gauge in gauges.items()}
     for i, step in enumerate((along * stds[:, None]).float()):
-        down, up = (to_uint8(synthesize(G, ws + sign * REACH * step)) for sign in (-1, 1))
+        down, up = (to_uint8(synthesize(G, ws + sign * REACH * step).mean(1, True)) for sign in (-1, 1))
         changes = {name: gauge(up) - gauge(down) for name, gauge in gauges.items()}
         effects = {name: float(change.mean() / usual[name]) for name, change in changes.items()}
         agreed = {name: float(np.mean(np.sign(change) == np.sign(change.mean()))) for name, change in changes.items()}

@@ -220,6 +220,8 @@ def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
         slices_of(info, tmp_path / "AD_NC")
     with pytest.raises(ValueError, match=r"16 px.*32 px"):
         slices_of({"config": {"img_resolution": 32}}, trained)
+    with pytest.raises(ValueError, match="draws 3 channels"):
+        slices_of({"config": {"img_resolution": 16, "img_channels": 3}}, trained)
 
 
 # ------------------------------------------------------------------------------------------------------------- grey values

@@ -195,6 +195,7 @@ def test_a_card_has_the_head_that_hugging_face_reads(tmp_path):
 
 
 def test_sample_writes_it_and_the_classes_are_text(tmp_path):
+    predict.sample(made(tmp_path, img_channels=3), tmp_path / "colour", seeds=[0], extras=["explorer"], device="cpu")
     path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
     written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
     text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")

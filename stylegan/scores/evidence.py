@@ -186,8 +186,9 @@ def open_evidence(
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, or all for val and test.")
     chosen, names = pick_device(device), ("val", "test") if split == "all" else (split,)
     G, info = load_generator(path, chosen)
-    slices = _slices(info, data, cache_dir, taken)
-    reference = slices if train_data is None else _slices(info, train_data, cache_dir, taken).split("train")
+    given = {"cache_dir": cache_dir, **{name: value for name, value in taken.items() if value is not None}}
+    slices = slices_of(info, data, **given)
+    reference = slices if train_data is None else slices_of(info, train_data, **given).split("train")
     trained_on = {person(name) for name in info.get("train_subjects", ())}
     if not trained_on and train_data is not None:
         trained_on = set(people_of(reference))
@@ -221,22 +222,6 @@ def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]
 
 
 # --- Who is who ---------------------------------------------------------------------------------------------------------------
-
-
-def _slices(
-    info: Mapping, data: SliceDataset | str | Path | None, cache_dir: str | Path | None, taken: Mapping
-) -> SliceDataset:
-    """The slices at the generator's resolution, under its grey rule; a set that is loaded already is taken as `slices_of` returned it."""
-    size, channels = info["config"]["img_resolution"], info["config"]["img_channels"]
-    if channels != 1:
-        raise ValueError(f"Scores are for grey slices, and this generator draws {channels} channels.")
-    if not isinstance(data, SliceDataset):
-        return slices_of(info, data, cache_dir=cache_dir, **{name: value for name, value in taken.items() if value is not None})
-    if data.images.shape[1] != size:
-        raise ValueError(
-            f"The slices have {data.images.shape[1]} px, and the generator draws {size} px; load them at its size."
-        )
-    return data
 
 
 def _parts(
