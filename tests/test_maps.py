@@ -204,6 +204,9 @@ def test_every_panel_has_a_tested_claim(sample):
     figure = maps.truth_maps(sample, told, np.random.default_rng(0).normal(size=(32, 2)))
     assert all(test["claim"] in figure.alt_text for test in told.values())
     assert told == maps.claims(sample, permutations=19)
+    unknown = replace(sample, real=replace(sample.real, levels=np.full(len(sample.real), -1)))
+    for some, words in ((told, "levels held equal."), (maps.claims(unknown, permutations=19), "levels not held equal.")):
+        assert some["ventricles"]["claim"].endswith(words)
     truths = {truth.name: truth for truth in sample.truths}
     names = np.array([f"site {i % 12}" for i in range(len(sample.real))])  # more than there are colours
     many = replace(sample, truths=(replace(truths["class"], values=names, order=tuple(sorted(set(names)))),))

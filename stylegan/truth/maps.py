@@ -61,6 +61,12 @@ class Sample:
         """'real' n times, then 'generated' n times."""
         return np.repeat(KINDS, len(self.real))
 
+    @cached_property
+    def same_levels(self) -> bool:
+        """Whether everybody's slices show the same levels, so that people can be exchanged with the level held equal."""
+        rows = [sorted(self.real.levels[self.people == name].tolist()) for name in np.unique(self.people)]
+        return rows[0][0] >= 0 and rows.count(rows[0]) == len(rows)
+
     @property
     def k(self) -> int:
         """Neighbours that tests count."""
@@ -108,17 +114,22 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     shown, people = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
     return {
         name: test._asdict()
-        | {"shown": shown[name], "people": people, "claim": _claim(truths.get(name), test, shown[name], people)}
+        | {"shown": shown[name], "people": people, "claim": _claim(sample, truths.get(name), test, shown[name])}
         for name, test in tests.items()
     }
 
 
-def _claim(truth: Truth | None, test: Chance, shown: bool, people: int) -> str:
-    value, chance, p = test.value, test.expected, f"p = {test.p_value:.3f}"
+def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> str:
+    value, chance, p, people = test.value, test.expected, f"p = {test.p_value:.3f}", len(set(sample.people))
     if truth is None:
         words = "told apart" if shown else "not told apart" if people >= POWER else f"no test of {people} people can tell"
         return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p}): {words}."
-    within = {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
+    held = sample.real.levels.max() >= 0 if truth.name in ("level", "person") else sample.same_levels
+    within = (
+        {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
+        if held
+        else ", levels not held equal"
+    )
     words = f"({p}): {'shown' if shown else 'not shown'}{within}."
     if truth.is_name:
         return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance {words}"
