@@ -33,7 +33,8 @@ BLOCKS = 24  # of a map's points in shuffled order: real and generated ones take
 PANELS = {
     "Losses": {"loss_G": "generator", "loss_D": "discriminator"},
     "Mean logits of D": {"logits_real": "training", "logits_heldout": "held-out", "logits_fake": "generated"},
-    "R1 penalty": {"r1": "R1"},
+    "Gradient penalties of D": {"r1": "R1", "r2": "R2", "gp": "GP"},
+    "Participation penalty of G": {"participation": "penalty"},
     "Path length": {"path_length": "mean length"},
     "Gradient norms": {"grad_norm_G": "generator", "grad_norm_D": "discriminator"},
     "Probability of augmentation": {"augment_p": "p"},
@@ -42,7 +43,8 @@ PANELS = {
     "Dimensions of variety": {"dimensions": "generated", "dimensions_fixed_noise": "noise fixed", "dimensions_real": "people"},
     "Spread": {"spread": "generated", "spread_fixed_noise": "noise fixed", "spread_real": "people"},
 }
-LAYERS, LOGARITHMIC = "Style participation by layer", ("R1 penalty", "Gradient norms", "KID on validation subjects (×1000)")
+LAYERS = "Style participation by layer"
+LOGARITHMIC = ("Gradient penalties of D", "Gradient norms", "KID on validation subjects (×1000)")
 
 
 # --- The course of a run ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from stylegan import charts
 
 HISTORY = [
     {
-        "kimg": kimg, "loss_G": 1.0 + kimg, "loss_D": 2.0, "r1": 0.1, "path_length": 0.3, "logits_real": 0.5, "logits_fake": -0.5,
+        "kimg": kimg, "loss_G": 1.0 + kimg, "loss_D": 2.0, "gp": 0.1, "path_length": 0.3, "logits_real": 0.5, "logits_fake": -0.5,
         "logits_heldout": 0.2, "augment_p": 0.0, "grad_norm_G": 1.0, "grad_norm_D": 2.0, "kid_val": kid, "seconds": kimg,
     }
     for kimg, kid in ((4.0, None), (8.0, 900.0), (12.0, None), (16.0, 400.0), (20.0, 500.0))
@@ -22,7 +22,8 @@ def test_curves_draw_one_panel_for_what_was_logged():
     figure = charts.curves(HISTORY)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
     assert list(panels) == [
-        "Losses", "Mean logits of D", "R1 penalty", "Path length", "Gradient norms", "Probability of augmentation", "KID on validation subjects (×1000)",
+        "Losses", "Mean logits of D", "Gradient penalties of D: GP", "Path length", "Gradient norms",
+        "Probability of augmentation", "KID on validation subjects (×1000)",
     ]  # fmt: skip
     generator = panels["Losses"].lines[0]
     assert generator.get_xdata().tolist() == [4, 8, 12, 16, 20] and generator.get_ydata().tolist() == [5, 9, 13, 17, 21]
