@@ -125,6 +125,14 @@ def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> 
     return normalised(slices, config.get("normalise", "fixed"))
 
 
+def first_slices(run_dir: str | Path | None, preset: str, data: str | Path | None = None, **options: object) -> SliceDataset:
+    """The slices as they lie in their files: those of the run in the folder, else those that a new run of the preset would see."""
+    known = read_settings(run_folder(run_dir, preset, data))
+    if known is None:
+        return load_slices(home_slices(data), make_config(preset).img_resolution, **options)
+    return slices_of({**known, "config": {**known["config"], "normalise": "fixed"}}, data, **options)
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained run with all that the notebooks read from it."""
@@ -144,18 +152,14 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
     """
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
-        raise FileNotFoundError(
-            f"There is no trained generator in {folder}; run notebook 02_train first, with the same parameters."
-        )
+        raise FileNotFoundError(f"There is no generator in {folder}; run notebook 02_train first, with the same parameters.")
     try:
         G, info = load_generator(folder, pick_device())
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
     slices = run_slices(folder, {**info, "data": (read_settings(folder) or info)["data"]}, data)
     if not (history := read_metrics(folder)):
-        raise ValueError(
-            f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run notebook 02_train."
-        )
+        raise ValueError(f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run 02_train.")
     return Run(folder, Config.from_dict(info["config"]), history, G, info, slices)
 
 

@@ -67,6 +67,7 @@ def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoilt):
 
 def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp_path):
     assert notebook.open_run(run, "smoke").slices.layout == "class-folders"
+    assert notebook.first_slices(run, "quick").key == notebook.open_run(run).slices.key  # at the run's size, not the preset's
     shutil.copytree(trained.slices, tmp_path / "moved")
     assert notebook.open_run(run, "smoke", tmp_path / "moved").slices.key == notebook.open_run(run).slices.key
     next((tmp_path / "moved").rglob("*.png")).unlink()

@@ -55,7 +55,7 @@ def test_one_set_up_cell_for_all_and_one_cell_of_parameters(name):
     assert set_up.source == code(NOTEBOOKS[NAMES[0]])[0].source and "google.colab" in set_up.source
     assert [cell for cell in code(NOTEBOOKS[name]) if "parameters" in cell.metadata.get("tags", [])] == [parameters]
     names = [target.id for node in ast.parse(parameters.source).body for target in node.targets]
-    assert {"data", "preset"} <= set(names) and ("run_dir" in names) == (name != NAMES[0])
+    assert {"data", "preset", "run_dir"} <= set(names)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
+from stylegan.config import PRESETS, make_config
 from stylegan.files import checkout, read_json, replacing
 from stylegan.notebook import Run, machine, open_run, provenance, run_folder
 from stylegan.plots import data_uri
@@ -101,10 +102,14 @@ def seen_from(folder: Path, path: Path) -> str:
 
 def origin(seconds: Mapping[str, float], preset: str, run: Run | None) -> dict[str, str]:
     """What it takes to get the numbers of the page again; ``run``: None where the report stopped on its way."""
-    times = [f"{name} {time.strftime('%M:%S', time.gmtime(took))}" for name, took in seconds.items()]
+    times = [f"{name} {int(took) // 60}:{int(took) % 60:02}" for name, took in seconds.items()]
     ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in minutes: {', '.join(times)}"
-    command = f"python -m stylegan report --preset {preset}, with the same --data"
     known = {"Run": "not finished"} if run is None else provenance(run.slices, run)
+    preset, config = (preset, {}) if run is None else (run.config.preset, run.config.to_dict())
+    usual = make_config(preset).to_dict() if preset in PRESETS else {}
+    changed = ", ".join(f"{k} = {v}" for k, v in config.items() if k != "c_dim" and v != usual.get(k))
+    trained = changed and f" of a run trained with {changed}"
+    command = f"python -m stylegan report --preset {preset}{trained}, with the same --data"
     return {"Command": command, **known, "Notebooks": ran, **machine()}
 
 
