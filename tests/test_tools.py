@@ -15,6 +15,7 @@ from test_evaluate import dataset_of
 
 from stylegan.checkpoint import load_generator, load_tensors
 from stylegan.config import make_config
+from stylegan.dataset import load_slices
 from stylegan.predict import generate
 from stylegan.run import train_run
 from stylegan.stylegan1 import stage
@@ -165,8 +166,18 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(fold
         assert ship.ship(shipped, folder) == path
     again = json.loads((path.parent / "metrics.json").read_text())
     assert again["other"] == {"model_hash": "1"} and again["tiny-16"]["audit"]["control"] == {"slices": 64}
-    with pytest.raises(ValueError, match="no terms 'mine'"):
-        ship.ship(tmp_path / "run", folder, "x", terms="mine")
+    hidden = dataclasses.replace(load_slices(folder, 16).split("train"), subjects_known=False)
+    minded = {**entry["scores"], "warnings": ["who knows"]}
+    text = ship.card("tiny-16", {**entry, "scores": minded}, hidden)
+    assert "hides who is who" in text and "nobody of validation" not in text and "**Mind:** who knows" in text
+    for changes, says in (
+        ({"terms": "mine"}, "no terms 'mine'"),
+        ({"name": ""}, "as --name"),
+        ({"data": tmp_path / "x"}, "no folder"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=says):
+            ship.ship(**{"run_dir": tmp_path / "run", "data": folder, "name": "x", "out": tmp_path / "nothing", **changes})
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_pairs_say_where_classes_differ(trained, tmp_path):

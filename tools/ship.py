@@ -67,7 +67,7 @@ A {architecture} that draws axial brain slices of {resolution} x {resolution} pi
 
 | | |
 |---|---|
-| Training data | {data}, {slices:,} slices of the {subjects} training subjects; nobody of validation or test |
+| Training data | {data}, {slices:,} slices {whose} |
 | Trained for | {kimg:g} kimg (thousand slices shown), {time} on {machine}; the best on validation subjects of a run of {run_kimg:g} kimg |
 | Settings | preset `{preset}`, seed {seed}; {changes} |
 | Parameters | {parameters:,}, stored in half precision |
@@ -80,7 +80,7 @@ each slice with noise of its own, drawn from its seed.
 
 {scores}
 
-On test subjects: {verdict}
+On test subjects: {verdict}{minded}
 
 ## As various as people?
 
@@ -158,6 +158,9 @@ def ship(
     if terms not in TERMS:
         raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
     path, G, info = Path(run_dir), *load_generator(run_dir)
+    slices = slices_of(info, data)  # what stops it stops it before a file is written
+    if path.is_dir() and not name:
+        raise ValueError(f"The generator of {path} has no name yet; give one as --name, such as oasis1-stylegan2-64.")
     if path.is_file():
         entry = (read_json(path.with_name("metrics.json")) or {}).get(path.stem)
         if entry is None or entry.get("model_hash") != info["model_hash"]:
@@ -170,7 +173,6 @@ def ship(
         about["title"] = title or info["data"].get("title", "")
         save_generator(path, G, {**info, "data": about}, half=True)
         entry = {**_history(Path(run_dir), path), "terms": terms}
-    slices = slices_of(info, data)
     found = evaluate(path, slices, all=True, **asked)
     return _write(path, entry, slices, found, control)
 
@@ -270,10 +272,13 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
     ratios, doubts = [row["ratio"] for row in near["samples"]], verdict.verdict_rows(scores, audit["memory"])
     hours, last = entry["hours"], list(scores["splits"])[-1]
     layers = ", ".join(f"{layer} {value:.1f}" for layer, value in scores["style_participation"].items())
+    hidden = "in a layout that hides who is who: the same people may be in validation and test"
+    known = f"of the {entry['train_subjects']} training subjects; nobody of validation or test"
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
         architecture={"stylegan1": "StyleGAN1", "dcgan": "DCGAN"}.get(config.get("architecture"), "StyleGAN2"),
-        subjects=entry["train_subjects"], changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
+        whose=known if train.subjects_known else hidden, minded="".join(f"\n\n**Mind:** {text}" for text in scores["warnings"]),
+        changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
         space=scores["feature_space"], scores=markdown_table(verdict.score_rows(scores)), verdict=verdict.distance_sentence(scores["splits"][last]),
         copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
         various=verdict.variety_sentence(scores), variety=markdown_table(verdict.variety_rows(scores)), pictures=scores["variety"][last]["n"],
