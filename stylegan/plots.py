@@ -188,9 +188,7 @@ def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: 
             rows[name] = [where[np.abs(levels[where] - level).argmin()] for level in wanted] or where[:columns]
     columns = max(map(len, rows.values()))
     blank = [(0, 0), (0, 0), (0, 0)]
-    tiles = [
-        np.pad(_three_channels(images[row]), [(0, columns - len(row)), *blank], constant_values=255) for row in rows.values()
-    ]
+    tiles = [np.pad(_three_channels(images[r]), [(0, columns - len(r)), *blank], constant_values=255) for r in rows.values()]
     text = {"column_titles": [f"level {level}" for level in wanted], "row_titles": list(rows)}
     alt = f"Slices by class in rows ({', '.join(rows)}) and by level of the head in columns."
     return grid(np.concatenate(tiles), columns, **{**text, "alt": alt, **kwargs})

@@ -256,9 +256,7 @@ def sample(
     info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
     there = {"classes": G.c_dim, "mixing": G.num_ws > 1, "noise": has_noise(G)}
     if lacking := [name for name in extras if not there.get(name, True)]:
-        what = {"classes": "classes", "mixing": "a style for each layer", "noise": "noise that changes its pictures"}[
-            lacking[0]
-        ]
+        what = {"classes": "classes", "mixing": "a style for each layer", "noise": "noise that changes pictures"}[lacking[0]]
         raise ValueError(f"{path} was trained without {what}, so there is nothing to draw; leave {lacking[0]!r} out.")
     kind = _class_index(info["classes"], class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)

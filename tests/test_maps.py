@@ -210,7 +210,8 @@ def test_every_panel_has_a_tested_claim(sample):
     truths = {truth.name: truth for truth in sample.truths}
     names = np.array([f"site {i % 12}" for i in range(len(sample.real))])  # more than there are colours
     many = replace(sample, truths=(replace(truths["class"], values=names, order=tuple(sorted(set(names)))),))
-    assert maps.truth_maps(many, maps.claims(many, permutations=19), np.random.default_rng(0).normal(size=(32, 2)))
+    figure = maps.truth_maps(many, maps.claims(many, permutations=19), np.random.default_rng(0).normal(size=(32, 2)))
+    assert "not named here" in figure.get_suptitle()  # four of the twelve have no colour
 
 
 def test_controls_know_what_must_be_found(sample):
@@ -221,6 +222,8 @@ def test_controls_know_what_must_be_found(sample):
     assert not any(control.differ for control in found.values() if control is not apart)
     failing = embedding.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
     assert not failing.passed and failing.claim.endswith("must not be told apart, and is.")
+    few = embedding.Control("x", Chance(0.0, 0.5, 0.3), differ=True, people=2)
+    assert few.claim.endswith("must be told apart, and no test of 2 people can tell.")
 
 
 # What is left of the slices -> what a map of them still tests, and whether there is a note.

@@ -195,9 +195,7 @@ def result(right: int, n: int, classifier: Mapping | None) -> str:
     found, form = share(right, n), "{value:.0%} (95 % interval {low:.0%} to {high:.0%})"
     words = "no better than by chance" if found["low"] <= 0.5 <= found["high"] else "better than by chance"
     words = words if found["high"] >= 0.5 else "worse than by chance: what you took for real is not"
-    text = (
-        f"You were right in {right} of {n}: {form.format(**found)}, by Clopper and Pearson. Chance gives 50%; this is {words}."
-    )
+    text = f"You were right in {right} of {n}: {form.format(**found)} (Clopper and Pearson). Chance gives 50%; this is {words}."
     return text if classifier is None else f"{text} The classifier of notebook 4 is right in {form.format(**classifier)}."
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 METHODS, MODES = ("umap", "pca"), ("joint", "fit-real")
 LEAST = 3  # slices of each kind that a map takes
 SURE = 0.05
+POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
 Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
 
 
@@ -50,9 +51,7 @@ def embed(
     few slices or sets of unequal size: the larger set would look the denser and wider one.
     """
     if method not in METHODS or mode not in MODES:
-        raise ValueError(
-            f"There is no map {method!r}, {mode!r}; choose one of {', '.join(METHODS)} and one of {', '.join(MODES)}."
-        )
+        raise ValueError(f"There is no map {method!r}, {mode!r}; take one of {', '.join(METHODS)} and of {', '.join(MODES)}.")
     least = max(n_neighbors + 1 if method == "umap" else 2, LEAST)
     if len(real) < least:
         raise ValueError(f"A map with n_neighbors = {n_neighbors} takes {least} slices or more; there are {len(real)}.")
@@ -246,6 +245,7 @@ class Control:
     differ: bool  # whether they must be told apart
     sets: tuple[np.ndarray, np.ndarray] | None = None  # features [n, D] each, to be drawn
     labels: tuple[str, str] = ("", "")
+    people: int = POWER  # among the real slices
 
     @property
     def passed(self) -> bool:
@@ -255,6 +255,8 @@ class Control:
     def claim(self) -> str:
         found = f"{self.test.value:.0%} of neighbours are of another kind, {self.test.expected:.0%} by chance (p = {self.test.p_value:.3f})"
         words = "must be told apart" if self.differ else "must not be told apart"
+        if self.differ and not self.passed and self.people < POWER:
+            return f"{found}: {words}, and no test of {self.people} people can tell."
         return f"{found}: {words}, {'and is' if self.passed == self.differ else 'and is not'}."
 
 
@@ -268,7 +270,8 @@ def controls(sample: Sample, early: str | Path | None = None, permutations: int 
     def compared(
         name: str, a: np.ndarray, b: np.ndarray, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray
     ) -> Control:
-        return Control(name, neighbour_mixing(a, b, sample.k, **groups, permutations=permutations), differ, (a, b), labels)
+        test = neighbour_mixing(a, b, sample.k, **groups, permutations=permutations)
+        return Control(name, test, differ, (a, b), labels, len(set(people)))
 
     order = rng.permutation(2 * n)
     halves = sample.both[order[:n]], sample.both[order[n:]]

@@ -25,13 +25,12 @@ from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import Chance
 from stylegan.scores.metrics import Side
 from stylegan.truth import embedding
-from stylegan.truth.embedding import LEAST, SURE, Control, choose_rows, embed, neighbour_agreement, neighbour_mixing
+from stylegan.truth.embedding import LEAST, POWER, SURE, Control, choose_rows, embed, neighbour_agreement, neighbour_mixing
 from stylegan.truth.readers import Truth, correlation, spread_apart, truths_of
 
 SEEDS, NEIGHBOURS, USUAL = (0, 1, 2, 3, 4), (5, 15, 50, 150), 15  # of all maps; neighbours of the map that is shown large
-POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
 PRIVATE = ("age", "nWBV")  # what a table knows of a person stays with the table
-LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown."
+LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown, or not named here."
 KINDS, QUALITIES = ("real", "generated"), ["trustworthiness", "overlap", "mixing"]
 Map = tuple[dict, np.ndarray]  # ({method, mode, n_neighbors, seed, ...}, coordinates [2n, 2]), as returned by `draw`
 
@@ -101,15 +100,13 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     How far real and generated slices are mixed (`neighbour_mixing`), and for each truth how little neighbours among the real
     slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
     """
-    draws = {"permutations": permutations}
-    tests = {
-        "real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=sample.people, **draws)
-    }
+    draws, at = {"permutations": permutations}, sample.at_real
+    tests = {"real and generated": neighbour_mixing(at, sample.made.at, sample.k, real_groups=sample.people, **draws)}
     for truth in sample.truths:
         known = truth.known
         groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
         deal = truth.deal(truth.units[known])
-        tests[truth.name] = neighbour_agreement(sample.at_real[known], truth.values[known], deal, k, groups=groups, **draws)
+        tests[truth.name] = neighbour_agreement(at[known], truth.values[known], deal, k, groups=groups, **draws)
     truths = {truth.name: truth for truth in sample.truths}
     shown, people = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
     return {
@@ -298,12 +295,8 @@ def seed_maps(sample: Sample, maps: Sequence[Map]) -> plots.Figure:
     """The joint map with every n_neighbors (rows) and seed (columns)."""
     shown = [one for one in maps if (one[0]["method"], one[0]["mode"]) == ("umap", "joint")]
     texts = "{n_neighbors} neighbours, seed {seed}", "trust {trustworthiness:.2f}, overlap {overlap:.2f}"
-    looks = {
-        "columns": len({about["seed"] for about, _ in shown}),
-        "title": "Blue circles: real; orange triangles: generated.",
-        "size": 0.6,
-    }
-    return _kind_maps(sample, shown, lambda about: [text.format(**about) for text in texts], **looks)
+    looks = {"columns": len({about["seed"] for about, _ in shown}), "title": "Blue circles: real; orange triangles: generated."}
+    return _kind_maps(sample, shown, lambda about: [text.format(**about) for text in texts], **looks, size=0.6)
 
 
 def _kind_maps(sample: Sample, maps: Sequence[Map], told: Callable[[dict], Sequence[str]], **looks: object) -> plots.Figure:
