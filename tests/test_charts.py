@@ -97,6 +97,5 @@ def test_scores_stand_beside_their_floor():
 def test_arms_of_a_transfer_stand_at_their_accuracy():
     entry = {"value": 0.7, "low": 0.6, "high": 0.8}
     found = {"arms": {"real": entry, "synthetic": {**entry, "value": 0.6}}, "chance": 0.5, "n": 30}
-    ax = charts.transfers(found).axes[0]
-    assert [c.lines[0].get_xdata().tolist() for c in ax.containers] == [[0.7], [0.6]]
+    assert [c.lines[0].get_xdata().tolist() for c in charts.transfers(found).axes[0].containers] == [[0.7], [0.6]]
     assert not plt.get_fignums()

@@ -123,8 +123,7 @@ def test_its_slices_are_those_of_torch(opened, tmp_path, name):
 def test_axe_finds_nothing_serious_and_nothing_is_too_wide(opened, tmp_path, viewport, dark):
     page = opened(made(tmp_path, **NETWORKS["stylegan2, classes"][1]), viewport, dark)
     page.wait_for_selector("[data-state=drawn]")
-    found = axe.Axe().run(page).response["violations"]
-    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert [v["id"] for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
 
@@ -174,8 +173,7 @@ def test_the_direction_of_ventricles_has_a_slider_where_it_held(tmp_path):
     for high, names in ((0.5, ["PCA 1", "Ventricles"]), (1.5, ["PCA 1"])):
         found = {"step": [0.1] * 16, "per_step": 1.0, "agreed": 1.0, "random": {"high": high}}
         write_json(tmp_path / "groundtruth" / "groundtruth.json", {"model_hash": info["model_hash"], "direction": found})
-        steps = explorer.named_directions(G, tmp_path, info["model_hash"])
-        assert [name.partition(" (")[0] for name in steps] == names
+        assert [name.partition(" (")[0] for name in explorer.named_directions(G, tmp_path, info["model_hash"])] == names
 
 
 def test_a_card_has_the_head_that_hugging_face_reads(tmp_path):

@@ -87,14 +87,12 @@ def test_each_gauge_reads_what_it_is_named_after():
     gauges, ringed = latent.GAUGES, large.copy()
     ringed[:, 13:19, 13:19] = 30
     assert gauges["size of the head"](large) > gauges["size of the head"](small)
-    assert gauges["length to width"](small) == pytest.approx(1) and gauges["length to width"](tall) == pytest.approx(
-        1.5, rel=0.1
-    )
+    assert gauges["length to width"](small) == pytest.approx(1)
+    assert gauges["length to width"](tall) == pytest.approx(1.5, rel=0.1)
     assert gauges["brightness"](small) == gauges["brightness"](large) == 200
     assert gauges["contrast"](small) == 0 < gauges["contrast"](ringed)
     assert gauges["dark centre"](large) == 0 and gauges["dark centre"](ringed) == pytest.approx(36 / 64)
-    black = np.zeros((1, 32, 32), np.uint8)
-    assert all(np.isfinite(gauge(black)).all() for gauge in gauges.values())
+    assert all(np.isfinite(gauge(np.zeros((1, 32, 32), np.uint8))).all() for gauge in gauges.values())
 
 
 def test_levels_are_read_where_the_data_knows_them_and_they_can_be_read(simulated):
@@ -200,6 +198,5 @@ def test_the_command_writes_a_picture_and_the_numbers(class_folders, tmp_path, c
     assert told["split"] == "val" and len(told["slices"]) == 2
     assert set(told["slices"][0]) == {"subject", "level", "away", *told["mean"]}
     assert told["mean"]["projection"] == pytest.approx(np.mean([row["projection"] for row in told["slices"]]), abs=0.02)
-    picture = Image.open(out / "projection.png")
-    assert "real slices" in picture.text["Description"]
+    assert "real slices" in Image.open(out / "projection.png").text["Description"]
     assert "projection " in capsys.readouterr().out

@@ -145,8 +145,7 @@ def test_where_people_cannot_be_told_it_is_said(kind):
     found = read(files)
     assert "held-out scores may be too good" in found.hidden
     assert {item.label for item in found.items} == (set(classes.split(",")) if classes else {""})
-    groups = tree(together, classes) if together else files
-    assert len({item.subject for item in found.items}) == len(groups)
+    assert len({item.subject for item in found.items}) == len(tree(together, classes) if together else files)
 
 
 @pytest.mark.parametrize("pattern", ["0000{v}/img{i:05d}{v}{k}.png", "{j}/slice_{k}.png", "brains/s{j:02d}_slice_{k}.png"])

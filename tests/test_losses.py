@@ -77,8 +77,7 @@ def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_di
     detail = img - F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
     h = [(x - detail.mean(dim=0)).flatten() for x in detail]
     pairs = [(h[i] @ h[j]).item() ** 2 for i in range(6) for j in range(6) if i != j]
-    power = sum((x @ x).item() for x in h) / 6
-    assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / power**2, rel=1e-4)
+    assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / (sum((x @ x).item() for x in h) / 6) ** 2, rel=1e-4)
     assert sharing(img[:2]).item() == pytest.approx(1)  # two centred slices are opposite
     few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
     assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))

@@ -222,8 +222,7 @@ def test_controls_know_what_must_be_found(sample):
     assert not any(control.differ for control in found.values() if control is not apart)
     failing = embedding.Control("x", Chance(0.1, 0.5, 0.01), differ=False)
     assert not failing.passed and failing.claim.endswith("must not be told apart, and is.")
-    few = embedding.Control("x", Chance(0.0, 0.5, 0.3), differ=True, people=2)
-    assert few.claim.endswith("must be told apart, and no test of 2 people can tell.")
+    assert embedding.Control("x", Chance(0.0, 0.5, 0.3), True, people=2).claim.endswith("and no test of 2 people can tell.")
 
 
 # What is left of the slices -> what a map of them still tests, and whether there is a note.
@@ -242,8 +241,7 @@ def test_few_people_give_the_map_that_they_can(left, path, slices, tmp_path):
     found = maps.study(path, slices.select(where(slices)), num=40, seeds=(0,), neighbours=(5,), device="cpu", permutations=9)
     assert {truth.name for truth in found.sample.truths} == truths and bool(found.sample.note) == noted
     assert len(maps.write_study(found, tmp_path)) == 7
-    rows = maps.reading_rows(found.sample)
-    assert bool(rows) == (left == "one slice a person")
+    assert bool(maps.reading_rows(found.sample)) == (left == "one slice a person")
 
 
 def test_two_slices_are_no_map(path, slices):

@@ -82,8 +82,7 @@ def test_training_again_does_no_harm(trained, run, tmp_path):
     """As notebook 02 does it: a finished run stays as it is, other slices are refused before anything is written."""
     before, config = content(run), notebook.plan(run, "quick")  # what lies there decides
     for _ in range(2):
-        history = notebook.train_or_load(config, None, run)
-        assert history[-1]["kimg"] >= config.total_kimg and content(run) == before
+        assert notebook.train_or_load(config, None, run)[-1]["kimg"] >= config.total_kimg and content(run) == before
     shutil.copytree(trained.slices, tmp_path / "others")
     next((tmp_path / "others").rglob("*.png")).unlink()
     for kimg in (config.total_kimg, 2 * config.total_kimg):

@@ -47,8 +47,7 @@ def test_sheets_fit_the_page():
         assert width <= plots.WIDTH + 16 and height <= plots.HEIGHT + 60
     titles = ("noise off", "standard deviation, of 255", "VeryMildDemented", "AD")
     sheet = plots.grid(np.zeros((4, 16, 16), np.uint8), column_titles=titles)
-    boxes = [text.get_window_extent() for text in sheet.axes[0].texts]
-    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert all(a.get_window_extent().x1 < b.get_window_extent().x0 for a, b in itertools.pairwise(sheet.axes[0].texts))
 
 
 def test_words_stand_where_they_belong(slices):

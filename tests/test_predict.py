@@ -151,8 +151,7 @@ def test_seeds_that_are_none_are_refused(text):
 
 
 def test_floats_become_grey_levels_and_uint8_stays():
-    x = torch.tensor([-3.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
-    assert predict.to_uint8(x).tolist() == [[[0, 0], [128, 255]]]
+    assert predict.to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)).tolist() == [[[0, 0], [128, 255]]]
     assert predict.to_uint8(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 3)
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     for same in (torch.from_numpy(every).float()[:, None] / 127.5 - 1, every, every[:, None]):
@@ -221,9 +220,8 @@ def test_every_extra_picture(classes_file, tmp_path):
             assert Image.open(path).text["synthetic"] == "true", path.name
     assert Image.open(tmp_path / "out/truncation.png").text["truncation_psi"].startswith("(0.0, 0.25")
     assert Image.open(tmp_path / "out/classes.png").text["class"] == "control, atrophy"
-    told = dict(truncation_psi=0.7, truncation_cutoff=None, noise_mode="const", class_index=1)
-    figure = latent.sheets("classes", *load_generator(classes_file), [0], told)["classes.png"][0]
-    assert "atrophy" not in figure.alt_text  # both are shown all the same
+    told = dict(truncation_psi=0.7, truncation_cutoff=None, noise_mode="const", class_index=1)  # both are shown all the same
+    assert "atrophy" not in latent.sheets("classes", *load_generator(classes_file), [0], told)["classes.png"][0].alt_text
 
 
 def test_the_gif_is_a_closed_walk_in_whole_pixels(plain, tmp_path):
@@ -245,8 +243,8 @@ def test_a_class_by_its_name(classes_file, tmp_path):
 
 
 def test_what_is_not_there_is_refused_before_anything_is_written(plain, classes_file, tmp_path):
-    out, bare = tmp_path / "out", {"architecture": "dcgan", "mapping_layers": 0, "style_mixing_prob": 0.0}
-    dcgan = saved(tmp_path / "dcgan.safetensors", **bare)
+    out = tmp_path / "out"
+    dcgan = saved(tmp_path / "dcgan.safetensors", architecture="dcgan", mapping_layers=0, style_mixing_prob=0.0)
     for path, wrong, message in (
         (dcgan, {"extras": ["truncation", "mixing"]}, "without a style for each layer, .* leave 'mixing' out"),
         (dcgan, {"extras": ["noise"]}, "without noise"),

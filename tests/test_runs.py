@@ -98,9 +98,7 @@ def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_e
     assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k])] == []
 
 
-@pytest.mark.parametrize(
-    ("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})]
-)  # at a tick, between
+@pytest.mark.parametrize(("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})])
 def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
     train(config(**fields), tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -292,8 +290,7 @@ def test_the_discriminator_is_watched_on_pictures_as_it_sees_them(slices, tmp_pa
     img = 1.5 * torch.randn(4, 1, 16, 16)
     dithered = dither(img, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(0)))
     for watcher, seen in zip(watchers, (dithered, img), strict=True):
-        expected = watcher.state.D(seen).mean().item()
-        assert watcher._mean_logit(img, None) == pytest.approx(expected, abs=1e-6)
+        assert watcher._mean_logit(img, None) == pytest.approx(watcher.state.D(seen).mean().item(), abs=1e-6)
         assert watcher._mean_logit(img, None) == watcher._mean_logit(img, None)
 
 

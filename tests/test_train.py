@@ -197,8 +197,7 @@ def test_style_mixing_gives_a_share_of_fakes_two_styles():
     for share in (0.5, 0.0):
         state = new_state(smoke(style_mixing_prob=share))
         found[share] = draw_fakes(state, 400, None, state.rng("d_step"))[1]
-    mixed = (found[0.5] != found[0.5][:, :1]).any(dim=2).any(dim=1)
-    assert mixed.float().mean().item() == pytest.approx(0.5, abs=0.08)
+    assert ((found[0.5] != found[0.5][:, :1]).any(dim=2).any(dim=1)).float().mean().item() == pytest.approx(0.5, abs=0.08)
     switches = (found[0.5][:, 1:] != found[0.5][:, :-1]).any(dim=2).sum(dim=1)
     assert switches.max() == 1  # one crossover: coarse layers from one z, fine layers from the other
     assert torch.equal(found[0.0], found[0.0][:, :1].expand_as(found[0.0]))
