@@ -43,6 +43,18 @@ def test_separators_encodings_and_decimal_commas(tmp_path, content):
     assert list(found.columns["Ort"]) == ["Köln", "", "Bonn"]
 
 
+def test_thousands_line_ends_and_quotes_as_excel_writes_them(tmp_path):
+    scans = [f"OAS1_{n:04d}_MR1" for n in range(3)]
+    rows = ['"ID, of the scan",ID,eTIV,ASF,Note', *(f'x,{scan},"1,{n}87","1,{n}87","– {n}"' for n, scan in enumerate(scans))]
+    rows[1] = rows[1].replace('"1,087","– 0"', '"0,987","– 0"')  # a decimal comma
+    found = joined(tmp_path, "\r".join(rows).encode("cp1252"), scans)
+    np.testing.assert_array_equal(found.columns["eTIV"], [1087, 1187, 1287])
+    np.testing.assert_array_equal(found.columns["ASF"], [0.987, 1.187, 1.287])
+    assert list(found.columns["Note"]) == ["– 0", "– 1", "– 2"]
+    tabs = "\n".join(['ID\t"Age, at scan, in years"', *(f"{scan}\t60" for scan in scans)])
+    assert joined(tmp_path, tabs, scans).columns["Age, at scan, in years"][0] == 60
+
+
 def test_each_visit_has_its_own_row(tmp_path):
     row, groups = "OAS2_{n:04d},OAS2_{n:04d}_MR{v},{group},{v},{cdr}", ("Nondemented", "Converted")
     rows = [row.format(n=n, v=v, group=groups[n % 2], cdr=v / 2 - 0.5) for n in range(4) for v in (1, 2)]

@@ -54,7 +54,7 @@ def find_table(*folders: Path) -> Path | None:
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1). Raises FileNotFoundError, or ValueError where it is no such table."""
+    """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252). Raises FileNotFoundError, or ValueError for no such table."""
     import pandas as pd  # half a second to import: only who has a table pays
 
     path = Path(path).expanduser()
@@ -63,10 +63,10 @@ def read_table(path: str | Path) -> Table:
     data = path.read_bytes()
     if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
         raise ValueError(f"{path} is an Excel file; save it as .csv in Excel or LibreOffice and give that.")
-    text = _decoded(data).replace("\0", "")
+    text = re.sub("\r\n?", "\n", _decoded(data).replace("\0", ""))  # Excel for Mac ends lines with \r alone
     told = re.match(r'\s*"?sep=(.)"?\s*\n', text, re.I)  # Excel's own first line
     text = text[told.end() :] if told else text
-    first = text.lstrip("\r\n").partition("\n")[0]
+    first = re.sub(r'"[^"]*"', '""', text.lstrip("\n")).partition("\n")[0]  # what is quoted separates nothing
     if not first.strip():
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
     separator = told[1] if told else max(",;\t", key=first.count)
@@ -77,6 +77,7 @@ def read_table(path: str | Path) -> Table:
     except Exception as error:  # whatever a file that is no table makes the reader stumble over
         raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
     rows = rows.fillna("").astype(str).apply(lambda column: column.str.strip())
+    rows = rows.apply(_without_groups) if separator == "," else rows
     table = Table(path, rows.mask(rows.map(lambda cell: cell.lower() in BLANK), ""))
     if not table.names(ID_COLUMNS):
         there = ", ".join(map(str, rows.columns))
@@ -90,7 +91,13 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("latin-1")
+        return data.decode("cp1252", "replace")
+
+
+def _without_groups(column: pd.Series) -> pd.Series:
+    """The column, without its commas where all of them part thousands, as in "1,987": a decimal comma would make that 1.987."""
+    cells = column[column.str.contains(",", regex=False)]
+    return column.str.replace(",", "") if cells.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?").all() else column
 
 
 @dataclass(frozen=True)
