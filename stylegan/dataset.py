@@ -135,7 +135,7 @@ def load_slices(
         joined = tables.Joined({name: np.array(values) for name, values in index["columns"].items()})
     else:
         data = Path(data).expanduser()
-        root = unpack_once(data, cache) if data.suffix.lower() == ".zip" else data
+        root = unpack_once(data, cache) if data.suffix.lower() == ".zip" and not data.is_dir() else data
         images, index = pack_folder(root, resolution, chosen, contrast, cache)
         joined = tables.join_index(data, root, subjects_csv, index)
     dataset = _label(images, index, joined, seed)

@@ -187,8 +187,8 @@ def _one_contrast(
     if asked:
         wanted = {_contrast(asked.lower()) or next((kind for kind in count if kind.lower() == asked.lower()), asked)}
         if not wanted & set(count):
-            there = ", ".join(kind or "unnamed" for kind in sorted(count))
-            raise ValueError(f"contrast is {asked!r}, and no file's name says so; there are {there or 'no files'}.")
+            there = ", ".join(filter(None, sorted(count)))
+            raise ValueError(f"contrast is {asked!r}, and no file's name says so; there are {there or 'none named'}.")
     elif count["T1"]:
         wanted = {"T1", ""}
     else:
@@ -261,7 +261,7 @@ def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
     told = [way for kind, (ends, way) in FOREIGN.items() if {kind, *(f"{end} file" for end in ends)} & set(found)]
     archive = next((name for names in found.values() for name in names if name.lower().endswith(".zip")), None)
     if archive:
-        told = [f"it holds the archive {archive}: give its path instead of the folder's"]
+        told = [f"it holds the archive {archive}: unpack that and give its folder, or give its path"]
     return f"No slice was found in {root} ({counts}); {told[0] if told else 'data/README.md shows the layouts that are recognised'}."
 
 

@@ -267,7 +267,9 @@ def unpack_once(archive: Path, cache: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as scratch:
-            members = [info for info in opened.infolist() if not info.is_dir()]
+            members = [info for info in opened.infolist() if not info.filename.endswith(("/", "\\"))]
+            if any(info.flag_bits & 1 for info in members):
+                raise ValueError(f"{archive.name} is locked with a password; unpack it and give the folder.")
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
                 raise ValueError(
