@@ -17,6 +17,9 @@ from stylegan.files import printable
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal cannot show is spelt out, and ends nothing
+            stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
     try:
         with contextlib.ExitStack() as stack:
@@ -25,10 +28,15 @@ def main(argv: list[str] | None = None) -> int:
 
                 stack.enter_context(process_group())
             args.run(args)
+            sys.stdout.flush()
             return 0
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except BrokenPipeError:  # who reads what is printed, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself writes at its end
+        return 0
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
-            print(f"stylegan: {printable(str(error))}", file=sys.stderr)
+            text = f"{error.filename}: {error.strerror}." if getattr(error, "filename", None) else str(error)
+            print(f"stylegan: {printable(text)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -179,35 +187,54 @@ def _opt(*flags: str, **settings: object) -> tuple[tuple[str, ...], dict]:
     return flags, settings
 
 
+def _path(text: str) -> Path:
+    """A path as it was typed. An empty one, as of a shell variable that was never set, does not mean the folder one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a file or folder.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} names the home folder of a user who does not exist.") from None
+
+
+def _folder(text: str) -> Path:
+    """A folder to write to, there already or not: that it cannot be is said before the work, not after it."""
+    path = _path(text)
+    there = next(some for some in (path, *path.parents) if some.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} is no folder that can be written to.")
+    return path
+
+
 def _num(default: int, what: str = "slices of each kind at most") -> tuple[tuple[str, ...], dict]:
     return _opt("--num", "-n", type=int, default=default, help=what)  # torchrun takes --num for its own: -n works under it
 
 
 SLICES = [
-    _opt("--subjects", type=Path, metavar="CSV", help="table of people, joined by id"),
+    _opt("--subjects", type=_path, metavar="CSV", help="table of people, joined by id"),
     _opt("--levels", metavar="A-B", help="range of axial levels to take from each head"),
     _opt("--contrast", metavar="NAME", help="MRI contrast to read where a folder holds several, such as T2w; without it T1"),
 ]
 DATA, DATA_OF_RUN = (
-    [_opt("--data", type=Path, metavar="DIR|ZIP", help=f"{what}; without it {otherwise}"), *SLICES]
+    [_opt("--data", type=_path, metavar="DIR|ZIP", help=f"{what}; without it {otherwise}"), *SLICES]
     for what, otherwise in (("slices or volumes", "the simulated slices"), ("slices to compare with", "those of its training"))
 )
-GENERATOR = _opt("path", type=Path, metavar="RUN|FILE", help="run folder or .safetensors file")
+GENERATOR = _opt("path", type=_path, metavar="RUN|FILE", help="run folder or .safetensors file")
 PRESET = _opt("--preset", default="quick", choices=list(PRESETS), help="settings to start from; see the command presets")
 DEVICE = _opt("--device", default="auto", choices=CHOICES["device"], help="where to compute")
 JSON = _opt("--json", action="store_true", help="print JSON")
-OUT = _opt("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+OUT = _opt("--out", type=_folder, required=True, metavar="DIR", help="folder to write to")
 
 COMMANDS = {
     "data": Command(_data, "Say what a folder of slices holds: layout, people, classes, splits, what was left out.", [
-        _opt("dir", nargs="?", type=Path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"),
+        _opt("dir", nargs="?", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"),
         _opt("--resolution", type=int, default=64, metavar="R", help="side of the slices in pixels, a power of two"),
         *SLICES, JSON,
-        _opt("--csv", type=Path, metavar="FILE", help="also write one line per slice"),
+        _opt("--csv", type=_path, metavar="FILE", help="also write one line per slice"),
     ]),
     "train": Command(_train, "Train in a run folder, or go on where it stopped.", [
         PRESET, *DATA,
-        _opt("--run-dir", type=Path, required=True, metavar="DIR", help="folder of the run; the same command resumes it"),
+        _opt("--run-dir", type=_folder, required=True, metavar="DIR", help="folder of the run; the same command resumes it"),
     ]),
     "presets": Command(_presets, "List the presets: size, loss, source, and where each departs from it.", [JSON]),
     "sample": Command(_sample, "Write generated slices, each from its seed alone, and pictures of the latent space.", [
@@ -223,26 +250,26 @@ COMMANDS = {
     "evaluate": Command(_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [
         GENERATOR, *DATA_OF_RUN,
         _opt("--split", default="all", choices=("train", "val", "test", "all"), help="people to score on; all: val and test"),
-        _opt("--train-data", type=Path, metavar="DIR|ZIP", help="the slices it was trained on, where --data is another folder"),
+        _opt("--train-data", type=_path, metavar="DIR|ZIP", help="the slices it was trained on, where --data is another folder"),
         _num(1000),
         _opt("--fakes", type=int, default=5000, metavar="N", help="generated slices among which copies are looked for"),
         _opt("--space", default="efficientnet-lite0", help="feature space: efficientnet-lite0 or inception"),
         _opt("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail"),
         _opt("--all", action="store_true", help="also memory, attacks and projections: minutes more, with a verdict"),
-        _opt("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="answers that the quiz of a report saved"),
-        _opt("--out", type=Path, metavar="DIR", help="folder for the result as JSON and its pictures"),
+        _opt("--answers", type=_path, nargs="+", default=[], metavar="FILE", help="answers that the quiz of a report saved"),
+        _opt("--out", type=_folder, metavar="DIR", help="folder for the result as JSON and its pictures"),
         DEVICE, JSON,
     ]),
     "embed": Command(_embed, "Draw maps of real and generated slices in many settings, with tests and controls.", [
         GENERATOR, *DATA_OF_RUN, _num(400),
         _opt("--seeds", default="0-4", help="seeds of the maps"),
         _opt("--neighbors", type=int, nargs="+", default=[5, 15, 50, 150], metavar="K", help="n_neighbors of UMAP"),
-        _opt("--early", type=Path, metavar="RUN|FILE", help="an early generator as a control; without it an untrained one"),
+        _opt("--early", type=_path, metavar="RUN|FILE", help="an early generator as a control; without it an untrained one"),
         DEVICE, OUT,
     ]),
     "groundtruth": Command(_groundtruth, "Read class, level, ventricles and brain off generated slices with models of real people.", [
         GENERATOR, *DATA_OF_RUN, _num(2000, "generated slices"), DEVICE, JSON,
-        _opt("--out", type=Path, metavar="DIR", help="folder for groundtruth.json and the figures"),
+        _opt("--out", type=_folder, metavar="DIR", help="folder for groundtruth.json and the figures"),
     ]),
     "project": Command(_project, "Search the w that draws held-out slices best, and say how far they stay apart.", [
         GENERATOR, *DATA_OF_RUN,
@@ -252,9 +279,9 @@ COMMANDS = {
     ]),
     "report": Command(_report, "Run the notebooks in order and write them as one HTML page.", [
         PRESET, *DATA,
-        _opt("--run-dir", type=Path, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
+        _opt("--run-dir", type=_folder, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
         _opt("--no-quiz", dest="quiz", action="store_false", help="leave out the quiz, which shows single held-out slices"),
-        _opt("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write to"),
+        _opt("--out", type=_folder, default=Path("report"), metavar="DIR", help="folder to write to"),
     ]),
 }  # fmt: skip
 

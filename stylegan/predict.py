@@ -250,8 +250,9 @@ def sample(
     extras, out, seeds, known = list(extras), Path(out), _checked(seeds), (*latent.EXTRAS, "explorer")
     if unknown := [name for name in extras if name not in known]:
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the pictures.")
+    if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
+        given = f"truncation_psi is {truncation_psi}, truncation_cutoff {truncation_cutoff}"
+        raise ValueError(f"{given}; take a finite psi, and a cutoff of 0 layers or more.")
     G, info = load_generator(path, pick_device(device))
     info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
     there = {"classes": G.c_dim, "mixing": G.num_ws > 1, "noise": has_noise(G)}

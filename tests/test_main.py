@@ -2,9 +2,12 @@
 
 import argparse
 import dataclasses
+import io
 import json
+import os
 import pickle
 
+import layouts_fixtures as fixtures
 import numpy as np
 import pytest
 import torch
@@ -59,6 +62,35 @@ def test_a_mistake_gets_one_sentence_and_exit_status_2(arguments, capsys, tmp_pa
     said = capsys.readouterr().err
     assert said.startswith("stylegan: ") and said.count("\n") == 1 and "Traceback" not in said
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["data", ""], ["data", "~nobody-of-that-name/x"], ["train", "--run-dir", ""],
+                                       ["sample", "x", "--out", "file/x"], ["evaluate", "x", "--out", "file"], ["report", "--out", "file"]])  # fmt: skip
+def test_a_path_that_cannot_be_used_is_refused_before_the_work(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "error: argument" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_home_is_meant_by_its_sign_after_an_equals_sign_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build_parser().parse_args(["sample", "x", "--out=~/pictures"]).out == tmp_path / "pictures"
+
+
+def test_a_closed_pipe_and_letters_that_a_terminal_lacks_end_nothing(monkeypatch, tmp_path):
+    fixtures.class_folders(tmp_path / "für", {"sä": 2, "ё": 2}, levels=1)
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert main(["data", str(tmp_path / "für"), "--resolution", "16"]) == 0
+        out.flush()
+        assert b"f\\xfcr" in out.buffer.getvalue()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert main(["presets"]) == 0
 
 
 def test_every_option_has_help_and_every_field_is_an_option():

@@ -254,11 +254,11 @@ def test_what_is_not_there_is_refused_before_anything_is_written(plain, classes_
         (plain, {"extras": ["video"]}, "choose of truncation, mixing"),
         (plain, {"noise_mode": "loud"}, "choose one of random, const, none"),
         (plain, {"seeds": [-1]}, "Seeds are"),
+        (plain, {"truncation_psi": float("nan")}, "finite psi"),
+        (plain, {"truncation_cutoff": -1}, "cutoff of 0 layers"),
     ):
         with pytest.raises(ValueError, match=message):
             predict.sample(path, out, **{"seeds": [0], "device": "cpu", **wrong})
     assert not out.exists()
-    with pytest.raises(ValueError, match="is a file"):
-        predict.sample(plain, plain, seeds=[0], device="cpu")
     with pytest.raises(FileNotFoundError):
         predict.sample(tmp_path / "nowhere", out, seeds=[0], device="cpu")
