@@ -201,6 +201,7 @@ def _mistakes(config: Config) -> list[str]:
         (batch % min(group, batch),
          f"batch_size {batch} is not a multiple of mbstd_group_size {group}: the minibatch standard deviation works on whole groups."),
         (config.img_channels not in (1, 3), f"img_channels is {config.img_channels}; take 1, grey, or 3, colour."),
+        (config.seed >= 2**63, f"seed is {config.seed}; it must be below 2 to the power of 63."),
         (config.kid_samples < 2, f"kid_samples is {config.kid_samples}; a score takes 2 or more."),
         (config.grow_from and batch < group and 2 * batch <= config.grow_batch_max and group % batch,
          f"batch_size is {batch}; while the network grows its doubles do not fall into groups of {group}: take a divisor or a multiple."),

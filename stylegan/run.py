@@ -137,6 +137,9 @@ def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
     """Be the one writer of a run folder, which gives a sign of life now and then; ValueError where it cannot be written."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        foreign = any(not path.name.startswith(".") for path in run_dir.iterdir())
+        if foreign and read_settings(run_dir) is None:  # said before anything is written: it may hold the slices
+            raise ValueError(f"{run_dir} is not a run folder (no config.json to go by); choose an empty or new --run-dir.")
         with hold_run_dir(run_dir) as holder:
             for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
                 for path in folder.glob(".*.tmp"):  # what a killed writer was about to write
@@ -159,13 +162,8 @@ def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, sou
     about = {"path": None, **source, **found, "title": data.title, "layout": data.layout, "key": data.key}
     for name, right in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
         if (run_dir / name).exists() and not right(run_dir / name):  # say now what would stop the run at its first tick
-            kind = "a file" if right is Path.is_dir else "no file"
-            raise ValueError(f"{run_dir / name} is {kind}, which no run folder has there; remove it or take a new --run-dir.")
+            raise ValueError(f"{run_dir / name} is not what a run folder has there; remove it or take a new --run-dir.")
     known = read_settings(run_dir)
-    other = [p.name for p in run_dir.iterdir() if not p.name.startswith(".")] if known is None else []
-    if other:
-        why = f"no readable config.json beside {other[0]}"
-        raise ValueError(f"{run_dir} is not a run folder ({why}); choose an empty or new --run-dir.")
     changed = differences(known["config"], config) if known else []
     if known and known["data"].get("key") != about["key"]:
         changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
@@ -202,8 +200,9 @@ class Recorder(contextlib.ExitStack):
         bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
         self.bar = self.enter_context(bar)
         with contextlib.suppress(ValueError):  # only the main thread may listen
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.callback(signal.signal, number, signal.signal(number, self._on_signal))
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
+                if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` wants to go on when its terminal closes
+                    self.callback(signal.signal, number, signal.signal(number, self._on_signal))
         self.stepped = time.monotonic()
         return self
 
@@ -221,7 +220,8 @@ class Recorder(contextlib.ExitStack):
         """Count the step's time, and record the tick that it ends."""
         self.sign_of_life()
         self.state.seconds += time.monotonic() - self.stepped
-        self.bar.update(self.state.last_batch)
+        if self.stop_signal is None:  # else the terminal may be gone, and with it the checkpoint that is to come
+            self.bar.update(self.state.last_batch)
         if tick:
             self._tick()
         self.stepped = time.monotonic()

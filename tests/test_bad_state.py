@@ -157,7 +157,7 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     # All checkpoints
     "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
     "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is a file"),
+    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is not what"),
     # config.json and metrics.jsonl
     "config.json is nested without end": (lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
     "its config is a number": (lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),

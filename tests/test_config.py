@@ -11,7 +11,7 @@ BAD = [
     ("batch_size", 0), ("mapping_layers", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")), ("r1_gamma", -0.1),
     ("r1_gamma", float("nan")), ("seed", -1), ("augment_p", 1.5), ("augment_p", -0.1), ("augment", "sometimes"), ("device", "tpu"),
     ("batch_size", "16"), ("batch_size", 16.0), ("batch_size", True), ("mirror", 1), ("lr", "fast"), ("lr", True), ("preset", 3),
-    ("img_channels", 2), ("kid_samples", 1),
+    ("img_channels", 2), ("kid_samples", 1), ("seed", 2**63),
 ]  # fmt: skip
 OUTSIDE = {"> 0": (0, -1), ">= 0": (-1,), "0 to 1": (-0.1, 1.01)}
 
