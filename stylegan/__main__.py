@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
-            text = f"{error.filename}: {error.strerror}." if getattr(error, "filename", None) else str(error)
+            system = isinstance(error, OSError) and error.strerror
+            text = f"{error.filename or 'A file cannot be written'}: {error.strerror}." if system else str(error)
             print(f"stylegan: {printable(text)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -61,12 +62,8 @@ def _config_options(group: argparse._ArgumentGroup) -> None:
             continue
         flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
         about = {"default": None, "help": field.metadata.get("help", "").replace("%", "%%")}
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, **about)
-        elif field.name in CHOICES:
-            group.add_argument(flag, choices=CHOICES[field.name], **about)
-        else:
-            group.add_argument(flag, type=kind, metavar=kind.__name__, **about)
+        given = {"choices": CHOICES[field.name]} if field.name in CHOICES else {"type": kind, "metavar": kind.__name__}
+        group.add_argument(flag, **({"action": argparse.BooleanOptionalAction} if kind is bool else given), **about)
 
 
 # --- What each command does -------------------------------------------------------------------------------------------------
@@ -100,11 +97,9 @@ def _train(args: argparse.Namespace) -> None:
 def _presets(args: argparse.Namespace) -> None:
     from stylegan.networks import preset_rows
 
-    rows = preset_rows()
     if args.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
+        print(json.dumps(preset_rows(), indent=2))
+    for row in [] if args.json else preset_rows():
         size = f"{row['resolution']:4} px  G {row['parameters_g'] / 1e6:6.2f} M  D {row['parameters_d'] / 1e6:6.2f} M"
         print(f"{row['name']:26}{size}  {row['loss']}\n{'':26}{row['note']} [{row['source']}]")
 
@@ -191,10 +186,7 @@ def _path(text: str) -> Path:
     """A path as it was typed. An empty one, as of a shell variable that was never set, does not mean the folder one is in."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; name a file or folder.")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text} names the home folder of a user who does not exist.") from None
+    return Path(os.path.expanduser(text))
 
 
 def _folder(text: str) -> Path:

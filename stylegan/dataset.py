@@ -134,7 +134,7 @@ def load_slices(
         images, index = pack_simulated(resolution, cache)
         joined = tables.Joined({name: np.array(values) for name, values in index["columns"].items()})
     else:
-        data = Path(data).expanduser()
+        data = Path(os.path.expanduser(data))
         root = unpack_once(data, cache) if data.suffix.lower() == ".zip" and not data.is_dir() else data
         images, index = pack_folder(root, resolution, chosen, contrast, cache)
         joined = tables.join_index(data, root, subjects_csv, index)
@@ -274,7 +274,7 @@ def found_again(path: str | None) -> Path | None:
     """Where a path of a run's config.json lies: a relative one counts from the working directory, else from the checkout."""
     if path is None:
         return None
-    beside = checkout() / Path(path).expanduser()
+    beside = checkout() / os.path.expanduser(path)
     return beside if not Path(path).exists() and beside.exists() else Path(path)
 
 

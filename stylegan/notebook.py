@@ -35,7 +35,7 @@ def home() -> Path | None:
     """The folder for slices and runs named as DRIVE in the set-up cell, on Colab a folder of the Drive; None where none is named."""
     named = os.environ.get("STYLEGAN_DRIVE")
     if not named or "google.colab" not in sys.modules:
-        return Path(named).expanduser() if named else None
+        return Path(os.path.expanduser(named)) if named else None
     if not (MOUNT / "MyDrive").is_dir():
         from google.colab import drive
 
@@ -51,7 +51,7 @@ def home_slices(data: str | Path | None = None) -> Path | None:
     Raises ValueError where there are several.
     """
     if data is not None or (folder := home()) is None:
-        return data and Path(data).expanduser()
+        return data and Path(os.path.expanduser(data))
     found = [path for path in (folder / "slices", *sorted(folder.glob("*.zip"))) if path.exists()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -64,7 +64,7 @@ def home_slices(data: str | Path | None = None) -> Path | None:
 def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
     """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices."""
     if run_dir is not None:
-        return Path(run_dir).expanduser()
+        return Path(os.path.expanduser(run_dir))
     return (home() or checkout()) / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
 
 

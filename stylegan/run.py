@@ -87,7 +87,7 @@ def train_run(
             recorder = stack.enter_context(Recorder(state, slices, run_dir, scorer, sign_of_life))
         train(state, slices.split("train"), lambda state: agree(state, recorder))
     if not _is_over(state):
-        print(f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run the same command again.")
+        print(f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run this command or cell again.")
     if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
     return (read_metrics(run_dir) or [{}])[-1]

@@ -105,7 +105,7 @@ def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkey
         stop_at(patch, stop)
         last = train(config(**fields), tmp_path / "broken")
     assert last["cur_nimg"] == stop and last.get("stopped", False) == (stop == 40)  # a line between two ticks is taken back
-    assert "run the same command again" in capsys.readouterr().out
+    assert "run this command or cell again" in capsys.readouterr().out
     train(config(**fields), tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
     whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))

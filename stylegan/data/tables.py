@@ -57,7 +57,7 @@ def read_table(path: str | Path) -> Table:
     """Read a csv (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252). Raises FileNotFoundError, or ValueError for no such table."""
     import pandas as pd  # half a second to import: only who has a table pays
 
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     data = path.read_bytes()
@@ -219,12 +219,9 @@ def _doubts(table: Table, ids: Sequence[str], keys: Sequence[Sequence[str]], at:
     doubts = {
         f"{missing} rows without an id were skipped.": missing,
         f"{len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])}).": twice,
+        f"there is no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).": unmatched,
     }
-    said = [f"{table.path.name}: {sentence}" for sentence, doubt in doubts.items() if doubt]
-    if unmatched:
-        unknown = f"{len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])})"
-        said.append(f"{table.path.name} has no row for {unknown}.")
-    return said
+    return [f"{table.path.name}: {sentence}" for sentence, doubt in doubts.items() if doubt]
 
 
 def _take(values: np.ndarray, at: np.ndarray, unknown: object) -> np.ndarray:

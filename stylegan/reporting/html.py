@@ -95,7 +95,7 @@ def find_notebooks() -> Path:
 
 def seen_from(folder: Path, path: Path) -> str:
     """A path as the notebooks see it: relative inside the checkout, so that the page does not show the name of a home folder."""
-    path = path.expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     inside = path.is_relative_to(folder.parent)
     return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
 
