@@ -265,7 +265,8 @@ def provenance(slices: SliceDataset, run: Run | None = None) -> dict[str, str]:
     if run is None:
         return found
     trained = f"{run.info['cur_nimg'] / 1000:g} kimg, preset {run.config.preset}, seed {run.config.seed}"
-    return {**found, "Generator": f"{run.info['model_hash']}, the best of the run, at {trained}"}
+    which = "the last of the run, which was not scored" if run.history[-1].get("best_kid") is None else "the best of the run"
+    return {**found, "Generator": f"{run.info['model_hash']}, {which}, at {trained}"}
 
 
 def machine() -> dict[str, str]:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import types
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,11 @@ def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp
         notebook.open_run(run, "smoke", tmp_path / "moved")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"kimg": 0.9, "cur')  # a line that is being written is not read yet
-    assert len(notebook.open_run(run).history) == len(notebook.open_run(trained.run).history)
+    opened = notebook.open_run(run)
+    assert len(opened.history) == len(notebook.open_run(trained.run).history)
+    best, last = (replace(opened, history=[{"best_kid": kid}]) for kid in (3.0, None))
+    assert "the best of the run" in notebook.provenance(best.slices, best)["Generator"]
+    assert "was not scored" in notebook.provenance(last.slices, last)["Generator"]  # then nothing chose it
 
 
 def test_training_again_does_no_harm(trained, run, tmp_path):
