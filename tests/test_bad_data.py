@@ -192,6 +192,8 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "bombs": (put(huge_png(20_000, 20_000), huge_png(20_000, 4)), ALL, r"2 x larger than 8192 pixels"),
     "several pictures in a file": (put(png(head(0), "TIFF", save_all=True, append_images=[Image.fromarray(head(1))]), name="OAS1_0900_MR1_slice_{}.tif"),
                                    ALL, r"1 x several pictures in one file"),
+    "many films": (put(*[png(head(0), "GIF", save_all=True, append_images=[Image.fromarray(head(1))])] * 9, name="OAS1_0900_MR1_slice_{}.gif"),
+                   ALL, r"(?=.*9 x several pictures)(?=.*slice_2\.gif holds)(?!.*slice_3\.gif holds)"),
     "a JPEG called PNG": (put(png(head(), "JPEG")), ALL + 1, r"files of 40 x 40"),
     "a table of somebody else": (table("subject,age\nnobody,3"), ALL, r"found but is not used\. None of the ids"),
     "a table of random bytes": (table(bytes(range(256)) * 30), ALL, r"found but is not used\. "),

@@ -219,7 +219,7 @@ def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list
         except LeftOut as reason:
             if item.file not in left_out[str(reason)][-1:]:  # a volume is left out once, not once per level
                 left_out[str(reason)].append(item.file)
-                warnings += [reason.sentence] if reason.sentence else []
+                warnings += [reason.sentence] if reason.sentence and len(left_out[str(reason)]) <= 3 else []  # more say no more
             continue
         found.append(one)
         measures.append(measured)
