@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)  # the others wait this long for the main process while it scores and saves
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 LOST = ("Connection", "Timed out", "Broken pipe", "NCCL", "Socket")  # in the errors that a process meets when another is gone
 
 
@@ -62,7 +63,7 @@ def process_group() -> Iterator[None]:
         stack.callback(dist.destroy_process_group)
         if not is_main():
             stack.enter_context(contextlib.redirect_stdout(None))
-            for number in (signal.SIGINT, signal.SIGTERM):  # the main process hears them, saves, and stops all
+            for number in STOP_SIGNALS:  # the main process hears them, saves, and stops all
                 stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
         try:
             yield

@@ -200,7 +200,7 @@ class Recorder(contextlib.ExitStack):
         bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
         self.bar = self.enter_context(bar)
         with contextlib.suppress(ValueError):  # only the main thread may listen
-            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
+            for number in distributed.STOP_SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` wants to go on when its terminal closes
                     self.callback(signal.signal, number, signal.signal(number, self._on_signal))
         self.stepped = time.monotonic()
