@@ -152,11 +152,12 @@ class Comparison:
 
         precision: share of fakes within the reach (k = 3) of some real slice; recall: the same with real and fake exchanged
         (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2). recall_symmetric: share of real slices with a fake within
-        their *own* reach (k = 3), which does not fall to 0 with the fakes' reach (Khayatkhoei & AbdAlmageed 2023, arXiv:2306.09618).
-        density: how many real slices, of 5, reach a fake on average; coverage: share of real slices that reach a fake, both with
-        k = 5 (Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4). nn_accuracy: share of real (fake) slices whose nearest is real
-        (fake), near 1/2 for one population (Lopez-Paz & Oquab 2017, arXiv:1610.06545; Xu et al. 2018, arXiv:1806.07755: real
-        high and fake high is a bad generator, both low a copying one). A slice without k others reaches nothing.
+        their *own* reach (k = 3), which does not fall to 0 with the fakes' reach; of it and recall the smaller one is the symmetric
+        recall of Khayatkhoei & AbdAlmageed 2023, arXiv:2306.09618. density: how many real slices, of 5, reach a fake on average;
+        coverage: share of real slices that reach a fake, both with k = 5 (Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4).
+        nn_accuracy: share of real (fake) slices whose nearest is real (fake), near 1/2 for one population (Lopez-Paz & Oquab 2017,
+        arXiv:1610.06545; Xu et al. 2018, arXiv:1806.07755: real high and fake high is a bad generator, both low a copying one).
+        A slice without k others reaches nothing.
         """
         rr, ff, rf = self.real.apart[real][:, real], self.fake.apart[fake][:, fake], self.across[real][:, fake]
         near_real, near_fake = (_kth_nearest(d, K_PRECISION) for d in (rr, ff))
