@@ -254,8 +254,7 @@ def score(evidence: Evidence) -> dict:
     both = Comparison(evidence.side(part.slices), fakes)
     numbers = both.neighbours() | Variety(fakes.images[:PICTURES]).numbers()
     numbers["dimensions_fixed_noise"] = Variety(evidence.fixed_noise(part.slices)[:PICTURES]).numbers()["dimensions"]
-    at_train = evidence.features(evidence.train.images)
-    near, usual = (nearest(side.at, at_train)[0] for side in (fakes, both.real))
+    near, usual = (nearest(side.at, evidence.at_train)[0] for side in (fakes, both.real))
     numbers["memory"] = memory(near, usual, part.people)["ratio"]
     names = *NUMBERS, "dimensions_fixed_noise", "memory"
     return leave_out(both.distances, part.people, len(fakes)) | {name: numbers[name] for name in names}

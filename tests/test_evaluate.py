@@ -157,6 +157,8 @@ def test_mirrored_copies_are_copies_where_a_run_mirrors(generator_file, monkeypa
     monkeypatch.setattr(evidence.Evidence, "fakes", lambda *_, **__: drawn)
     memory, found = copies_of(opened, 60)
     assert memory["ratio"] < 1e-3 and np.array_equal(found["row"], np.arange(len(drawn)))
+    sheet, columns = memorisation.pairs_sheet(opened, found, 4)
+    assert np.array_equal(sheet[:columns], sheet[columns : 2 * columns])  # shown as they were copied
 
 
 # --- Who is who -----------------------------------------------------------------------------------------------------------------

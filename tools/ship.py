@@ -24,6 +24,7 @@ from stylegan.predict import generate
 from stylegan.run import read_metrics
 from stylegan.scores import verdict
 from stylegan.scores.evaluate import evaluate
+from stylegan.scores.evidence import open_evidence
 from stylegan.scores.features import features
 from stylegan.scores.memorisation import nearest
 
@@ -256,10 +257,10 @@ def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SA
 
     Distances in the space of `features`; each sample gives ``{seed, distance, ratio, subject, level}`` of its nearest slice.
     """
-    train, held = slices.split("train"), slices.select(slices.splits != "train")
-    at_train = features(train.images)
+    train, held, at_train = slices.split("train"), slices.select(slices.splits != "train"), open_evidence(path, slices).at_train
     heldout = float(np.median(nearest(features(held.images), at_train)[0]))
     distances, rows = nearest(features(generate(load_generator(path)[0], seeds, noise_mode="random")), at_train)
+    rows %= len(train)  # of a mirrored one the slice itself
     found = zip(seeds, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
     names = ("seed", "distance", "ratio", "subject", "level")
     samples = [dict(zip(names, (seed, d, d / heldout, str(who), level), strict=True)) for seed, d, who, level in found]

@@ -96,12 +96,16 @@ class Evidence:
         """Real slices with their features and people."""
         return Side(slices.images, self.features(slices.images), people_of(slices), slices.labels)
 
+    @property
+    def train_images(self) -> list[np.ndarray]:
+        """The training slices as D saw them, uint8 [n, R, R]: in a run that mirrors also each of them mirrored."""
+        config, images = Config.from_dict(self.info["config"]), self.train.images
+        return [images, *([np.flip(images, mirror_axis(config, self.train) - 1)] if config.mirror else [])]
+
     @cached_property
     def at_train(self) -> np.ndarray:
-        """Features of the training slices as D saw them, [n, D] or [2n, D]: a run that mirrors has each of them mirrored as well."""
-        config, images = Config.from_dict(self.info["config"]), self.train.images
-        mirrored = [np.flip(images, mirror_axis(config, self.train) - 1)] if config.mirror else []
-        return np.concatenate([self.features(shown) for shown in (images, *mirrored)])
+        """Features of `train_images`, one kind after the other: [n, D] or [2n, D]."""
+        return np.concatenate([self.features(images) for images in self.train_images])
 
     def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Side:
         """The slices of the first n seeds, by default as many as real ones, drawn once.

@@ -217,16 +217,17 @@ def _near_pairs(small: np.ndarray, people: np.ndarray, limit: float) -> list[tup
 def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], dict]:
     """Are fakes nearer to training slices than people it never saw? (`memory` of all held-out splits, the distances).
 
-    The distances: ``{drawn, fake, row, heldout, people}``, the fakes, of each the nearest of `Evidence.at_train` and its slice's row, of
-    each held-out slice the distance and the person. Without training or held-out slices all numbers are None and there are none.
+    The distances: ``{drawn, fake, row, mirrored, heldout, people}``, the fakes, of each the nearest of `Evidence.at_train`, its slice's
+    row and whether it is the mirrored one, of each held-out slice the distance and the person. Without training or held-out slices
+    all numbers are None and there are none.
     """
     if evidence.train is None or evidence.held is None:
         return dict(UNKNOWN), {}
     train, held = evidence.at_train, evidence.side(evidence.held)
     drawn = evidence.fakes(evidence.train, min(fakes, 2 * len(evidence.train)))
-    near, row = nearest(drawn.at, train)
-    usual = nearest(held.at, train)[0]
-    found = {"drawn": drawn, "fake": near, "row": row % len(evidence.train), "heldout": usual, "people": held.people}
+    (near, row), usual = nearest(drawn.at, train), nearest(held.at, train)[0]
+    found = {"drawn": drawn, "fake": near, "heldout": usual, "people": held.people}
+    found["mirrored"], found["row"] = np.divmod(row, len(evidence.train))
     return memory(near, usual, held.people, seed=evidence.seed), found
 
 
@@ -269,11 +270,11 @@ def _attack_by_logits(evidence: Evidence, member: np.ndarray, people: np.ndarray
 
 
 def pairs_sheet(evidence: Evidence, distances: dict, count: int = 16) -> tuple[np.ndarray, int]:
-    """(slices, columns): the closest pairs, generated above training, in two double rows."""
-    pairs = closest_pairs(distances["fake"], distances["row"], count)
+    """(slices, columns): the closest pairs, generated above training (as D saw it, mirrored or not), in two double rows."""
+    train, pairs = evidence.train_images, closest_pairs(distances["fake"], distances["row"], count)
     half, rows = -(-len(pairs) // 2), []
     for part in (pairs[:half], pairs[half:]):
         blank = [np.full_like(distances["drawn"].images[0], 255)] * (half - len(part))
         rows += [*(distances["drawn"].images[fake] for fake, _, _ in part), *blank]
-        rows += [*(evidence.train.images[row] for _, row, _ in part), *blank]
+        rows += [*(train[distances["mirrored"][fake]][row] for fake, row, _ in part), *blank]
     return np.stack(rows), half
