@@ -311,14 +311,14 @@ def test_a_damaged_picture_is_read_or_left_out_whatever_its_bytes(format, tmp_pa
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".hdr"])
 def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_path):
     path, rng, read = tmp_path / f"x{ending}", np.random.default_rng(0), 0
-    save_volume(fixtures.volume("sub-0", (16, 18, 16)), path)
+    save_volume(fixtures.volume("sub-0", (16, 18, 34)), path)
     content = path.read_bytes()
     for _ in range(150):
         path.write_bytes(spoilt(content, rng, 352))
         try:
-            volume = volumes.read_volume(path)
-            assert volume.ndim == 3 and np.isfinite(volume).all() and volume.size <= volumes.MAX_VOXELS
+            scan = volumes.read_scan(path)
+            assert scan.pictures.ndim == 3 and np.isfinite(scan.pictures).all() and scan.pictures.size <= volumes.MAX_VOXELS
             read += 1
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error)
-    assert 10 < read < 140
+    assert 5 < read < 140

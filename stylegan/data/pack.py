@@ -198,8 +198,7 @@ def _read(catalogue: Catalogue, item: Item) -> list[Found]:
         return [Found(item, reason, said=said)]
     except (ValueError, OSError) as error:
         pointer = pictures.why_unreadable(path, error) == "Git LFS pointer"
-        sentence = str(error) if path.name in str(error) else f"{path}: {error}"
-        return [Found(item, LeftOut("Git LFS pointer") if pointer else LeftOut("unusable volume", sentence), said=said)]
+        return [Found(item, LeftOut("Git LFS pointer") if pointer else LeftOut("unusable volume", str(error)), said=said)]
 
 
 def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list[str]) -> tuple[list[Found], list[Measure]]:

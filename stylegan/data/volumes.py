@@ -44,28 +44,17 @@ class Scan(NamedTuple):
 def read_scan(path: str | Path, levels: tuple[int, int] | None = None, said: list[str] | None = None) -> Scan:
     """The slices of a volume: those of the planes ``levels``, both ends included, else `LEVELS` around the ventricles, counted from 0.
 
-    A file of one plane is one slice. Errors and ``said`` as for `read_volume`.
+    A file of one plane is one slice. Values that are not finite (read as 0) and thick slices give a warning, or a sentence in ``said``.
+    Raises FileNotFoundError, or ValueError with one sentence naming the file: unreadable or cut short, several frames, not
+    three-dimensional, constant, nothing finite, colour, a header that cannot be true.
     """
     with _about(path, said) as tell:
         image = nib.load(path)
         if len(image.shape) == 2 or 1 in image.shape[:3]:
             picture, marks = _single_plane(image)
             return Scan(picture[None], None, marks)
-        volume = _read(image, tell)
-    pictures = to_uint8(axial_slices(volume, levels))
+        pictures = to_uint8(axial_slices(upright(image, tell), levels))
     return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), sides(image))
-
-
-def read_volume(path: str | Path, said: list[str] | None = None) -> np.ndarray:
-    """One volume as float32 [X, Y, Z] towards right, front and top (nibabel's closest canonical), in cubic voxels.
-
-    Unequal voxels are resampled linearly to cubes of the finer in-plane spacing, so that no picture is stretched. Much thicker
-    slices, and values that are not finite (read as 0), give a warning, or a sentence in ``said``. Raises FileNotFoundError, or
-    ValueError with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
-    nothing finite, colour, a header that cannot be true.
-    """
-    with _about(path, said) as tell:
-        return _read(nib.load(path), tell)
 
 
 class Unusable(ValueError):  # noqa: N818 - as LeftOut
@@ -86,7 +75,8 @@ def _about(path: str | Path, said: list[str] | None) -> Iterator[Callable[[str],
         raise ValueError(f"{path} is no volume that can be read, damaged or cut short ({why}); fetch it again.") from None
 
 
-def _read(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
+def upright(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
+    """float32 [X, Y, Z] towards right, front and top, in cubes of the finer in-plane spacing, so that no picture is stretched."""
     if len(image.shape) < 3 or min(image.shape[:3]) < 8:
         raise Unusable(f"has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
     data = on_black(_values(image, tell))
@@ -123,17 +113,15 @@ def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None, coun
     """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top.
 
     `levels=(a, b)` takes levels a to b, both of them. By default `count` levels around the lateral ventricles: adjacent in a
-    brain of 1 mm voxels, every second one at 0.5 mm. Raises ValueError where the volume has no such levels.
+    brain of 1 mm voxels, every second one at 0.5 mm. Raises `Unusable` where the volume has no such levels.
     """
-    if volume.ndim != 3:
-        raise ValueError(f"Slices are cut from a volume of three dimensions, not from an array of shape {volume.shape}.")
     depth = volume.shape[2]
     if levels is None:
         chosen = _ventricle_levels(volume, count)
     elif 0 <= levels[0] <= levels[1] < depth:
         chosen = np.arange(levels[0], levels[1] + 1)
     else:
-        raise ValueError(f"Levels {levels[0]} to {levels[1]} are not in this volume; it has levels 0 to {depth - 1}.")
+        raise Unusable(f"has levels 0 to {depth - 1}, not {levels[0]} to {levels[1]}; ask for others.")
     return np.ascontiguousarray(volume[:, ::-1, chosen].transpose(2, 1, 0), np.float32)
 
 
@@ -202,7 +190,7 @@ def _foreground(values: np.ndarray) -> np.ndarray:
     if high <= low:
         low, high = values.min(), values.max()
     if high <= low:
-        raise ValueError("The slices are constant; there is nothing to see.")
+        raise Unusable("is constant; there is nothing to see.")
     return values > low + 0.1 * (high - low)
 
 
@@ -210,7 +198,7 @@ def _ventricle_levels(volume: np.ndarray, count: int) -> np.ndarray:
     """Indices [count] of evenly spaced levels around the lateral ventricles."""
     depth = volume.shape[2]
     if depth < count:
-        raise ValueError(f"The volume has {depth} levels, {count} are wanted; ask for fewer.")
+        raise Unusable(f"has {depth} levels, {count} are wanted; ask for fewer.")
     mask = _foreground(volume)
     rows, planes = mask.sum((0, 2)), mask.sum((0, 1))
     rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in (rows, planes))  # specks do not count
