@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 
                 stack.enter_context(process_group())
             args.run(args)
-            sys.stdout.flush()
-            return 0
+        sys.stdout.flush()
+        return 0
     except BrokenPipeError:  # who reads what is printed, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself writes at its end
         return 0
