@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from stylegan.train import TrainingState
 
 FORMAT = 1
-BEST_OF_TICKS = (
-    "checkpoints/best.safetensors"  # the best generator when the clock stopped the run, where a later one took its place
-)
+# The best generator when the clock stopped the run, where a later one took its place.
+BEST_OF_TICKS = "checkpoints/best.safetensors"
 SCALERS = ("scaler_G", "scaler_D")
 PROGRESS = {"augment_p": float, "cur_nimg": int, "step": int, "best_kid": float | None, "seconds": float}  # of a state
 INFO = {"config": dict, "classes": list, "train_subjects": list, "data": dict, "cur_nimg": int, "model_hash": str}
@@ -66,9 +65,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not isinstance(header, dict) or not isinstance(header.get("format", 0), int):
         raise ValueError(f"{path} was not written by this package: its header has no 'stylegan' entry with a format.")
     if header.get("format", 0) > FORMAT:
-        raise NewerFormatError(
-            f"{path} has format {header['format']}, newer than this package reads ({FORMAT}); update the package."
-        )
+        raise NewerFormatError(f"{path} has format {header['format']}, newer than this package reads ({FORMAT}); update it.")
     return tensors, header
 
 
@@ -83,9 +80,7 @@ def copy_into(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) ->
 def _refuse_misfit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
     wrong = sorted(set(own) ^ set(tensors)) or [k for k in own if own[k].shape != tensors[k].shape]
     if wrong:
-        raise ValueError(
-            f"{path} does not fit this architecture ({len(wrong)} tensors differ, first {wrong[0]}); use its own config."
-        )
+        raise ValueError(f"{path} does not fit this network ({len(wrong)} tensors differ, first {wrong[0]}); use its config.")
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
@@ -118,9 +113,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
     if path.is_dir():
         path = path / "generator.safetensors"
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path.parent} holds no generator.safetensors yet; train there first or name a .safetensors file."
-            )
+            raise FileNotFoundError(f"{path.parent} holds no generator.safetensors yet; train there or name a file.")
     tensors, info = load_tensors(path)
     if "config" not in info:
         raise ValueError(f"{path} holds no generator; name the run folder or its generator.safetensors.")
@@ -152,7 +145,7 @@ def load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, 
         with torch.device("meta"):
             shapes = kind(config).state_dict()
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path} does not fit this architecture ({str(error).splitlines()[0]}).") from error
+        raise ValueError(f"{path} does not fit this network ({str(error).splitlines()[0]}).") from error
     _refuse_misfit(shapes, tensors, path)
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ValueError(f"{path} holds weights that are not finite; take another one.")
@@ -269,9 +262,7 @@ def resume(state: TrainingState, run_dir: Path) -> None:
             folder = run_dir / "checkpoints"
             raise ValueError(f"No checkpoint in {folder} can be read; take a new --run-dir, or remove them to start again.")
         if (run_dir / "generator_last.safetensors").is_file():  # saved with a checkpoint, so there was one
-            raise ValueError(
-                f"{run_dir} was trained and its checkpoints are gone; take a new --run-dir, or remove it to start again."
-            )
+            raise ValueError(f"{run_dir} was trained, its checkpoints are gone; take a new --run-dir or remove this one.")
     metrics = run_dir / "metrics.jsonl"
     if not distributed.is_main():
         return

@@ -205,9 +205,7 @@ def compare(
     size = max(row.shape[1] for row in rows)
     rows = [enlarge(row, size // row.shape[1]) for row in rows]
     if rows[0].shape != rows[1].shape:
-        raise ValueError(
-            f"Compare as many slices of one size: {list(first.shape)} {names[0]}, {list(second.shape)} {names[1]}."
-        )
+        raise ValueError(f"Compare sets of one size: {list(first.shape)} {names[0]}, {list(second.shape)} {names[1]}.")
     alt, bar = f"{len(first)} slices in each row, from above: {', '.join(names)}.", None
     if difference:
         away = (rows[1].astype(int) - rows[0]).mean(axis=3)  # [n, R, R]

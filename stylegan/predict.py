@@ -251,8 +251,7 @@ def sample(
     if unknown := [name for name in extras if name not in known]:
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
-        given = f"truncation_psi is {truncation_psi}, truncation_cutoff {truncation_cutoff}"
-        raise ValueError(f"{given}; take a finite psi, and a cutoff of 0 layers or more.")
+        raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
     G, info = load_generator(path, pick_device(device))
     info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
     there = {"classes": G.c_dim, "mixing": G.num_ws > 1, "noise": has_noise(G)}

@@ -201,7 +201,7 @@ class Recorder(contextlib.ExitStack):
         self.bar = self.enter_context(bar)
         with contextlib.suppress(ValueError):  # only the main thread may listen
             for number in distributed.STOP_SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` wants to go on when its terminal closes
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` survives its terminal
                     self.callback(signal.signal, number, signal.signal(number, self._on_signal))
         self.stepped = time.monotonic()
         return self

@@ -153,7 +153,7 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     "progress that is none": (newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
     "a scaler is a word": (newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
     "of another experiment": (newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
-    "of a newer version": (newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update the package"),
+    "of a newer version": (newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update it"),
     # All checkpoints
     "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
     "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
@@ -201,7 +201,7 @@ def test_a_file_of_any_other_format_is_refused_and_never_executed(content, run):
 
 
 def test_a_file_that_is_missing_or_of_somebody_else_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train there first"):
+    with pytest.raises(FileNotFoundError, match="train there"):
         load_generator(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         load_generator(tmp_path / "none.safetensors")
@@ -218,9 +218,9 @@ def test_a_failed_write_leaves_the_old_file(run):
 
 
 @pytest.mark.parametrize(("info", "says"), [
-    ({"config": {"channel_base": 2**40, "channel_max": 2**40}}, "does not fit this architecture"),  # before memory is taken for it
-    ({"config": {"z_dim": 10**9}}, "does not fit this architecture"),
-    ({"config": {"mapping_layers": 10**9}}, "does not fit this architecture"),
+    ({"config": {"channel_base": 2**40, "channel_max": 2**40}}, "does not fit this network"),  # before memory is taken for it
+    ({"config": {"z_dim": 10**9}}, "does not fit this network"),
+    ({"config": {"mapping_layers": 10**9}}, "does not fit this network"),
     ({"config": {"img_resolution": 17}}, "take a power of two"),
     ({"config": {"unknown": 1}}, "Unknown config field unknown"),
     ({"config": 5}, "config in its header"), ({"classes": 7}, "classes in its header"), ({"model_hash": 3}, "model_hash in its header"),

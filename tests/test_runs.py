@@ -269,7 +269,7 @@ def test_a_folder_with_other_things_is_not_taken(tmp_path):
     with pytest.raises(ValueError, match="not a run folder"):
         train(config(), tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
-    with pytest.raises(FileNotFoundError, match="train there first"):
+    with pytest.raises(FileNotFoundError, match="train there"):
         runs.read_metrics(tmp_path)
 
 
@@ -322,6 +322,7 @@ def ask(monkeypatch, *numbers):
 
 def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
     assert threading.current_thread() is threading.main_thread()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     ask(monkeypatch, signal.SIGHUP, signal.SIGINT)  # a closed terminal
     with pytest.raises(KeyboardInterrupt):
         train(config(), tmp_path / "once")

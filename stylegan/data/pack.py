@@ -56,12 +56,10 @@ def pack_folder(
     The index holds per slice: files, subjects, scans, levels, labels, folders; and for the set: key, layout, title, sides, size,
     hidden, left_out, warnings. Raises FileNotFoundError or ValueError where there is nothing to pack.
     """
-    listing = list_files(root)
-    told = repr((FORMAT, str(root.resolve()), resolution, levels, contrast, *listing))
-    mark = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
-    return _packed_once(
-        cache / f"{mark}.json", resolution, lambda: _pack(recognise(root, listing, levels, contrast), resolution)
-    )
+    listed = list_files(root)
+    told = repr((FORMAT, str(root.resolve()), resolution, levels, contrast, *listed))
+    path = cache / f"{hashlib.sha256(told.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
+    return _packed_once(path, resolution, lambda: _pack(recognise(root, listed, levels, contrast), resolution))
 
 
 def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
@@ -271,9 +269,7 @@ def unpack_once(archive: Path, cache: Path) -> Path:
                 raise ValueError(f"{archive.name} is locked with a password; unpack it and give the folder.")
             size = sum(info.file_size for info in members)
             if size > MAX_BYTES or len(members) > MAX_FILES:
-                raise ValueError(
-                    f"{archive.name} would unpack to {len(members)} files of {size / 2**30:.0f} GB; that is refused."
-                )
+                raise ValueError(f"{archive.name} holds {len(members)} files of {size / 2**30:.0f} GB; that is refused.")
             everything = Path(scratch) / "all"
             everything.mkdir()
             for info, target in [(info, everything / _inside(archive, info)) for info in members]:
@@ -296,7 +292,5 @@ def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
     kind = stat.S_IFMT(info.external_attr >> 16)
     safe = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
     if not safe or kind not in (0, stat.S_IFREG):
-        raise ValueError(
-            f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link); nothing was kept."
-        )
+        raise ValueError(f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link): refused.")
     return path

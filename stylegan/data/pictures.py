@@ -45,9 +45,7 @@ def read_picture(path: Path) -> np.ndarray:
             if max(image.size) > LARGEST_SIDE:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
-                raise LeftOut(
-                    "several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as its own file."
-                )
+                raise LeftOut("several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as a file.")
             deep = _sixteen_bits(image, path)
             if deep is not None:
                 return deep

@@ -283,10 +283,8 @@ def _on_classes(found: Mapping) -> str:
 
 def _on_reading(name: str, found: Mapping) -> str:
     held, far, floor, real, fake = (found[part] for part in ("held_out", "distance", "floor", "real", "fake"))
-    text = (
-        f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on held-out people, "
-    )
-    text += f"guessing the mean costs {held['guess_the_mean']:.3g} (r = {held['r']['value']:.2f})"
+    text = f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on held-out people"
+    text += f", guessing the mean costs {held['guess_the_mean']:.3g} (r = {held['r']['value']:.2f})"
     if held["r"]["low"] < 0.2:
         return f"{text}: too little to say anything of fakes."
     near = far["value"] <= floor["high"]
@@ -333,9 +331,7 @@ def growth_strip(strip: readers.Strip, unit: str, model: str) -> plots.Figure:
     """Seeds in rows, steps along the direction in columns, the reading written in each picture."""
     pictures, found = strip
     alt = f"Seeds in rows, steps along a direction in columns; readings {found[:, 0].mean():.1f} to {found[:, -1].mean():.1f} {unit}."
-    note = (
-        f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · steps of one standard deviation of w · model {model}"
-    )
+    note = f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · step: 1 standard deviation of w · model {model}"
     titles = {
         "column_titles": [f"{step:+g}" if step else "0" for step in readers.STEPS],
         "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))],
