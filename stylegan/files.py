@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import importlib.metadata
 import json
 import os
@@ -18,6 +17,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from stylegan import __version__
 
@@ -43,11 +43,9 @@ def printable(text: str) -> str:
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The folder for caches, created and writable.
-
-    ``cache_dir``, else the environment's ``STYLEGAN_DATA``, else ``data`` of the checkout around the working directory, each with
-    ``cache/`` below it; outside a checkout the user's folder for caches. Where that cannot be written, a folder of the system's
-    temporary directory takes its place: slower at the next start, never wrong.
+    """The folder for caches, created and writable: ``cache`` in ``cache_dir``, else in the environment's ``STYLEGAN_DATA``, else in
+    ``data`` of the checkout around the working directory; outside a checkout the user's folder for caches, and where that cannot be
+    written one in the system's temporary directory.
     """
     base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
     homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
@@ -67,7 +65,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes were writing here a day ago and more, and the features that nobody has used for longest."""
+    """Remove what killed processes were writing here a day ago and more, and the features unused for longest."""
     with contextlib.suppress(OSError):
         for path in (*folder.glob(".*.tmp"), *folder.glob(".unpack-*")):
             if time.time() - path.stat().st_mtime > STALE:
@@ -147,7 +145,7 @@ def read_json(path: Path) -> dict | None:
 
 
 class Holder:
-    """The one writer of a folder. ``sign_of_life`` is to be called now and then while it writes."""
+    """The one writer of a folder, which calls ``sign_of_life`` now and then."""
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, folder / ".writer.json"
@@ -172,15 +170,17 @@ class Holder:
 def hold_run_dir(folder: Path) -> Iterator[Holder]:
     """Be the one writer of a folder. ValueError names the other one while it lives; OSError where the folder cannot be written.
 
-    A kernel lock is free as soon as its process dies, however it dies. The kernel knows only its own machine, and some file systems,
-    such as a mounted Drive, have no locks: so the writer keeps a record too, and renews it. One of another machine counts for ten
-    minutes.
+    A kernel lock is free as soon as its process dies. But the kernel knows only its own machine, and some file systems, such as a
+    mounted Drive, have no locks: so the writer keeps a record too, and renews it. One of another machine counts for ten minutes.
     """
-    lock, holder = _kernel_lock(folder), Holder(folder)
-    try:
+    holder, path = Holder(folder), folder / ".lock"
+    if path.is_symlink():  # ours never is one
+        path.unlink()
+    with open(path, "a+") as file:
+        locked = _lock(file, holder.record)
         with contextlib.suppress(FileNotFoundError):
             silent, found = time.time() - holder.record.stat().st_mtime, read_json(holder.record) or {}
-            if silent < SILENT and (lock is None or found.get("host", platform.node()) != platform.node()):
+            if silent < SILENT and (not locked or found.get("host", platform.node()) != platform.node()):
                 raise ValueError(
                     f"{_who(found)} was training in {folder} {max(silent, 0):.0f} s ago; stop it or take another --run-dir. If it "
                     f"is gone, wait {SILENT / 60:.0f} minutes or remove {holder.record}."
@@ -191,45 +191,35 @@ def hold_run_dir(folder: Path) -> Iterator[Holder]:
         finally:
             if (read_json(holder.record) or {}).get("token") == holder.token:
                 holder.record.unlink(missing_ok=True)
-    finally:
-        if lock is not None:
-            os.close(lock)
+
+
+def _lock(file: IO, record: Path) -> bool:
+    """Let the kernel lock an open file for this process. False where this file system has no locks."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fcntl is not None
+    except BlockingIOError as error:
+        who, folder = _who(read_json(record) or {}), record.parent
+        raise ValueError(f"{who} is training in {folder}; wait for it, stop it, or take another --run-dir.") from error
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
 
 
 def _who(record: dict) -> str:
     return f"Process {record.get('pid', '?')} on {printable(str(record.get('host', 'another machine')))}"
 
 
-def _kernel_lock(folder: Path) -> int | None:
-    """An open file that the kernel keeps locked for this process; None where this file system has no locks."""
-    path = folder / ".lock"
-    if path.is_symlink():  # ours never is one
-        path.unlink()
-    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-    except BlockingIOError as error:
-        os.close(file)
-        who = _who(read_json(folder / ".writer.json") or {})
-        raise ValueError(
-            f"Another process is training in {folder} ({who}); wait for it, stop it, or take another --run-dir."
-        ) from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            os.close(file)
-            raise
-    os.close(file)
-    return None
+def prepare_machine() -> None:
+    """Settings that make training faster and, on CPUs, change no result: before the first step.
 
+    glibc keeps what a step frees for the next one, where new pages would cost a step on a CPU up to a fifth of its time.
+    """
+    import torch  # not needed to read and write files, and slow to import
 
-# --- The machine -----------------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep what a training step frees for the next one: new pages cost a step on a CPU up to a fifth of its time."""
+    torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
     trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library: nothing to set
         glibc = ctypes.CDLL(None)
@@ -237,22 +227,14 @@ def keep_freed_memory() -> None:
         glibc.mallopt(mmap_threshold, largest)
 
 
-def prepare_machine() -> None:
-    """Settings that make training faster and, on CPUs, change no result: once per process, before the first step."""
-    import torch  # not needed to read and write files, and slow to import
-
-    torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places
-    keep_freed_memory()
-
-
 def environment() -> str:
     """Versions, machine and command, one per line."""
-    import torch  # not needed to read and write files, and slow to import
+    import torch
 
-    versions = {"stylegan": __version__, "python": platform.python_version()}
+    lines = [f"stylegan {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:  # training needs neither maps nor notebooks
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+            lines.append(f"{name} {importlib.metadata.version(name)}")
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use{card}"
-    return "\n".join([*map(" ".join, versions.items()), machine, f"command: {' '.join(sys.argv)}", ""])
+    return "\n".join([*lines, machine, f"command: {' '.join(sys.argv)}", ""])

@@ -11,14 +11,10 @@ import pytest
 
 from stylegan import files
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from stylegan import files
-with files.hold_run_dir(Path(sys.argv[1])):
+HOLD = """import pathlib, sys, time, stylegan.files
+with stylegan.files.hold_run_dir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
-"""
+    time.sleep(60)"""
 
 
 @pytest.fixture(params=[True, False], ids=["locks", "no locks"])
@@ -30,7 +26,6 @@ def locks(request, monkeypatch):
 
     if not request.param:
         monkeypatch.setattr(files.fcntl, "flock", refuse)
-    return request.param
 
 
 def left_behind(folder, host, silent):
@@ -39,12 +34,19 @@ def left_behind(folder, host, silent):
     os.utime(folder / ".writer.json", (time.time() - silent,) * 2)
 
 
-def test_a_folder_has_one_writer_and_is_free_after_it(locks, tmp_path):
+def refused(folder, says):
+    with pytest.raises(ValueError, match=says), files.hold_run_dir(folder):
+        pass
+
+
+def test_a_folder_has_one_writer_and_another_machine_counts_for_ten_minutes(locks, tmp_path):
     with files.hold_run_dir(tmp_path):
-        with pytest.raises(ValueError, match="training in"), files.hold_run_dir(tmp_path):
-            pass
+        refused(tmp_path, "training in")
         assert (tmp_path / ".writer.json").exists()  # who was refused took nothing away
     assert not (tmp_path / ".writer.json").exists()
+    left_behind(tmp_path, "elsewhere", 60)
+    refused(tmp_path, r"Process 1 on elsewhere was training in .* 60 s ago")
+    left_behind(tmp_path, "elsewhere", 660)
     with files.hold_run_dir(tmp_path):
         pass
 
@@ -52,18 +54,8 @@ def test_a_folder_has_one_writer_and_is_free_after_it(locks, tmp_path):
 def test_a_killed_process_holds_nothing(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"Process {other.pid} on .*take another --run-dir"), files.hold_run_dir(tmp_path):
-            pass
+        refused(tmp_path, rf"Process {other.pid} on .*take another --run-dir")
         other.kill()
-    with files.hold_run_dir(tmp_path):
-        pass
-
-
-def test_another_machine_counts_for_ten_minutes(locks, tmp_path):
-    left_behind(tmp_path, "elsewhere", 60)
-    with pytest.raises(ValueError, match=r"Process 1 on elsewhere was training in .* 60 s ago"), files.hold_run_dir(tmp_path):
-        pass
-    left_behind(tmp_path, "elsewhere", 660)
     with files.hold_run_dir(tmp_path):
         pass
 
