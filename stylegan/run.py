@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +55,12 @@ def train_run(
 ) -> dict:
     """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
 
-    ``data``: a folder or .zip, or None for the simulated slices; ``subjects_csv``, ``levels`` and ``contrast`` as in `load_slices`.
-    Only the training subjects are trained on. ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary
-    for the lines of metrics.jsonl; with ``full`` it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best.
-    Without a scorer the last one is kept.
+    ``data``, ``subjects_csv``, ``levels``, ``contrast``: as in `load_slices`. Only the training subjects are trained on.
+    ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary for the lines of metrics.jsonl; with ``full``
+    it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best. Without a scorer the last one is kept.
 
     Raises ValueError when another process writes to the folder or it was made with another config or other slices,
-    FloatingPointError when a loss is no longer finite (the last good checkpoint stays), and KeyboardInterrupt, after saving, when
-    it was asked to stop.
+    FloatingPointError when a loss is no longer finite, and KeyboardInterrupt, after saving, when it was asked to stop.
     """
     run_dir, levels = Path(run_dir), f"{levels[0]}-{levels[1]}" if isinstance(levels, tuple | list) else levels
     chosen = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
@@ -94,7 +92,7 @@ def train_run(
 
 
 def agree(state: TrainingState, recorder: Recorder | None) -> bool:
-    """After each step, in every process: record what is due. True where the run stops here."""
+    """After each step, in every process: record what is due, and return whether the run stops here."""
     length = state.config.tick_kimg * 1000
     tick = _is_over(state) or int(state.cur_nimg / length) > int((state.cur_nimg - state.last_batch) / length)
     if tick:
@@ -138,48 +136,42 @@ def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         foreign = any(not path.name.startswith(".") for path in run_dir.iterdir())
-        if foreign and read_settings(run_dir) is None:  # said before anything is written: it may hold the slices
+        if foreign and read_settings(run_dir) is None:  # nothing is written: it may hold the slices
             raise ValueError(f"{run_dir} is not a run folder (no config.json to go by); choose an empty or new --run-dir.")
         with hold_run_dir(run_dir) as holder:
-            for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
-                for path in folder.glob(".*.tmp"):  # what a killed writer was about to write
+            for name in (".", "checkpoints", "samples", "snapshots"):
+                for path in (run_dir / name).glob(".*.tmp"):  # what a killed writer was about to write
                     path.unlink(missing_ok=True)
             yield holder.sign_of_life
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(
-            f"Cannot write to the run folder {run_dir} ({error.strerror or error}); make room, or choose another --run-dir."
-        ) from error
+        raise ValueError(f"Cannot write to {run_dir}: {error}; make room, or choose another --run-dir.") from error
 
 
 def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
-    """Write config.json and environment.txt, or check that the folder was made by the same experiment.
-
-    ``source``: the arguments of `train_run` that led to the slices, so that others find the same slices again.
-    """
+    """Write config.json and environment.txt, unless another experiment made the folder. ``source``: how to find the slices again."""
     found = {name: os.path.abspath(source[name]) for name in ("path", "subjects_csv") if source.get(name) is not None}
     about = {"path": None, **source, **found, "title": data.title, "layout": data.layout, "key": data.key}
-    for name, right in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), ("metrics.jsonl", Path.is_file)):
-        if (run_dir / name).exists() and not right(run_dir / name):  # say now what would stop the run at its first tick
-            raise ValueError(f"{run_dir / name} is not what a run folder has there; remove it or take a new --run-dir.")
     known = read_settings(run_dir)
     changed = differences(known["config"], config) if known else []
     if known and known["data"].get("key") != about["key"]:
         changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
     if changed:
-        old = ", ".join(changed)
-        raise ValueError(f"{run_dir} was made with another config: {old}; take a new --run-dir or the old settings.")
-    write_json(run_dir / "config.json", {"config": asdict(config), "data": about, "classes": list(data.classes)})
+        what = ", ".join(changed)
+        raise ValueError(f"{run_dir} was made with another config: {what}; take a new --run-dir or the old settings.")
+    write_json(run_dir / "config.json", {"config": config.to_dict(), "data": about, "classes": list(data.classes)})
     with replacing(run_dir / "environment.txt") as temporary:
         temporary.write_text(environment())
+    for name in ("checkpoints", "samples"):  # an OSError where a file of that name is in the way
+        (run_dir / name).mkdir(exist_ok=True)
 
 
 # --- What is recorded -------------------------------------------------------------------------------------------------------------
 
 
 class Recorder(contextlib.ExitStack):
-    """What the main process does while it trains: ticks, samples, scores, checkpoints, the progress bar, and the wish to stop."""
+    """What the main process does while it trains: ticks, samples, scores, checkpoints, the progress bar, and stopping when asked."""
 
     def __init__(self, state: TrainingState, data: SliceDataset, run_dir: Path, scorer: Scorer | None, sign_of_life: Callable):
         super().__init__()
@@ -187,33 +179,26 @@ class Recorder(contextlib.ExitStack):
         self.val_slices = data.split("val") if (data.splits == "val").any() else None
         scored = scorer and self.val_slices and state.config.img_channels == 1  # feature spaces take grey slices
         self.score = scorer(self.val_slices, state.config, state.device) if scored else None
-        self.started = self.saved = self.stepped = time.monotonic()
         self.stop_signal, self.asked = None, 0.0  # which signal, and when
-        (run_dir / "samples").mkdir(exist_ok=True)
         if self.val_slices is None:
             print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
-
-    def __enter__(self) -> Recorder:
-        if self.state.cur_nimg == 0:
+        self.started = self.saved = time.monotonic()
+        if state.cur_nimg == 0:
             self._draw()
-        total, shown = int(self.state.config.total_kimg * 1000), sys.stderr.isatty()
-        bar = tqdm(total=total, initial=self.state.cur_nimg, unit="img", unit_scale=True, disable=not shown, dynamic_ncols=True)
-        self.bar = self.enter_context(bar)
+        total, silent = int(state.config.total_kimg * 1000), not sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=state.cur_nimg, unit="img", unit_scale=True, disable=silent, dynamic_ncols=True)
+        self.callback(self.bar.close)
         with contextlib.suppress(ValueError):  # only the main thread may listen
             for number in distributed.STOP_SIGNALS:
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` survives its terminal
                     self.callback(signal.signal, number, signal.signal(number, self._on_signal))
         self.stepped = time.monotonic()
-        return self
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        """Stop after this step. Who asks again after a while cannot wait, and loses what was trained since the last checkpoint.
-
-        At once it means nothing: one Ctrl-C reaches a process from the terminal and again from the program that started it.
-        """
+        """Stop after this step, or at once, without saving, when asked again after a while."""
         if self.stop_signal is None:
             self.stop_signal, self.asked = number, time.monotonic()
-        elif time.monotonic() - self.asked > PATIENCE:
+        elif time.monotonic() - self.asked > PATIENCE:  # sooner it is the same Ctrl-C, which a parent process passes on
             raise KeyboardInterrupt
 
     def after_step(self, tick: bool) -> None:
@@ -233,32 +218,30 @@ class Recorder(contextlib.ExitStack):
         return now - self.saved > config.checkpoint_minutes * 60, self.stop_signal is not None or out_of_time
 
     def save(self, stopped: bool) -> None:
-        """A checkpoint, and a line for a run that stops between two ticks."""
-        self._finite_means()
-        save_state(self.state, self.run_dir)
-        self._save_generator("generator_last")
-        if self.state.best_kid is None:
-            self._save_generator("generator")
-        if stopped:
-            self._stop()
-        self.saved = self.stepped = time.monotonic()
+        """A checkpoint; and for a run that stops between two ticks a line, with its scores if the clock ended it.
 
-    def _stop(self) -> None:
-        """Write a line, and if the clock ended the run score it, so that its last minutes count. `resume` takes both back."""
-        state, before, found = self.state, self.state.best_kid, {}
-        if self.stop_signal is None:  # who asks to stop does not want to wait
+        `resume` takes that line and its best generator back.
+        """
+        state, best_kid, found = self.state, self.state.best_kid, {}
+        self._finite_means()
+        save_state(state, self.run_dir)
+        self._save_generator("generator_last")
+        if best_kid is None:
+            self._save_generator("generator")
+        if stopped and self.stop_signal is None:  # after a signal there is no time to score
             with replacing(self.run_dir / BEST_OF_TICKS) as temporary:
                 shutil.copyfile(self.run_dir / "generator.safetensors", temporary)
             found = self._scores(bool(state.config.kid_ticks))
-        self._write_line(found, stopped=True)
-        state.best_kid = before
+        if stopped:
+            self._write_line(found, stopped=True)
+        state.best_kid = best_kid
+        self.saved = self.stepped = time.monotonic()
 
     def _tick(self) -> None:
         state, config = self.state, self.state.config
         self._finite_means()
         number = int(state.cur_nimg / (config.tick_kimg * 1000))
-        due = bool(config.kid_ticks) and (_is_over(state) or number % config.kid_ticks == 0)
-        found = self._scores(due)
+        found = self._scores(bool(config.kid_ticks) and (_is_over(state) or number % config.kid_ticks == 0))
         if config.snapshot_ticks and number % config.snapshot_ticks == 0:
             (self.run_dir / "snapshots").mkdir(exist_ok=True)
             self._save_generator(f"snapshots/{state.cur_nimg:09d}")
@@ -267,7 +250,7 @@ class Recorder(contextlib.ExitStack):
         state.log.clear()
 
     def _scores(self, full: bool) -> dict[str, object]:
-        """What the scorer says; a generator with the lowest KID so far is kept as the best."""
+        """What the scorer says; the generator with the lowest KID so far is kept as the best."""
         state, found = self.state, self.score(self.state.G_ema, full) if self.score else {}
         if "kid" in found and (state.best_kid is None or found["kid"] < state.best_kid):
             state.best_kid = found["kid"]

@@ -42,9 +42,9 @@ def tiny(preset, **fields):
     return make_config(preset, **{**small, **growth, **fields})
 
 
-def scorer(values=None):
-    """Scores in place of real ones: the mean of a weight, or the given values in turn."""
-    given = iter(values or [])
+def scorer(values=()):
+    """Scores in place of real ones: the given values in turn, then the mean of a weight."""
+    given = iter(values)
 
     def make(val_slices, config, device):
         assert set(val_slices.splits) == {"val"}
@@ -59,27 +59,29 @@ def scorer(values=None):
     return make
 
 
-def train(config, folder, **kwargs):
-    return runs.train_run(config, None, folder, **kwargs)
+def train(config, folder, kids=None):
+    return runs.train_run(config, None, folder, scorer=None if kids is None else scorer(kids))
 
 
-def stop_at(monkeypatch, cur_nimg):
-    """Let a run end there as if it were out of time."""
+def train_until(monkeypatch, cur_nimg, *args):
+    """Train until there, as if the run were out of time."""
     wishes = runs.Recorder.wishes
-    monkeypatch.setattr(runs.Recorder, "wishes", lambda self: (wishes(self)[0], self.state.cur_nimg >= cur_nimg))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Recorder, "wishes", lambda self: (wishes(self)[0], self.state.cur_nimg >= cur_nimg))
+        return train(*args)
 
 
-def end_of(folder):
-    tensors, header = load_tensors(checkpoints(folder)[-1])
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("sums.")}
-    return kept, {name: header[name] for name in ("augment_p", "cur_nimg", "step")}
+def check_same_end(place):
+    """The last checkpoints of the runs whole and broken are equal, but for the seconds and what was counted since the last tick."""
+    whole, broken = (load_tensors(checkpoints(place / name)[-1]) for name in ("whole", "broken"))
+    assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
+    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
+    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
 
 
-def without_times(line):
-    return {k: v for k, v in line.items() if k not in ("seconds", "sec_per_kimg", "peak_memory_mb")}
-
-
-# --- Exact resume ---------------------------------------------------------------------------------------------------------------
+def lines_of(folder):
+    times = ("seconds", "sec_per_kimg", "peak_memory_mb")
+    return [{k: v for k, v in line.items() if k not in times} for line in runs.read_metrics(folder)]
 
 
 FAST = ("smoke", "oasis64", "seed003-progressive", "dcgan")  # one of each architecture and the house's own; the others are long
@@ -87,83 +89,67 @@ FAST = ("smoke", "oasis64", "seed003-progressive", "dcgan")  # one of each archi
 
 @pytest.mark.parametrize("preset", [name if name in FAST else pytest.param(name, marks=pytest.mark.long) for name in PRESETS])
 def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_end(preset, tmp_path, monkeypatch):
-    train(tiny(preset), tmp_path / "whole", scorer=scorer())
+    train(tiny(preset), tmp_path / "whole", [])
     other = {"tick_kimg": 0.012, "kid_ticks": 1, "snapshot_ticks": 2, "max_minutes": 9.0, "keep_checkpoints": 3, "checkpoint_minutes": 0.0}  # fmt: skip
-    with monkeypatch.context() as patch:
-        stop_at(patch, 12)
-        train(tiny(preset, **other), tmp_path / "broken")
-    train(tiny(preset, **other), tmp_path / "broken", scorer=scorer())
-    whole, broken = end_of(tmp_path / "whole"), end_of(tmp_path / "broken")
-    assert whole[1] == broken[1] and whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
-    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k])] == []
+    train_until(monkeypatch, 12, tiny(preset, **other), tmp_path / "broken")
+    train(tiny(preset, **other), tmp_path / "broken", [])
+    check_same_end(tmp_path)
 
 
 @pytest.mark.parametrize(("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})])
 def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
     train(config(**fields), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, stop)
-        last = train(config(**fields), tmp_path / "broken")
+    last = train_until(monkeypatch, stop, config(**fields), tmp_path / "broken")
     assert last["cur_nimg"] == stop and last.get("stopped", False) == (stop == 40)  # a line between two ticks is taken back
     assert "run this command or cell again" in capsys.readouterr().out
     train(config(**fields), tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
-    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))
-    assert all(torch.equal(whole[0][k], broken[0][k]) for k in whole[0])
-    assert {k: v for k, v in whole[1].items() if k != "seconds"} == {k: v for k, v in broken[1].items() if k != "seconds"}
-    lines = [[without_times(line) for line in runs.read_metrics(tmp_path / name)] for name in ("whole", "broken")]
-    assert lines[0] == lines[1] and [line["cur_nimg"] for line in lines[0]] == [16, 32, 48, 64]
+    check_same_end(tmp_path)
+    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1])[1] for name in ("whole", "broken"))
+    assert {**whole, "seconds": 0} == {**broken, "seconds": 0}  # the state of the scalers among it
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "broken")
+    assert [line["cur_nimg"] for line in lines_of(tmp_path / "whole")] == [16, 32, 48, 64]
 
 
 def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that_back(tmp_path, monkeypatch):
     """Its last minutes count; but the best of a whole run is the best of its ticks, however often it was stopped."""
-    train(config(kid_ticks=1), tmp_path / "whole", scorer=scorer([9.0, 8.0, 7.0, 6.0]))
-    with monkeypatch.context() as patch:
-        stop_at(patch, 40)
-        last = train(config(kid_ticks=1), tmp_path / "broken", scorer=scorer([9.0, 8.0, 5.0]))
+    train(config(kid_ticks=1), tmp_path / "whole", [9.0, 8.0, 7.0, 6.0])
+    last = train_until(monkeypatch, 40, config(kid_ticks=1), tmp_path / "broken", [9.0, 8.0, 5.0])
     assert (last["kid_val"], last["best_kid"], last["stopped"]) == (5.0, 5.0, True)
     assert load_generator(tmp_path / "broken")[1]["cur_nimg"] == 40
-    train(config(kid_ticks=1), tmp_path / "broken", scorer=scorer([7.0, 6.0]))
+    train(config(kid_ticks=1), tmp_path / "broken", [7.0, 6.0])
     assert load_generator(tmp_path / "broken")[1] == load_generator(tmp_path / "whole")[1]
     assert runs.read_metrics(tmp_path / "broken")[-1]["best_kid"] == 6.0
 
 
-def test_who_asks_to_stop_need_not_wait_for_a_score(tmp_path, monkeypatch):
-    after_step = runs.Recorder.after_step
-
-    def told(self, tick):
-        after_step(self, tick)
-        self.stop_signal = signal.SIGTERM if self.state.cur_nimg == 40 else None
-
-    monkeypatch.setattr(runs.Recorder, "after_step", told)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(kid_ticks=2), tmp_path, scorer=scorer([9.0]))
-    assert runs.read_metrics(tmp_path)[-1]["kid_val"] is None and load_generator(tmp_path)[1]["cur_nimg"] == 32
-
-
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
+    """Also one of an older version: a field it did not know has its default; one that is gone is ignored where it had its own."""
     last = train(config(), tmp_path)
     assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
-    longer = train(config(total_kimg=0.08), tmp_path)
-    assert longer["cur_nimg"] == 80 and [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64, 80]
-
-
-def test_a_run_of_an_older_version_goes_on(tmp_path):
-    """A field it did not know has its default; one that is gone is ignored where it had its own, and named where it had not."""
-    train(config(), tmp_path)
     known = json.loads((tmp_path / "config.json").read_text())
     del known["config"]["one_fake_batch"]
-    for pieces in (2, 1):
+    for pieces, fields, says in (
+        (2, {}, "accumulate .2 there, unknown here"),
+        (1, {"one_fake_batch": True}, "one_fake_batch .False there"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps({**known, "config": {**known["config"], "accumulate": pieces}}))
-        if pieces == 2:
-            with pytest.raises(ValueError, match=r"accumulate \(2 there, unknown here\)"):
-                train(config(total_kimg=0.08), tmp_path)
-    with pytest.raises(ValueError, match=r"one_fake_batch \(False there, True asked\)"):
-        train(config(one_fake_batch=True), tmp_path)
+        with pytest.raises(ValueError, match=says):
+            train(config(**fields), tmp_path)
     assert train(config(total_kimg=0.08), tmp_path)["cur_nimg"] == 80
+    assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64, 80]
 
 
-# --- The folder -----------------------------------------------------------------------------------------------------------------
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_was_room(tmp_path, monkeypatch):
+    def full(path, mode):
+        raise OSError(28, "No space left on device")
+
+    train(config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "open", full, raising=False)
+        with pytest.raises(ValueError, match=r"Cannot write \S+safetensors: No space left on device"):
+            train(config(), tmp_path / "broken")
+    train(config(), tmp_path / "broken")
+    check_same_end(tmp_path)
 
 
 def test_run_folder_holds_what_it_promises(tmp_path, slices):
@@ -193,82 +179,56 @@ def test_of_many_sample_grids_every_other_one_goes_but_the_first_and_the_last(tm
 
 
 def test_how_the_slices_were_chosen_is_recorded_so_that_they_are_found_again(tmp_path, monkeypatch, slices):
-    asked = {}
-    monkeypatch.setattr(runs, "load_slices", lambda data, resolution, **kwargs: asked.update(kwargs) or slices)
+    asked = []
+    monkeypatch.setattr(runs, "load_slices", lambda data, resolution, **kwargs: asked.append(kwargs) or slices)
     monkeypatch.chdir(tmp_path)
     runs.train_run(config(total_kimg=0.016), "folder", "run", subjects_csv="people.csv", levels=(0, 31), contrast="t1")
-    assert asked == {"subjects_csv": "people.csv", "levels": "0-31", "contrast": "t1"}
+    runs.train_run(config(total_kimg=0.016), None, "plain")
+    assert asked == [{"subjects_csv": "people.csv", "levels": "0-31", "contrast": "t1"}, {}]
     found = runs.read_settings("run")["data"]
     assert found["path"] == str(tmp_path / "folder") and found["subjects_csv"] == str(tmp_path / "people.csv")
-    assert (found["levels"], found["contrast"]) == ("0-31", "t1")
-    asked.clear()
-    runs.train_run(config(total_kimg=0.016), None, "plain")
-    assert asked == {} and runs.read_settings("plain")["data"]["path"] is None
+    assert (found["levels"], found["contrast"]) == ("0-31", "t1") and runs.read_settings("plain")["data"]["path"] is None
 
 
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_was_room(tmp_path, monkeypatch):
-    def full(path, mode):
-        raise OSError(28, "No space left on device")
-
-    train(config(), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "open", full, raising=False)
-        with pytest.raises(ValueError, match=r"Cannot write \S+safetensors: No space left on device; free some space"):
-            train(config(), tmp_path / "broken")
-    train(config(), tmp_path / "broken")
-    whole, broken = end_of(tmp_path / "whole"), end_of(tmp_path / "broken")
-    assert whole[1] == broken[1] and all(torch.equal(whole[0][k], broken[0][k]) for k in whole[0])
-
-
-def test_best_generator_is_the_one_with_the_lowest_validation_kid_and_variety_is_recorded_at_every_tick(tmp_path):
-    last = train(config(kid_ticks=1), tmp_path, scorer=scorer([3.0, 1.0, 2.0, 4.0]))
+def test_best_generator_is_the_one_with_the_lowest_validation_kid_and_never_ahead_of_the_checkpoints(tmp_path, monkeypatch):
+    last = train(config(kid_ticks=1, keep_checkpoints=4), tmp_path, [3.0, 1.0, 2.0, 4.0])
     assert (last["kid_val"], last["best_kid"], last["precision_val"], last["coverage_val"]) == (4.0, 1.0, 0.5, 0.1)
     assert load_generator(tmp_path)[1]["cur_nimg"] == 32
     assert load_generator(tmp_path / "generator_last.safetensors")[1]["cur_nimg"] == 64
-    train(config(kid_ticks=3), tmp_path / "some", scorer=scorer())
-    lines = runs.read_metrics(tmp_path / "some")
-    assert [line["kid_val"] is None for line in lines] == [True, True, False, False]  # and at the end
-    assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
-
-
-def test_scores_and_snapshots_fall_on_every_so_manyth_tick_whatever_the_batch(tmp_path):
-    cfg = config(batch_size=12, tick_kimg=0.02, total_kimg=0.12, kid_ticks=2, snapshot_ticks=3)  # ticks are no whole batches
-    train(cfg, tmp_path, scorer=scorer())
-    scored = [line["cur_nimg"] for line in runs.read_metrics(tmp_path) if line["kid_val"] is not None]
-    assert scored == [48, 84, 120] and [path.stem for path in sorted(tmp_path.glob("snapshots/*"))] == [
-        "000000060",
-        "000000120",
-    ]
-
-
-def test_the_best_generator_is_never_ahead_of_the_checkpoints_and_none_is_trained_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.Recorder, "_draw", lambda self: None)
-    train(config(kid_ticks=1, total_kimg=0.032), tmp_path, scorer=scorer([3.0, 1.0]))
-    assert [load_tensors(path)[1]["best_kid"] for path in checkpoints(tmp_path)] == [3.0, 1.0]
+    assert [load_tensors(path)[1]["best_kid"] for path in checkpoints(tmp_path)] == [3.0, 1.0, 1.0]  # at 16, 32 and the end
     for path in checkpoints(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="checkpoints are gone"):
         train(config(kid_ticks=1), tmp_path)
 
 
+def test_scores_and_snapshots_fall_on_every_so_manyth_tick_and_the_end_and_variety_on_all(tmp_path):
+    cfg = config(batch_size=12, tick_kimg=0.02, total_kimg=0.12, kid_ticks=4, snapshot_ticks=3)  # ticks are no whole batches
+    train(cfg, tmp_path, [])
+    lines = runs.read_metrics(tmp_path)
+    assert [line["cur_nimg"] for line in lines if line["kid_val"] is not None] == [84, 120]
+    assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
+    assert [path.stem for path in sorted(tmp_path.glob("snapshots/*"))] == ["000000060", "000000120"]
+
+
 def test_a_colour_run_is_trained_without_scores(tmp_path):
-    assert train(config(img_channels=3), tmp_path, scorer=scorer())["kid_val"] is None
+    assert train(config(img_channels=3), tmp_path, [])["kid_val"] is None
 
 
-def test_another_config_or_other_slices_are_refused_with_the_difference(tmp_path, slices, monkeypatch):
-    train(config(), tmp_path)
+def test_another_config_other_slices_a_second_writer_and_other_folders_are_refused(tmp_path, slices, monkeypatch):
+    train(config(total_kimg=0.016), tmp_path / "run")
     with pytest.raises(ValueError, match=r"r1_gamma \(0\.01 there, 5\.0 asked\)"):
-        train(config(r1_gamma=5.0), tmp_path)
+        train(config(r1_gamma=5.0), tmp_path / "run")
+    with files.hold_run_dir(tmp_path / "run"), pytest.raises(ValueError, match="training in"):
+        train(config(), tmp_path / "run")
     monkeypatch.setattr(runs, "load_slices", lambda *args, **kwargs: replace(slices, key="other", title="others"))
     with pytest.raises(ValueError, match="others asked"):
-        train(config(), tmp_path)
-
-
-def test_a_folder_with_other_things_is_not_taken(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+        train(config(), tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not a run folder"):
-        train(config(), tmp_path)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+        train(config(), tmp_path / "mine")
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
     with pytest.raises(FileNotFoundError, match="train there"):
         runs.read_metrics(tmp_path)
 
@@ -281,22 +241,18 @@ def test_conditional_runs_need_labels(slices, capsys):
         runs.with_classes(config(conditional="class"), replace(slices, labels=slices.labels - 1))
 
 
-# --- What is watched ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_discriminator_is_watched_on_pictures_as_it_sees_them(slices, tmp_path):
-    states = [new_state(config(dither=on)) for on in (True, False)]
-    watchers = [runs.Recorder(state, slices, tmp_path, None, lambda: None) for state in states]
+@pytest.mark.parametrize("on", [True, False])
+def test_the_discriminator_is_watched_on_pictures_as_it_sees_them(on, slices, tmp_path):
+    (tmp_path / "samples").mkdir()
     img = 1.5 * torch.randn(4, 1, 16, 16)
-    dithered = dither(img, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(0)))
-    for watcher, seen in zip(watchers, (dithered, img), strict=True):
+    seen = dither(img, BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(0))) if on else img
+    with runs.Recorder(new_state(config(dither=on)), slices, tmp_path, None, lambda: None) as watcher:
         assert watcher._mean_logit(img, None) == pytest.approx(watcher.state.D(seen).mean().item(), abs=1e-6)
         assert watcher._mean_logit(img, None) == watcher._mean_logit(img, None)
 
 
 def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, monkeypatch, slices):
-    stop_at(monkeypatch, 16)
-    train(tiny("stylegan1"), tmp_path)
+    train_until(monkeypatch, 16, tiny("stylegan1"), tmp_path)
     D, known, _ = load_discriminator(tmp_path)
     state = new_state(known)
     checkpoint.resume(state, tmp_path)
@@ -305,29 +261,23 @@ def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, m
     torch.testing.assert_close(D(img), state.D.eval()(img))
 
 
-# --- Ends -----------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
-    with files.hold_run_dir(tmp_path), pytest.raises(ValueError, match="training in"):
-        train(config(), tmp_path)
-    assert train(config(), tmp_path)["cur_nimg"] == 64
-
-
-def ask(monkeypatch, *numbers):
-    """Send these signals at the first tick."""
-    tick = runs.Recorder._tick
-    monkeypatch.setattr(runs.Recorder, "_tick", lambda self: (tick(self), *(os.kill(os.getpid(), n) for n in numbers)))
-
-
-def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
+def test_asked_to_stop_it_saves_without_a_score_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
     assert threading.current_thread() is threading.main_thread()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
-    ask(monkeypatch, signal.SIGHUP, signal.SIGINT)  # a closed terminal
+    after_step = runs.Recorder.after_step
+
+    def ask(self, tick):
+        after_step(self, tick)
+        for number in (signal.SIGHUP, signal.SIGINT) if self.state.cur_nimg == 40 else ():  # a closed terminal
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(runs.Recorder, "after_step", ask)
     with pytest.raises(KeyboardInterrupt):
-        train(config(), tmp_path / "once")
-    assert "Stopped and saved at 0.016 of 0.064 kimg" in capsys.readouterr().out
-    assert [p.name for p in checkpoints(tmp_path / "once")] == ["000000016.safetensors"]
+        train(config(kid_ticks=2), tmp_path / "once", [9.0])
+    assert "Stopped and saved at 0.04 of 0.064 kimg" in capsys.readouterr().out
+    assert checkpoints(tmp_path / "once")[-1].name == "000000040.safetensors"
+    assert runs.read_metrics(tmp_path / "once")[-1]["kid_val"] is None
+    assert load_generator(tmp_path / "once")[1]["cur_nimg"] == 32
     monkeypatch.setattr(runs, "PATIENCE", -1.0)  # who asks again after a while cannot wait
     with pytest.raises(KeyboardInterrupt):
         train(config(), tmp_path / "twice")
@@ -335,9 +285,7 @@ def test_asked_to_stop_it_saves_and_once_more_at_once_means_nothing(tmp_path, mo
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 32)
-        train(config(), tmp_path)
+    train_until(monkeypatch, 32, config(), tmp_path)
     good = checkpoints(tmp_path)[-1].read_bytes()
     broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
     monkeypatch.setitem(LOSSES, "logistic", broken)
