@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,30 +17,27 @@ from torch import Tensor, nn
 from stylegan import __version__, distributed
 from stylegan.config import Config, differences
 from stylegan.files import read_json, replacing
-from stylegan.networks import Discriminator, Generator, grow_to
+from stylegan.networks import Discriminator, Generator, set_stage
+from stylegan.stylegan1 import stage
 
 if TYPE_CHECKING:
     from stylegan.train import TrainingState
 
 FORMAT = 1
-# The best generator when the clock stopped the run, where a later one took its place.
-BEST_OF_TICKS = "checkpoints/best.safetensors"
+BEST_OF_TICKS = "checkpoints/best.safetensors"  # the best generator when the clock stopped the run
 SCALERS = ("scaler_G", "scaler_D")
 PROGRESS = {"augment_p": float, "cur_nimg": int, "step": int, "best_kid": float | None, "seconds": float}  # of a state
 INFO = {"config": dict, "classes": list, "train_subjects": list, "data": dict, "cur_nimg": int, "model_hash": str}
 
 
 class NewerFormatError(ValueError):
-    """The file is whole; it is this package that is too old for it."""
-
-
-# --- Tensors with a JSON header ---------------------------------------------------------------------------------------------------
+    """This package is too old for the file."""
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write named tensors and a JSON header into one safetensors file, whole or not at all."""
-    header = {"format": FORMAT, "stylegan": __version__, **header}
-    payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"stylegan": json.dumps(header)})
+    header = json.dumps({"format": FORMAT, "stylegan": __version__, **header})
+    payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"stylegan": header})
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(payload)
         file.flush()
@@ -50,7 +46,6 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """(tensors, header) of a file written by `save_tensors`; anything else is refused with a ValueError."""
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
@@ -69,15 +64,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
-def copy_into(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill tensors with those of a file: the same names, the same shapes, or a ValueError and nothing is changed."""
-    _refuse_misfit(own, tensors, path)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-
 def _refuse_misfit(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """ValueError unless the tensors of a file have the names and shapes of our own."""
     wrong = sorted(set(own) ^ set(tensors)) or [k for k in own if own[k].shape != tensors[k].shape]
     if wrong:
         raise ValueError(f"{path} does not fit this network ({len(wrong)} tensors differ, first {wrong[0]}); use its config.")
@@ -96,19 +84,13 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
 
 
 def save_generator(path: Path, G: Generator, info: dict, *, half: bool = False) -> None:
-    """Write G (the averaged one) with a header that says what it is; ``half`` stores fp16.
-
-    ``info``: config, classes, train_subjects, data, cur_nimg; the model hash is added.
-    """
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in G.state_dict().items()}
+    """Write G (the averaged one); ``half`` stores fp16. ``info``: config, classes, train_subjects, data, cur_nimg."""
+    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in G.state_dict().items()}
     save_tensors(path, tensors, {**info, "model_hash": tensor_hash(tensors)})
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tuple[Generator, dict]:
-    """(G in eval mode, info) from a run folder or a .safetensors file.
-
-    info: config, classes, train_subjects, data, cur_nimg, model_hash. A run folder gives its best generator.
-    """
+    """(G in eval mode, info) from a run folder, which gives its best generator, or a .safetensors file. info: as in `INFO`."""
     path = Path(path)
     if path.is_dir():
         path = path / "generator.safetensors"
@@ -117,7 +99,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
     tensors, info = load_tensors(path)
     if "config" not in info:
         raise ValueError(f"{path} holds no generator; name the run folder or its generator.safetensors.")
-    return load_network(Generator, tensors, info, path, device), info
+    return _load_network(Generator, tensors, info, path, device), info
 
 
 def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
@@ -127,11 +109,11 @@ def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> t
         raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
     tensors, header = load_tensors(files[-1])
     tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
-    D = load_network(Discriminator, tensors, header, files[-1], device)
+    D = _load_network(Discriminator, tensors, header, files[-1], device)
     return D, Config.from_dict(header["config"]), tensor_hash(tensors)
 
 
-def load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, path: Path, device: str | torch.device):
+def _load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, path: Path, device: str | torch.device):
     """A network of the config in a file's header with these weights, at its stage of growing, in eval mode."""
     wrong = [name for name, form in INFO.items() if name in info and not isinstance(info[name], form)]
     words = [*info.get("classes", ()), *info.get("train_subjects", ())] if not wrong else []
@@ -150,8 +132,8 @@ def load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, 
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ValueError(f"{path} holds weights that are not finite; take another one.")
     net = kind(config).to(memory_format=torch.channels_last)
-    copy_into(net.state_dict(), tensors, path)
-    grow_to(config, info.get("cur_nimg", 0), net)
+    net.load_state_dict(tensors)
+    set_stage(stage(config, info.get("cur_nimg", 0)), net)
     return net.eval().requires_grad_(False).to(device)
 
 
@@ -162,8 +144,9 @@ def read_settings(run_dir: str | Path) -> dict | None:
     """What config.json says (config, data, classes), None where it is missing or no JSON. ValueError where it says it wrongly."""
     path = Path(run_dir) / "config.json"
     known = read_json(path)
-    kinds = {"config": dict, "data": dict, "classes": list}
-    wrong = [name for name, kind in kinds.items() if known is not None and not isinstance(known.get(name), kind)]
+    wrong = [
+        name for name in ("config", "data", "classes") if known is not None and not isinstance(known.get(name), INFO[name])
+    ]
     if wrong:
         raise ValueError(f"{path} is damaged ({', '.join(wrong)}); copy the run folder again or take a new one.")
     return known
@@ -173,8 +156,7 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
     """The whole lines of metrics.jsonl, one dictionary per tick. FileNotFoundError where nothing was trained yet."""
     path = Path(run_dir) / "metrics.jsonl"
     if not path.is_file():
-        how = f"python -m stylegan train --run-dir {path.parent}"
-        raise FileNotFoundError(f"{path.parent} holds no metrics.jsonl; train there first ({how}).")
+        raise FileNotFoundError(f"{run_dir} holds no metrics.jsonl; train there: python -m stylegan train --run-dir {run_dir}")
     found, damaged = [{"cur_nimg": 0}], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
@@ -203,15 +185,13 @@ def flatten(state: TrainingState) -> dict[str, Tensor]:
     return found | {"pl_mean": state.pl_mean, "signs": state.signs} | {f"sums.{k}": v for k, v in state.log.sums.items()}
 
 
-def save_state(state: TrainingState, run_dir: Path) -> Path:
-    """Write one checkpoint with everything a resumed run needs, and remove all but the newest ``keep_checkpoints``."""
+def save_state(state: TrainingState, run_dir: Path) -> None:
+    """Write a checkpoint, and remove all but the newest ``keep_checkpoints``."""
     header = {**{k: getattr(state, k) for k in PROGRESS}, **{k: getattr(state, k).state_dict() for k in SCALERS}}
     path = run_dir / "checkpoints" / f"{state.cur_nimg:09d}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    save_tensors(path, flatten(state), {**header, "config": asdict(state.config)})
+    save_tensors(path, flatten(state), {**header, "config": state.config.to_dict()})
     for old in checkpoints(run_dir)[: -state.config.keep_checkpoints]:
         old.unlink()
-    return path
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -223,13 +203,15 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
     """Fill the state from one checkpoint. ValueError, and the state as it was, for one that is not of this run."""
     tensors, header = load_tensors(path)
     _refuse_other_run(state, header, path)
-    counted = [name.removeprefix("sums.") for name in tensors if name.startswith("sums.")]
-    sums = {name: torch.zeros(2, dtype=torch.float64, device=state.device) for name in counted}
     own = {name: tensor for name, tensor in flatten(state).items() if not name.startswith("sums.")}
+    own |= {name: torch.zeros(2, dtype=torch.float64, device=state.device) for name in tensors if name.startswith("sums.")}
     if state.config.grow_from:  # older files lack the averages of layers that no step had reached yet
         tensors = {k: torch.zeros_like(v) for k, v in own.items() if k.startswith("opt_")} | tensors
-    copy_into(own | {f"sums.{name}": pair for name, pair in sums.items()}, tensors, path)
-    state.log.sums = sums
+    _refuse_misfit(own, tensors, path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    state.log.sums = {name.removeprefix("sums."): pair for name, pair in own.items() if name.startswith("sums.")}
     for name in PROGRESS:
         setattr(state, name, header[name])
     for name in SCALERS:
@@ -238,15 +220,12 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
     if not distributed.is_main():  # what was counted so far is the main process's
         state.log.clear()
         state.signs.zero_()
-    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
+    set_stage(state.now, state.G, state.D, state.G_ema)
 
 
 def resume(state: TrainingState, run_dir: Path) -> None:
-    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl and the best generator back to it.
-
-    Those that cannot be read are kept under another ending, so that they do not count as the newest once the run has gone on.
-    """
-    unreadable = []
+    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl and the best generator back to it."""
+    metrics, unreadable = run_dir / "metrics.jsonl", []
     for path in reversed(checkpoints(run_dir)):
         try:
             load_checkpoint(state, path)
@@ -259,18 +238,16 @@ def resume(state: TrainingState, run_dir: Path) -> None:
             unreadable.append(path)
     else:
         if unreadable:
-            folder = run_dir / "checkpoints"
-            raise ValueError(f"No checkpoint in {folder} can be read; take a new --run-dir, or remove them to start again.")
+            raise ValueError(f"No checkpoint in {run_dir} can be read; take a new --run-dir, or remove them to start again.")
         if (run_dir / "generator_last.safetensors").is_file():  # saved with a checkpoint, so there was one
             raise ValueError(f"{run_dir} was trained, its checkpoints are gone; take a new --run-dir or remove this one.")
-    metrics = run_dir / "metrics.jsonl"
     if not distributed.is_main():
         return
-    for path in unreadable:
+    for path in unreadable:  # they must not count as the newest once the run has gone on
         path.rename(path.with_suffix(".unreadable"))
     if (run_dir / BEST_OF_TICKS).is_file():
         os.replace(run_dir / BEST_OF_TICKS, run_dir / "generator.safetensors")
-    if metrics.is_file() or metrics.is_symlink():  # drop the ticks that will be run and written again, and the line of a stop
+    if metrics.exists() or metrics.is_symlink():  # drop the ticks that will be run and written again, and the line of a stop
         lines = read_metrics(run_dir) if metrics.is_file() else []
         kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= state.cur_nimg and not line.get("stopped")]
         with replacing(metrics) as temporary:  # a new file, also where a link led elsewhere
@@ -280,8 +257,7 @@ def resume(state: TrainingState, run_dir: Path) -> None:
 def _refuse_other_run(state: TrainingState, header: dict, path: Path) -> None:
     """Refuse a checkpoint that another config has made, or whose progress is no progress."""
     known = header.get("config")
-    changed = differences(known, state.config) if isinstance(known, dict) else ["config (none there)"]
-    if changed:
+    if changed := differences(known, state.config) if isinstance(known, dict) else ["config (none there)"]:
         raise ValueError(f"{path} was made with another config: {', '.join(changed)}.")
     wrong = [name for name, kind in PROGRESS.items() if name not in header or not isinstance(header[name], kind)]
     wrong += [name for name in PROGRESS if name not in (*wrong, "best_kid") and not 0 <= header[name] < math.inf]

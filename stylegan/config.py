@@ -9,11 +9,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-RANGES = {"> 0": "it must be above 0", ">= 0": "it must not be negative", "0 to 1": "it must lie between 0 and 1"}
-
 
 def option(default: object, help: str, allowed: str | tuple[str, ...] | None = None, *, free: bool = False):
-    """A field with its help text, its range (a key of `RANGES`) or choices, and whether a resumed run may change it."""
+    """A field with its help text, its range ("> 0", ">= 0" or "0 to 1") or choices, and whether a resumed run may change it."""
     return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "free": free})
 
 
@@ -103,8 +101,9 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if mistakes := _mistakes(self):
-            raise ValueError(mistakes[0])
+        for wrong, sentence in _checks(self):
+            if wrong:
+                raise ValueError(sentence)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -117,19 +116,14 @@ class Config:
         return 1 if self.architecture == "dcgan" else 2 * len(self.resolutions)
 
     @property
-    def attention_resolutions(self) -> tuple[int, ...]:
-        """Where self-attention stands."""
-        return () if self.attention == "none" else tuple(int(part) for part in self.attention.split(","))
-
-    @property
     def d_channels(self) -> int:
         """Channels of the pictures that D's networks see."""
         return 2 * self.img_channels if self.pixel_deviation else self.img_channels
 
     @property
-    def d_penalty(self) -> bool:
-        """Whether any gradient penalty acts on D."""
-        return self.r1_gamma + self.r2_gamma + self.gp_weight > 0
+    def lazy_penalty(self) -> bool:
+        """Whether gradient penalties of D take steps of their own."""
+        return self.d_reg_interval > 1 and self.r1_gamma + self.r2_gamma + self.gp_weight > 0
 
     def channels(self, resolution: int) -> int:
         """Feature maps at one resolution."""
@@ -165,9 +159,6 @@ def differences(old: dict, config: Config) -> list[str]:
     return changed + [f"{k} ({old[k]} there, unknown here)" for k in old if k not in new and GONE.get(k) != old[k]]
 
 
-# --- Checks -----------------------------------------------------------------------------------------------------------------------
-
-
 def _checked(field: dataclasses.Field, value: object) -> object:
     """The value in the field's type and range, so that 1 is accepted for a float and "fast" is not."""
     expected, allowed = type(field.default), field.metadata.get("allowed")
@@ -180,26 +171,25 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if isinstance(allowed, tuple) and value not in allowed:
         raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(allowed)}.")
     if isinstance(allowed, str) and not {"> 0": value > 0, ">= 0": value >= 0, "0 to 1": 0 <= value <= 1}[allowed]:
-        raise ValueError(f"{field.name} is {value}; {RANGES[allowed]}.")
+        raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
     return value
 
 
-def _mistakes(config: Config) -> list[str]:
-    """What is wrong about fields together."""
+def _checks(config: Config) -> list[tuple[object, str]]:
+    """Of fields together: whether something is wrong, and the sentence that says it."""
     resolution, batch, group, dcgan = config.img_resolution, config.batch_size, config.mbstd_group_size, config.architecture == "dcgan"
     inner, attended = [str(res) for res in config.resolutions[1:-1]], config.attention.split(",")  # the last stands behind G's picture
     styles = config.mapping_layers or config.z_dim != config.w_dim or config.style_mixing_prob + config.pl_weight
-    checks = [
+    starts = (0, *config.resolutions) if config.architecture == "stylegan1" else (0,)
+    return [
         (resolution < 8 or resolution > 1024 or resolution & (resolution - 1),
          f"img_resolution is {resolution}; take a power of two from 8 to 1024."),
-        (config.channel_base < resolution,
-         f"channel_base {config.channel_base} leaves no channel at {resolution} px; take at least {resolution}."),
+        (config.channel_base < resolution, f"channel_base is {config.channel_base}; at {resolution} px take at least {resolution}."),
         (config.participation_weight and batch < 3,  # two centred slices are always opposite
          f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."),
         (0 < config.lr_end_kimg < config.total_kimg,
          f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."),
-        (batch % min(group, batch),
-         f"batch_size {batch} is not a multiple of mbstd_group_size {group}: the minibatch standard deviation works on whole groups."),
+        (batch % min(group, batch), f"batch_size {batch} is not a multiple of mbstd_group_size {group}; take a multiple, or other groups."),
         (config.img_channels not in (1, 3), f"img_channels is {config.img_channels}; take 1, grey, or 3, colour."),
         (config.seed >= 2**63, f"seed is {config.seed}; it must be below 2 to the power of 63."),
         (config.kid_samples < 2, f"kid_samples is {config.kid_samples}; a score takes 2 or more."),
@@ -207,16 +197,12 @@ def _mistakes(config: Config) -> list[str]:
          f"batch_size is {batch}; while the network grows its doubles do not fall into groups of {group}: take a divisor or a multiple."),
         (config.attention != "none" and (dcgan or not set(attended) <= set(inner) or len(set(attended)) < len(attended)),
          f"attention is {config.attention!r}; take none, or some of {', '.join(inner)} separated by commas, each once; a dcgan has none."),
-        (config.grow_from and config.architecture != "stylegan1",
-         f"grow_from is {config.grow_from}; only the architecture stylegan1 grows, {config.architecture} takes 0."),
-        (config.grow_from not in (0, *config.resolutions),
-         f"grow_from is {config.grow_from}; take one of {', '.join(map(str, (0, *config.resolutions)))}."),
-        (not dcgan and not config.mapping_layers, "mapping_layers is 0; it must be above 0."),
+        (config.grow_from not in starts,
+         f"grow_from is {config.grow_from}; {config.architecture} takes {', '.join(map(str, starts))} (only stylegan1 grows)."),
+        (not dcgan and not config.mapping_layers, "mapping_layers is 0; only a dcgan has none."),
         (dcgan and (styles or config.conditional != "none"),
-         f"mapping_layers is {config.mapping_layers}; a dcgan takes 0, with w_dim = z_dim, conditional none, style_mixing_prob 0 and "
-         "pl_weight 0: no styles."),
+         "A dcgan has no styles: it takes mapping_layers 0, w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0."),
     ]  # fmt: skip
-    return [sentence for wrong, sentence in checks if wrong]
 
 
 # --- Presets ----------------------------------------------------------------------------------------------------------------------
@@ -232,7 +218,6 @@ _PAPER = {**_LONG, **_WIDE, "mapping_layers": 8, "augment": "none", "lr": 0.001}
 _STYLEGAN1 = {**_PAPER, "architecture": "stylegan1", "r1_gamma": 10.0, "d_reg_interval": 1}
 _WGAN = {"loss": "wgan", "r1_gamma": 0.0, "gp_weight": 10.0, "drift": 0.001, "d_reg_interval": 1}
 
-# One published or house recipe each: what differs from the defaults above.
 # quick is for a few minutes on two cores: small batches and large steps, with noise held back, learn fastest per slice at the start.
 # fmt: off
 PRESETS = {
@@ -260,7 +245,7 @@ PRESETS = {
     "modern": {**_LONG, **_VARIOUS, "loss": "relativistic", "r2_gamma": 0.1, "d_reg_interval": 1},
 }
 
-# What each is after, and in what it departs from that. Every departure of a seed's system is said here.
+# What each is after, and every departure from that.
 NOTES = {
     "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
     "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),

@@ -32,31 +32,20 @@ def logistic_g(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
-def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E[D(G(z))] - E[D(x)]: D is a critic, whose slope a penalty must bound (Arjovsky et al. 2017, arXiv:1701.07875, equation 2)."""
-    return fake_logits.mean() - real_logits.mean()
-
-
 def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """E[softplus(D(G(z)) - D(x))]: each real slice shall beat the fake beside it.
 
-    Jolicoeur-Martineau 2019, arXiv:1807.00734; in pairs as in Huang et al. 2024 (R3GAN), arXiv:2501.05441, equation 2. G's loss is
-    the same with real and fake exchanged.
+    Jolicoeur-Martineau 2019, arXiv:1807.00734; in pairs as in Huang et al. 2024 (R3GAN), arXiv:2501.05441, equation 2.
     """
     return F.softplus(fake_logits - real_logits).mean()
 
 
-# What a config's ``loss`` names.
 LOSSES = {
     "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), False),
-    "wgan": Loss(wasserstein_d, lambda real, fake: -fake.mean(), False),
+    # D is a critic, whose slope a penalty must bound (Arjovsky et al. 2017, arXiv:1701.07875, equation 2)
+    "wgan": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean(), False),
     "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), True),
 }
-
-
-def drift(real_logits: Tensor) -> Tensor:
-    """E[D(x)^2], which keeps a critic near 0 (Karras et al. 2018, ProGAN, arXiv:1710.10196, appendix A.1, with weight .001)."""
-    return real_logits.square().mean()
 
 
 def gradient_penalty(logits: Tensor, img: Tensor) -> Tensor:
@@ -72,8 +61,8 @@ def gradient_penalty(logits: Tensor, img: Tensor) -> Tensor:
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """E ||grad_x D(x)||^2: summed over pixels, averaged over slices; the loss is gamma / 2 times this.
 
-    Mescheder et al. 2018, arXiv:1801.04406, equation 9. ``real`` must require a gradient. The graph is kept, so that the penalty
-    reaches D's weights. At fakes in place of real slices it is R2 (equation 10 there).
+    Mescheder et al. 2018, arXiv:1801.04406, equation 9; at fakes in place of real slices it is R2 (equation 10 there). ``real`` must
+    require a gradient.
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)  # [N, C, H, W]
     return gradient.square().sum(dim=[1, 2, 3]).mean()
@@ -93,7 +82,7 @@ def path_lengths(img: Tensor, ws: Tensor, y: Tensor) -> Tensor:
 def path_length_penalty(lengths: Tensor, pl_mean: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """E (length - a)^2, where a is the moving average of the lengths: (penalty, new a).
 
-    This batch's share of a takes part in the gradient, as in the official code; what is carried on does not.
+    This batch's share of a takes part in the gradient, as in the official code; the new a does not.
     """
     average = pl_mean.lerp(lengths.mean(), decay)
     return (lengths - average).square().mean(), average.detach()

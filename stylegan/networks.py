@@ -21,30 +21,24 @@ from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_
 from stylegan.rng import BatchRNG
 from stylegan.stylegan1 import Stage, stage
 
-# A paper's file offers SynthesisBlock, FromRGB and DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
-# A further architecture is one more row.
+# Each file offers SynthesisBlock, FromRGB and DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 
 
 def attention_layers(config: Config) -> nn.ModuleDict:
     """Self-attention for the maps of the chosen resolutions, by resolution."""
-    return nn.ModuleDict({str(res): SelfAttention(config.channels(res)) for res in config.attention_resolutions})
+    chosen = () if config.attention == "none" else config.attention.split(",")
+    return nn.ModuleDict({res: SelfAttention(config.channels(int(res))) for res in chosen})
 
 
 class Growing(nn.Module):
-    """What a growing network knows: the resolution it works at (an int), whether it fades, and alpha as a tensor on its device."""
+    """What a growing network knows: its stage, which `set_stage` changes, and alpha as a tensor on its device."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.full, self.now = config.img_resolution, stage(config, 0)
         if config.grow_from:
             self.register_buffer("alpha", torch.tensor(self.now.alpha))
-
-    def set_stage(self, now: Stage) -> None:
-        """Work at this stage from now on; alpha is written in place, where a recorded graph of operations reads it."""
-        self.now = now
-        if hasattr(self, "alpha"):
-            self.alpha.fill_(now.alpha)
 
 
 class SynthesisNetwork(Growing):
@@ -174,29 +168,23 @@ def build_networks(config: Config) -> tuple[Generator, Discriminator]:
 
 
 def set_stage(now: Stage, *nets: nn.Module) -> None:
-    """Bring all growing parts of these networks to the stage."""
+    """Bring these networks to a stage of growing; alpha is written in place, where a recorded graph of operations reads it."""
     for module in (module for net in nets for module in net.modules() if isinstance(module, Growing)):
-        module.set_stage(now)
-
-
-def grow_to(config: Config, cur_nimg: int, *nets: nn.Module) -> None:
-    """Bring networks to the stage of growing that belongs to so many slices shown."""
-    set_stage(stage(config, cur_nimg), *nets)
+        module.now = now
+        if hasattr(module, "alpha"):
+            module.alpha.fill_(now.alpha)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' takes CUDA (each of several processes its own card), then MPS, then the CPU.
-
-    Raises ValueError where the named device is not there.
-    """
+    """'auto' takes CUDA (each of several processes its own card), then MPS, then the CPU; ValueError for a device that is not there."""
     if "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
     if not present.get(name.split(":")[0], False):
-        there = ", ".join(kind for kind, is_there in present.items() if is_there)
-        raise ValueError(f"There is no device {name!r} here; choose one of auto, {there}.")
+        choices = ", ".join(["auto", *(kind for kind, there in present.items() if there)])
+        raise ValueError(f"There is no device {name!r} here; choose one of {choices}.")
     return torch.device(name)
 
 
@@ -249,19 +237,15 @@ PART = re.compile(r"mapping|(synthesis\.)?(blocks|attention|from_small_rgb)\.\d+
 
 def preset_rows() -> list[dict]:
     """One entry per preset: name, source, resolution, parameters_g, parameters_d, loss, options (what differs from Config), note."""
-    return [_preset_row(name) for name in PRESETS]
-
-
-def _preset_row(name: str) -> dict:
-    config = make_config(name)
-    if config.conditional == "class":
-        config = replace(config, c_dim=2)  # networks with classes are counted with two
-    G, D = build_networks(config)
-    source, note = NOTES[name]
-    return {
-        "name": name, "source": source, "resolution": config.img_resolution, "parameters_g": count_parameters(G),
-        "parameters_d": count_parameters(D), "loss": describe_loss(config), "options": PRESETS[name], "note": note,
-    }  # fmt: skip
+    rows = []
+    for name, (source, note) in NOTES.items():
+        config = make_config(name)
+        G, D = build_networks(replace(config, c_dim=2 if config.conditional == "class" else 0))  # counted with two classes
+        rows.append({
+            "name": name, "source": source, "resolution": config.img_resolution, "parameters_g": count_parameters(G),
+            "parameters_d": count_parameters(D), "loss": describe_loss(config), "options": PRESETS[name], "note": note,
+        })  # fmt: skip
+    return rows
 
 
 def describe_loss(config: Config) -> str:
@@ -272,6 +256,7 @@ def describe_loss(config: Config) -> str:
     return " + ".join([config.loss, *(f"{name} {x:g}{f' / {every}' if every > 1 else ''}" for name, x, every in terms if x)])
 
 
+@torch.no_grad()
 def part_rows(config: Config) -> list[dict]:
     """One row per part of G and D at full resolution: the shape that it gives for one slice, its weights, and its multiplications.
 
@@ -279,36 +264,26 @@ def part_rows(config: Config) -> list[dict]:
     them, not work pixel by pixel. A part that only serves while the networks grow has no shape.
     """
     G, D = (net.eval() for net in build_networks(config))
-    grow_to(config, 10**12, G, D)
+    set_stage(Stage(config.img_resolution, 1.0), G, D)
     c = torch.eye(config.c_dim)[:1] if config.c_dim else None
     img = torch.zeros(1, config.img_channels, config.img_resolution, config.img_resolution)
-    return _observe("G", G, torch.zeros(1, config.z_dim), c) + _observe("D", D, img, c)
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
 
+    def note_shape(part: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+        first = next(x for x in (output if isinstance(output, tuple) else (output,)) if x is not None)
+        shapes[part] = tuple(first.shape[1:])
 
-@torch.no_grad()
-def _observe(title: str, net: nn.Module, *inputs: Tensor | None) -> list[dict]:
-    parts = {name: part for name, part in net.named_modules() if PART.fullmatch(name)}
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = [part.register_forward_hook(_note_shape(shapes, name)) for name, part in parts.items()]
-    with FlopCounterMode(display=False) as counter:
-        net(*inputs)
-    for hook in hooks:
-        hook.remove()
-    flops = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    return [
-        {
-            "part": f"{title}.{name}",
-            "output": " × ".join(map(str, shapes.get(name, ()))),
-            "parameters": count_parameters(part),
-            "multiplications": flops.get(f"{type(net).__name__}.{name}", 0) // 2,  # the counter counts additions too
-        }
-        for name, part in parts.items()
-    ]
-
-
-def _note_shape(shapes: dict[str, tuple[int, ...]], name: str):
-    def note(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        tensors = [x for x in (output if isinstance(output, tuple) else (output,)) if x is not None]
-        shapes[name] = tuple(tensors[0].shape[1:])
-
-    return note
+    rows = []
+    for title, net, seen in (("G", G, torch.zeros(1, config.z_dim)), ("D", D, img)):
+        parts = {name: part for name, part in net.named_modules() if PART.fullmatch(name)}
+        for part in parts.values():
+            part.register_forward_hook(note_shape)
+        with FlopCounterMode(display=False) as counter:
+            net(seen, c)
+        for name, part in parts.items():
+            flops = counter.get_flop_counts().get(f"{type(net).__name__}.{name}", {})
+            rows.append({
+                "part": f"{title}.{name}", "output": " × ".join(map(str, shapes.get(part, ()))),
+                "parameters": count_parameters(part), "multiplications": sum(flops.values()) // 2,  # additions are counted too
+            })  # fmt: skip
+    return rows

@@ -2,8 +2,7 @@
 
 Each layer adds noise, then gives every map the mean and deviation that the style asks for (AdaIN). Both networks can grow (Karras et al.
 2018, ProGAN, arXiv:1710.10196, section 2 and appendix A; figures as in StyleGAN1's official code), by a schedule that keeps no state;
-then each block has a picture of its own, and otherwise only the last one. Any generator block is called as
-``x, img = block(x, img, ws, noise)``.
+then each block has a picture of its own, and otherwise only the last one. Blocks are called as those of StyleGAN2 are.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ class Conv2d(nn.Module):
     """3x3 convolution with equalised learning rate, which may double the resolution before, or halve it after its sums.
 
     Up: every pixel becomes a square of four, then the convolution, then the filter [1, 2, 1]. Down: the filter, the convolution, then
-    the mean of each square of four. In both the squares and the 3x3 weights together are one 4x4 kernel with stride 2, as in the
-    official code. [N, in, H, W] -> [N, out, H', W'].
+    the mean of each square of four. In both, squares and weights are one 4x4 kernel with stride 2. [N, in, H, W] -> [N, out, H', W'].
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, up: bool = False, down: bool = False):
@@ -98,10 +96,7 @@ class Styled(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the generator, of two styled layers; the first block starts from a learned constant of ones.
-
-    Uses two styles; its picture (``rgb``) is a plain 1x1 convolution without a style.
-    """
+    """One resolution of the generator, of two styled layers; the picture is a 1x1 convolution without a style."""
 
     num_torgb = 0
     num_conv = 2
@@ -170,14 +165,11 @@ def stage(config: Config, cur_nimg: int) -> Stage:
     ``grow_kimg`` at the first resolution, then for each doubling ``fade_kimg`` in which alpha goes evenly from 0 to 1, and
     ``grow_kimg`` at alpha = 1; the last one lasts. Without growing (``grow_from`` 0) the full resolution at alpha = 1 from the start.
     """
-    if not config.grow_from:
-        return Stage(config.img_resolution, 1.0)
     hold, fade = config.grow_kimg * 1000, config.fade_kimg * 1000
-    doublings = (config.img_resolution // config.grow_from).bit_length() - 1
     phase, within = divmod(cur_nimg, hold + fade)
-    if phase >= doublings:
+    resolution = (config.grow_from or config.img_resolution) << int(min(phase, 8))  # from 4 px to 1024
+    if resolution >= config.img_resolution:
         return Stage(config.img_resolution, 1.0)
-    resolution = config.grow_from << int(phase)
     if within < hold:
         return Stage(resolution, 1.0)
     return Stage(2 * resolution, (within - hold) / fade)
@@ -185,8 +177,6 @@ def stage(config: Config, cur_nimg: int) -> Stage:
 
 def batch_size(config: Config, resolution: int) -> int:
     """Slices in a batch: ``batch_size`` at the full resolution and twice as many at each half of it, up to ``grow_batch_max``."""
-    if not config.grow_from:
-        return config.batch_size
     batch = config.batch_size
     while batch < config.batch_size * (config.img_resolution // resolution) and 2 * batch <= config.grow_batch_max:
         batch *= 2

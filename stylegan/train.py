@@ -1,8 +1,8 @@
 """Training: the state of a run, one function per step, and the loop.
 
 Each step draws all its random numbers from one generator seeded by (seed, cur_nimg, step), and the order of the slices is a
-function of the first two. Nothing else is random, so that a resumed run on a CPU continues bit for bit. Processes that train
-together draw the numbers of the whole batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
+function of the first two: a resumed run on a CPU continues bit for bit. Processes that train together draw the numbers of the whole
+batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stylegan import distributed, losses
 from stylegan.augment import adapt, augment, dither
 from stylegan.config import Config
 from stylegan.dataset import SliceDataset, draw_batch
-from stylegan.losses import LOSSES, adam_for_lazy, drift, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
+from stylegan.losses import LOSSES, adam_for_lazy, gradient_penalty, path_length_penalty, path_lengths, r1_penalty
 from stylegan.modules import frozen
-from stylegan.networks import Discriminator, Generator, build_networks, grow_to, pick_device, pick_precision
+from stylegan.networks import Discriminator, Generator, build_networks, pick_device, pick_precision, set_stage
 from stylegan.rng import BatchRNG, Replay, Shard
 from stylegan.stylegan1 import Stage, batch_size, fade_reals, lr_factor, stage, ws_reached
 
@@ -86,7 +86,7 @@ class TrainingState:
         return augment(img, self.p, rng) if self.augment_p > 0 else img
 
     def autocast(self, *, regularising: bool = False) -> torch.autocast:
-        """Half precision where the run uses it. Penalties are too small for the range of fp16 and stay in fp32 there."""
+        """Half precision where the run uses it. With fp16 penalties stay in fp32: they are too small for its range."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         enabled = self.precision == "bf16" or (self.precision == "fp16" and not regularising)
         return torch.autocast(self.device.type, dtype, enabled=enabled)
@@ -104,7 +104,7 @@ def new_state(config: Config) -> TrainingState:
     return TrainingState(
         config, device, precision, G, D, copy.deepcopy(G).eval().requires_grad_(False),
         opt_G=adam(G, config, config.g_reg_interval if config.pl_weight else None),
-        opt_D=adam(D, config, config.d_reg_interval if config.d_penalty and config.d_reg_interval > 1 else None),
+        opt_D=adam(D, config, config.d_reg_interval if config.lazy_penalty else None),
         scaler_G=scaler_G, scaler_D=scaler_D, shard=shard, generator=generator,
         replay=Replay(generator, config.cuda_graphs and device.type == "cuda" and alone),
         augment_p=config.augment_p if config.augment != "none" else 0.0, p=torch.zeros((), device=device),
@@ -131,7 +131,7 @@ def adam(net: torch.nn.Module, config: Config, interval: int | None) -> torch.op
 
 
 def train(state: TrainingState, data: SliceDataset, on_step: Callable[[TrainingState], bool]) -> None:
-    """Train on all slices of ``data`` until total_kimg, or until ``on_step(state)`` asks to stop by returning True."""
+    """Train on all slices of ``data`` until total_kimg, or until ``on_step(state)`` returns True."""
     while state.cur_nimg < state.config.total_kimg * 1000:
         training_step(state, data)
         if on_step(state):
@@ -140,14 +140,14 @@ def train(state: TrainingState, data: SliceDataset, on_step: Callable[[TrainingS
 
 def training_step(state: TrainingState, data: SliceDataset) -> None:
     """One batch of real slices: D, then G, then the lazy regularisers, then the averages."""
-    config, n = state.config, state.batch_size
+    config, n, before = state.config, state.batch_size, state.now
     set_rates(state)
     real, c = draw_batch(data, config, state.cur_nimg, state.device, n)
     real = fade_reals(real, state.now, state.D.alpha) if config.grow_from else real
     state.p.fill_(state.augment_p)
     run(state, d_step, real, c)
     run(state, g_step, real, c)
-    if config.d_penalty and config.d_reg_interval > 1 and state.step % config.d_reg_interval == 0:
+    if config.lazy_penalty and state.step % config.d_reg_interval == 0:
         run(state, d_penalty_step, real, c)
     if config.pl_weight and state.step % config.g_reg_interval == 0:
         run(state, path_length_step, c)
@@ -155,7 +155,11 @@ def training_step(state: TrainingState, data: SliceDataset) -> None:
     state.cur_nimg, state.last_batch = state.cur_nimg + n, n
     update_ema(state, n)
     update_augment(state, n)
-    grow(state, n)
+    set_stage(state.now, state.G, state.D, state.G_ema)
+    if state.now.resolution != before.resolution:  # the optimisers start anew, as in the official code
+        for slots in (*state.opt_G.state.values(), *state.opt_D.state.values()):
+            for tensor in slots.values():
+                tensor.zero_()
 
 
 def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None) -> None:
@@ -189,8 +193,8 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
     loss = LOSSES[config.loss].d(real_logits, fake_logits)
     state.log(loss_D=loss)
-    if config.drift:
-        loss = loss + config.drift * drift(real_logits)
+    if config.drift:  # keeps a critic near 0 (ProGAN, appendix A.1, with weight .001)
+        loss = loss + config.drift * real_logits.square().mean()
     if config.d_reg_interval == 1:
         loss = loss + d_penalty(state, real, fake, c, rng)
     state.log(grad_norm_D=minimise(loss, state.opt_D, state.scaler_D))
@@ -266,8 +270,8 @@ def draw_fakes(state: TrainingState, n: int, c: Tensor | None, rng: BatchRNG) ->
 def logits_of_both(state: TrainingState, fake: Tensor, real: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
     """D's logits [N, 1] of fakes and of real slices, in one pass, which is faster than two.
 
-    They are interleaved so that no group of the minibatch standard deviation holds both: slice i of 2N sits in group i mod
-    (2N / size). A DCGAN has no such groups, and a batch smaller than one group cannot be interleaved: there D runs twice.
+    They are interleaved so that no group of the minibatch standard deviation holds both. A DCGAN has no such groups, and a batch
+    smaller than one group cannot be interleaved: there D runs twice.
     """
     size = state.config.mbstd_group_size
     if state.config.architecture == "dcgan" or len(fake) < size:
@@ -336,12 +340,3 @@ def update_augment(state: TrainingState, n: int) -> None:
         total, count = state.signs.tolist()
         state.augment_p = adapt(state.augment_p, total / count, n * config.ada_interval, config)
         state.signs.zero_()
-
-
-def grow(state: TrainingState, n: int) -> None:
-    """Bring the networks to the stage after n more slices; at a new resolution the optimisers start anew, as in the official code."""
-    grow_to(state.config, state.cur_nimg, state.G, state.D, state.G_ema)
-    if state.now.resolution != stage(state.config, state.cur_nimg - n).resolution:
-        slots = [slot for optimizer in (state.opt_G, state.opt_D) for slot in optimizer.state.values()]
-        for tensor in (tensor for slot in slots for tensor in slot.values()):
-            tensor.zero_()

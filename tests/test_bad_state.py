@@ -1,12 +1,12 @@
-"""Configs and run folders that are wrong, damaged or poisoned, one row each: the sentence the user gets, and nothing is executed."""
+"""Configs and run folders that are wrong, damaged or poisoned: a sentence, and nothing is executed."""
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,18 +28,13 @@ def tiny_population(slices, monkeypatch):
     monkeypatch.setattr(runs, "load_slices", lambda data, resolution, **kwargs: slices)
 
 
-@pytest.fixture(scope="module")
-def finished(slices, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("state") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "load_slices", lambda data, resolution, **kwargs: slices)
-        assert main([*COMMAND, "--run-dir", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
-def run(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(tmp_path, tmp_path_factory):
+    """A copy of a finished run."""
+    folder = tmp_path_factory.getbasetemp() / "finished"
+    if not folder.exists():
+        assert main([*COMMAND, "--run-dir", str(folder)]) == 0
+    return Path(shutil.copytree(folder, tmp_path / "run"))
 
 
 def told(capsys, *command: str) -> tuple[int, str]:
@@ -47,9 +42,6 @@ def told(capsys, *command: str) -> tuple[int, str]:
     status = main(list(command))
     out, err = capsys.readouterr()
     return status, out + err
-
-
-# --- Settings -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -63,9 +55,6 @@ def test_a_bad_setting_is_one_sentence_and_writes_nothing(options, says, tmp_pat
     status, text = told(capsys, *COMMAND, "--run-dir", str(tmp_path / "run"), *options)
     assert status == 2 and re.search(says, text) and text.splitlines()[-1].startswith("stylegan: "), text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-# --- Run folders --------------------------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -83,17 +72,10 @@ def pickled(run: Path) -> bytes:
 
 
 def torch_saved(run: Path) -> bytes:
-    path = run.parent / "x.pt"
-    torch.save({"G": Trap(run.parent / "executed")}, path)
-    content = path.read_bytes()
-    path.unlink()
-    return content
-
-
-def zipped(run: Path) -> bytes:
-    with zipfile.ZipFile(run.parent / "x.zip", "w") as archive:
-        archive.writestr("data.pkl", pickled(run))
-    return (run.parent / "x.zip").read_bytes()
+    """A .zip with a pickle in it."""
+    content = io.BytesIO()
+    torch.save({"G": Trap(run.parent / "executed")}, content)
+    return content.getvalue()
 
 
 def replaced(content: Callable[[Path], bytes], first: int = -1):
@@ -103,9 +85,7 @@ def replaced(content: Callable[[Path], bytes], first: int = -1):
 
 def poisoned(run: Path) -> None:
     """A checkpoints folder with bad things under every name."""
-    for name in ("999999999.safetensors", "000000080.safetensors"):
-        (run / "checkpoints" / name).write_bytes(pickled(run))
-    for name in ("latest.pt", "model.pth", "000000090.ckpt", "000000099.pkl", "pytorch_model.bin", "0.npy", "__init__.py"):
+    for name in ("999999999.safetensors", "latest.pt", "model.pth", "000000099.pkl", "pytorch_model.bin", "__init__.py"):
         (run / "checkpoints" / name).write_bytes(torch_saved(run))
     (run / "checkpoints/999999998.safetensors").mkdir()
     (run / "checkpoints/999999997.safetensors").symlink_to("/dev/zero")
@@ -123,9 +103,9 @@ def newest_with(change: Callable[[dict, dict], object]):
     return spoil
 
 
-def lines_in_the_middle(run: Path) -> None:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    (run / "metrics.jsonl").write_text("\n".join([*lines[:2], "{nonsense", "[1]", *lines[2:]]) + "\n")
+def with_text(name: str, change: Callable[[str], str]):
+    """A text file of the run folder, changed."""
+    return lambda run: (run / name).write_text(change((run / name).read_text()))
 
 
 def lead_elsewhere(name: str):
@@ -139,7 +119,6 @@ def lead_elsewhere(name: str):
     return spoil
 
 
-NEST = '{"config": ' + "[" * 100_000 + "]" * 100_000 + "}"
 BACK = r"Going back to the checkpoint before it"
 
 CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what the text matches)
@@ -148,7 +127,6 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     "cut short": (lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
     "a pickle": (replaced(pickled), True, rf"other formats are never opened.*{BACK}"),
     "tensors of somebody else": (lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
-    "a tensor is missing": (newest_with(lambda t, h: t.pop("pl_mean")), True, BACK),
     "a tensor of another shape": (newest_with(lambda t, h: t.update({"sums.loss_D": torch.zeros(3, 5)})), True, BACK),
     "progress that is none": (newest_with(lambda t, h: h.update(cur_nimg=-8)), True, BACK),
     "a scaler is a word": (newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
@@ -157,11 +135,12 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     # All checkpoints
     "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
     "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"checkpoints is not what"),
+    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"exists: .*checkpoints"),
     # config.json and metrics.jsonl
-    "config.json is nested without end": (lambda run: (run / "config.json").write_text(NEST), False, r"not a run folder"),
-    "its config is a number": (lambda run: (run / "config.json").write_text('{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
-    "lines that are none": (lines_in_the_middle, True, r"metrics\.jsonl.*2 damaged lines dropped"),
+    "config.json is nested without end": (with_text("config.json", lambda text: "[" * 100_000), False, r"not a run folder"),
+    "its config is a number": (with_text("config.json", lambda text: '{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
+    "lines that are none": (with_text("metrics.jsonl", lambda text: "{nonsense\n[1]\n" + text), True, r"metrics\.jsonl.*2 damaged lines dropped"),
+    "metrics.jsonl is a folder": (lambda run: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()), False, r"metrics\.jsonl.*directory"),
     "metrics.jsonl leads elsewhere": (lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
     "the lock leads elsewhere": (lead_elsewhere(".lock"), True, r"Resuming"),
 }  # fmt: skip
@@ -185,14 +164,11 @@ def test_the_user_is_told_and_nothing_is_executed(kind, run, capsys):
         assert (run.parent / "letter").read_text() == "dear reader"
 
 
-# --- Generators -----------------------------------------------------------------------------------------------------------------
-
-
 def cut(run: Path) -> bytes:
     return (run / "generator.safetensors").read_bytes()[:-100]
 
 
-@pytest.mark.parametrize("content", [pickled, torch_saved, zipped, cut, lambda run: bytes(range(256)) * 40, lambda run: b""])
+@pytest.mark.parametrize("content", [pickled, torch_saved, cut, lambda run: b""])
 def test_a_file_of_any_other_format_is_refused_and_never_executed(content, run):
     (run / "generator.safetensors").write_bytes(content(run))
     with pytest.raises(ValueError, match=r"generator\.safetensors is not a whole \.safetensors file"):
@@ -210,20 +186,12 @@ def test_a_file_that_is_missing_or_of_somebody_else_says_what_to_do(tmp_path):
         load_generator(tmp_path / "other.safetensors")
 
 
-def test_a_failed_write_leaves_the_old_file(run):
-    before = {path: path.read_bytes() for path in run.glob("*.*")}
-    with pytest.raises(TypeError):
-        save_tensors(run / "generator.safetensors", {"x": torch.zeros(1)}, {"not json": object()})
-    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
-
-
 @pytest.mark.parametrize(("info", "says"), [
     ({"config": {"channel_base": 2**40, "channel_max": 2**40}}, "does not fit this network"),  # before memory is taken for it
-    ({"config": {"z_dim": 10**9}}, "does not fit this network"),
     ({"config": {"mapping_layers": 10**9}}, "does not fit this network"),
     ({"config": {"img_resolution": 17}}, "take a power of two"),
     ({"config": {"unknown": 1}}, "Unknown config field unknown"),
-    ({"config": 5}, "config in its header"), ({"classes": 7}, "classes in its header"), ({"model_hash": 3}, "model_hash in its header"),
+    ({"config": 5, "classes": 7, "model_hash": 3}, "config, classes, model_hash in its header"),
 ], ids=str)  # fmt: skip
 def test_a_generator_whose_header_is_wrong_is_refused(info, says, run, capsys):
     tensors, known = load_tensors(run / "generator.safetensors")

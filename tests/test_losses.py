@@ -6,25 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan.augment import adapt, augment, cutout, dither, grey, move
-from stylegan.config import Config
-from stylegan.losses import (
-    LOSSES,
-    adam_for_lazy,
-    drift,
-    gradient_penalty,
-    participation_penalty,
-    sharing,
-)
+from stylegan.augment import augment, cutout, dither, grey, move
+from stylegan.losses import LOSSES, gradient_penalty, participation_penalty, sharing
 from stylegan.modules import with_deviation
 from stylegan.rng import BatchRNG
 
 
 def draws(seed):
     return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(seed))
-
-
-# --- Losses ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_losses_of_both_players_beside_the_logistic_one():
@@ -35,7 +24,6 @@ def test_losses_of_both_players_beside_the_logistic_one():
     torch.testing.assert_close(relativistic.d(real, fake), -torch.sigmoid(real - fake).log().mean())
     torch.testing.assert_close(relativistic.g(real + 5, fake + 5), relativistic.d(fake, real))  # no matter where both lie
     assert [name for name, loss in LOSSES.items() if loss.paired] == ["relativistic"]
-    assert drift(torch.tensor([[1.0], [3.0]])).item() == pytest.approx((1 + 9) / 2)
 
 
 def test_the_gradient_penalty_of_a_linear_critic_is_that_of_its_weight_and_a_flat_one_has_a_gradient():
@@ -49,15 +37,6 @@ def test_the_gradient_penalty_of_a_linear_critic_is_that_of_its_weight_and_a_fla
     penalty = gradient_penalty(x.flatten(1) @ flat[:, None], x)
     penalty.backward()
     assert penalty.item() == pytest.approx(1, abs=1e-5) and torch.isfinite(flat.grad).all()
-
-
-def test_lazy_adam_keeps_the_memory_of_the_same_number_of_main_steps():
-    settings = adam_for_lazy(1e-3, 0.0, 0.99, 16)
-    assert settings["lr"] == pytest.approx(1e-3 * 16 / 17) and settings["betas"][0] == 0
-    assert settings["betas"][1] ** 17 == pytest.approx(0.99**16)
-
-
-# --- The slices of a batch compared ---------------------------------------------------------------------------------------------
 
 
 def test_deviation_is_that_of_each_pixel_over_its_group():
@@ -92,9 +71,6 @@ def test_the_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
     assert participation_penalty(alike - gradient, real, mean)[0] < penalty
     black = torch.zeros_like(real).requires_grad_(True)
     assert torch.autograd.grad(participation_penalty(black, real, mean)[0], black)[0].isfinite().all()
-
-
-# --- Augmentations --------------------------------------------------------------------------------------------------------------
 
 
 def slices(n=4, size=16):
@@ -132,12 +108,6 @@ def test_the_share_of_changed_slices_follows_p_and_gradients_of_gradients_pass()
     (gradient,) = torch.autograd.grad((augment(img, 0.8, draws(0)) ** 3).sum(), img, create_graph=True)
     gradient.square().sum().backward()
     assert torch.isfinite(img.grad).all() and img.grad.abs().sum() > 0
-
-
-def test_adaptive_step_is_the_share_of_the_schedule():
-    config, step = Config(ada_target=0.6, ada_kimg=100.0, augment_p_max=0.8), 64 / 100_000
-    for p, sign_mean, after in ((0.2, 0.9, 0.2 + step), (0.2, 0.1, 0.2 - step), (0.0, 0.1, 0.0), (0.8, 0.9, 0.8)):
-        assert adapt(p, sign_mean, 64, config) == pytest.approx(after)
 
 
 def test_dither_clamps_adds_up_to_one_grey_level_and_lets_gradients_only_back_in():

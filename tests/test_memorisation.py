@@ -7,8 +7,9 @@ import pytest
 from test_evaluate import dataset_of
 
 from stylegan.config import make_config
-from stylegan.networks import Discriminator, grow_to
+from stylegan.networks import Discriminator, set_stage
 from stylegan.scores import memorisation
+from stylegan.stylegan1 import stage
 
 
 def gaussian(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_logits_are_those_of_a_grown_discriminator_in_its_own_groups(preset, mon
     fields |= {"attention": "8", "grow_from": 4} if preset == "seed003-progressive" else {}
     config = make_config(preset, dither=True, conditional="none", grow_kimg=0.1, fade_kimg=0.1, **fields)
     D, slices = Discriminator(config).eval(), dataset_of(people=11, levels=3)
-    grow_to(config, 10_000_000, D)
+    set_stage(stage(config, 10_000_000), D)
     seen, forward = [], D.forward
     monkeypatch.setattr(D, "forward", lambda img, c: seen.append(img) or forward(img, c))
     found = memorisation.logits(D, config, slices)
