@@ -35,10 +35,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the generator: transposed convolution, batch normalisation and ReLU; the last ends in a picture and tanh.
-
-    The first block takes z itself as maps of 1 x 1 px.
-    """
+    """One resolution of the generator: transposed convolution, batch normalisation and ReLU; the last ends in a picture and tanh."""
 
     num_torgb = 0
 
@@ -54,7 +51,7 @@ class SynthesisBlock(nn.Module):
 
     def forward(self, x: Tensor | None, img: None, ws: Tensor, noise: list) -> tuple[Tensor, Tensor | None]:
         """x [N, in, H/2, W/2] (the first: ws [N, 1, w_dim]) -> x [N, out, H, W] and, of the last, the picture. Noise is not used."""
-        x = self.conv(ws[:, 0, :, None, None] if self.is_first else x)
+        x = self.conv(ws[:, 0, :, None, None] if self.is_first else x)  # z itself as maps of 1 x 1 px
         if self.last:
             return x, torch.tanh(x.float())
         return F.relu(self.norm(x)), None

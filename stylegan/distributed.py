@@ -1,8 +1,7 @@
 """What several processes agree on. With one process every function here gives back what it was given.
 
-Started by ``torchrun --nproc-per-node N -m stylegan train ...``, and likewise ``sample`` and ``evaluate``. The networks stay bare,
-without a wrapper: gradients are averaged after the backward pass, because wrappers and double backward (R1, path length) do not
-go together.
+Started by ``torchrun --nproc-per-node N -m stylegan train ...``, and likewise ``sample`` and ``evaluate``. The networks have no
+wrapper, which would not go together with double backward (R1, path length): gradients are averaged after the backward pass.
 """
 
 from __future__ import annotations
@@ -45,15 +44,12 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, and leave them at the end; only the main one prints.
-
-    Raises LostProcessError in every process that is left when one of them is gone.
-    """
+    """Join the processes that torchrun started, if it did; only the main one prints. LostProcessError where one of them is gone."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    # torch reads this module at the first step; read later than the group is made, its default arguments would hold the group, and
-    # with it gloo's threads, until Python ends under them, which now and then aborts a process that has done all its work
+    # Read after the group is made, this module's default arguments would hold the group, and with it gloo's threads, until Python
+    # ends under them, which now and then aborts a process that has done all its work.
     importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.cuda.is_available()
     if cuda:
@@ -72,8 +68,8 @@ def process_group() -> Iterator[None]:
                 raise
             why = str(error).strip().splitlines()[-1][:120]
             raise LostProcessError(
-                f"Process {rank()} of {world()} lost touch with the others ({why}). What was saved last is whole: run the same "
-                "command again to go on, with any number of processes that divides the batch."
+                f"Process {rank()} of {world()} lost touch with the others ({why}). Run the same command again to go on from what was "
+                "saved last, with any number of processes that divides the batch."
             ) from error
 
 
@@ -95,7 +91,7 @@ def main_process_first() -> Iterator[None]:
 
 @torch.no_grad()
 def sum_(tensors: list[Tensor], divide: float = 1.0) -> None:
-    """Replace each tensor by its sum over the processes, divided by a number (theirs: the mean), in one exchange for all."""
+    """Replace each tensor by its sum over the processes, divided by a number, in one exchange for all."""
     if world() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -126,8 +122,7 @@ def broadcast_from_main(value: object) -> object:
 
 def split_across_processes(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
     """work(0, n), of which each process does its share work(first, last): arrays with a row for each of the n, in order."""
-    edges = [n * i // world() for i in range(world() + 1)]
-    mine = work(edges[rank()], edges[rank() + 1])
+    mine = work(n * rank() // world(), n * (rank() + 1) // world())
     if world() == 1:
         return mine
     parts: list = [None] * world()
@@ -149,7 +144,8 @@ class Tally:
             self.sums.setdefault(name, torch.zeros_like(new)).add_(new)
 
     def means(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in ((n, pair.tolist()) for n, pair in self.sums.items()) if count}
+        counted = {name: pair.tolist() for name, pair in self.sums.items()}
+        return {name: total / number for name, (total, number) in counted.items() if number}
 
     def clear(self) -> None:
         for pair in self.sums.values():

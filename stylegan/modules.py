@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan.resampling import blur, clamp_fp16, in_full_precision, in_full_precision_on_cpu
+from stylegan.resampling import blur, clamp_fp16, in_full_precision
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
@@ -79,7 +80,7 @@ class EqualConv2d(nn.Module):
         return leaky_relu(x, self.slope) if self.act else x
 
 
-@in_full_precision_on_cpu
+@functools.partial(in_full_precision, only="cpu")
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A convolution of single pixels, from or to few channels: as one product over all pixels it is several times faster.
 
@@ -125,8 +126,8 @@ def group_deviation(x: Tensor, group_size: int, eps: float) -> Tensor:
 def with_deviation(img: Tensor, group_size: int) -> Tensor:
     """img [N, C, H, W] in [-1, 1] -> [N, 2C, H, W]: beside each picture its group's standard deviation at each pixel, in [-1, 1] too.
 
-    Heads lie on one another, so that folds which a generator gives to all of them show at once: there the deviation is black. The
-    minibatch deviation is one number for a whole group, and cannot tell where its slices are alike.
+    Heads lie on one another, so that folds which a generator gives to all of them show at once: there the deviation is black.
+    The minibatch deviation, one number for a whole group, cannot tell where its slices are alike.
     """
     deviation = 2 * group_deviation(img, group_size, 1e-4) - 1
     return torch.cat([img, deviation.repeat(len(img) // len(deviation), 1, 1, 1)], dim=1)
@@ -149,8 +150,8 @@ class SelfAttention(nn.Module):
     @in_full_precision
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))  # [N, C', HW]
-        # Equation 1, with the root of the width that keeps products of equalised layers near 1. Written out, because a gradient
-        # penalty differentiates it twice, which fused kernels cannot be.
+        # Equation 1, and the root of the width, which keeps products of equalised layers near 1. No fused kernel, because a gradient
+        # penalty differentiates it twice.
         weights = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=2)  # [N, HW, HW]
         seen = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])  # [N, C/2, H, W]
         return x + self.gamma * self.out(seen)
@@ -171,10 +172,9 @@ def spectral_norm(net: nn.Module) -> None:
 
 
 class NoiseInjection(nn.Module):
-    """x + strength * noise with one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
+    """Noise times one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
 
-    Strengths start at 0; ``lr_multiplier`` slows their learning down, 0 leaves them there. ``fixed`` [H, W] is the noise of
-    mode 'const'.
+    Strengths start at 0; ``lr_multiplier`` slows their learning, 0 leaves them there. ``fixed`` [H, W] is the noise of mode 'const'.
     """
 
     def __init__(self, resolution: int, channels: int = 1, lr_multiplier: float = 1.0):
@@ -184,16 +184,15 @@ class NoiseInjection(nn.Module):
         self.register_buffer("fixed", torch.randn(resolution, resolution))
 
     def forward(self, noise: Tensor | None) -> Tensor:
-        """The scaled noise that the layer adds: [N, channels, H, W], from noise [N, 1, H, W] or, for None, the fixed one."""
+        """What is added to the maps: [N, channels, H, W], from noise [N, 1, H, W] or, for None, the fixed one."""
         return self.strength * self.lr_multiplier * (self.fixed if noise is None else noise)
 
 
 class MappingNetwork(nn.Module):
     """z (and class c) to w: StyleGAN1, section 2; conditioning as in StyleGAN2-ADA.
 
-    The moving average of w, one per class where conditional, is the centre of truncation (StyleGAN1, appendix B).
-    With z_dim = 0 it embeds the class alone, as the projection discriminator needs. Without ``embed`` the layers see the one-hot c
-    itself. With no layers at all (z_dim = w_dim) w is z on its sphere.
+    The moving average of w, one per class, is the centre of truncation (StyleGAN1, appendix B). With z_dim = 0 only the class is
+    embedded, as the projection discriminator needs; without ``embed`` the layers see the one-hot c; without layers w is z on its sphere.
     """
 
     def __init__(
@@ -221,13 +220,12 @@ class MappingNetwork(nn.Module):
         ws = self.layers(torch.cat(parts, dim=1)).unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws
-        centre = self.centre(c).unsqueeze(1)
-        head = centre.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        head = self.centre(c).unsqueeze(1).lerp(ws[:, :truncation_cutoff], truncation_psi)
         return torch.cat([head, ws[:, head.shape[1]:]], dim=1)  # fmt: skip
 
     def centre(self, c: Tensor | None) -> Tensor:
         """The average w that belongs to each row of c: [N, w_dim], or [1, w_dim] without classes."""
-        return self.w_avg.unsqueeze(0) if c is None or not self.c_dim else c @ self.w_avg
+        return c @ self.w_avg if self.c_dim else self.w_avg.unsqueeze(0)
 
     @torch.no_grad()
     def update_w_avg(self, w: Tensor, c: Tensor | None, beta: float) -> None:

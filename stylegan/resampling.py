@@ -3,7 +3,7 @@
 On a CPU a depthwise convolution in channels_last is the fastest exact form. On a GPU it is the slowest: it runs on no tensor core,
 and at 128 px took 5.4 ms where two products with band matrices take .15 (H200, bf16, 32 x 128 maps; copying them takes .07).
 
-First: which work of half precision is done in float32 all the same, and on which devices.
+First: which work of half precision is done in float32 all the same.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ Taps = tuple[float, ...]
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
-# --- Half precision --------------------------------------------------------------------------------------------------------------
-
-
 def in_full_precision(function, only: str | None = None):
-    """Take the tensors of a call to float32 and leave autocast off: for work that half precision makes no faster, maybe on ``only``
-    this type of device."""
+    """Work in float32, without autocast, on every device or ``only`` on one type: where half precision is no faster."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
@@ -36,9 +32,6 @@ def in_full_precision(function, only: str | None = None):
     return wrapped
 
 
-in_full_precision_on_cpu = functools.partial(in_full_precision, only="cpu")
-
-
 def float_on_cpu(x: Tensor) -> Tensor:
     """x in the type that suits sums and products with a number for each map: float32 on CPUs, where halves take four times as long."""
     halves = x.dtype in (torch.bfloat16, torch.float16)
@@ -48,9 +41,6 @@ def float_on_cpu(x: Tensor) -> Tensor:
 def clamp_fp16(x: Tensor) -> Tensor:
     """Maps in float16 stay within +-256, so that no sum over a layer overflows (StyleGAN2-ADA, appendix D)."""
     return x.clamp(-256, 256) if x.dtype == torch.float16 else x
-
-
-# --- Filters ---------------------------------------------------------------------------------------------------------------------
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1, taps: Taps = TAPS) -> Tensor:

@@ -1,7 +1,6 @@
 """Random numbers of a training step, and recordings of whole steps on a GPU, which draw from the same generator.
 
-The numbers are always those of the whole batch: all processes draw the same ones and keep their own rows, so that the picture of
-slice i does not depend on which process computes it.
+All processes draw the numbers of the whole batch and keep their own rows: slice i does not depend on which process computes it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Shard:
         world, group = distributed.world(), min(group_size, batch_size)
         if batch_size % (group * world):
             raise ValueError(
-                f"A batch of {batch_size} does not fall into {world} shares of whole groups of {group}, one for each process; "
+                f"{world} processes cannot share a batch of {batch_size} in whole groups of {group}; "
                 f"take a --batch-size that is a multiple of {group * world}."
             )
         return cls(distributed.rank(), world, group)
@@ -51,7 +50,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class BatchRNG:
-    """A source of random numbers; ``n`` is always the number of rows of this share."""
+    """A source of random numbers; ``n`` is the number of rows of this share."""
 
     device: torch.device
     generator: torch.Generator | None = None
@@ -71,19 +70,15 @@ class BatchRNG:
         return self.shard.take(torch.randint(low, high, size, generator=self.generator, device=self.device))
 
 
-# --- CUDA graphs -------------------------------------------------------------------------------------------------------------------
-
-WARM_UP = 3  # runs as written before recording: buffers, optimiser slots and the choice of algorithms settle
+WARM_UP = 3  # runs before recording: buffers, optimiser slots and the choice of algorithms settle
 
 
 class Replay:
     """Runs functions of device tensors; where ``enabled``, each is recorded at its fourth run and replayed from then on.
 
     A step of a small network is thousands of kernels of a few microseconds; launching them one by one from Python takes longer than
-    running them. Replayed is what was recorded, to the last kernel: results are those of the steps as they stand.
-
-    A function may read and write any tensor that lives as long as the replay does, must not look at values on the host, and must
-    draw random numbers from ``generator`` alone. Anything that changes control flow must be part of ``variant``, which keys the recording.
+    running them. A function may read and write any tensor that lives as long as the replay does, must not look at values on the host,
+    and must draw random numbers from ``generator`` alone. Anything that changes control flow must be part of ``variant``.
     """
 
     def __init__(self, generator: torch.Generator, enabled: bool):
@@ -100,8 +95,13 @@ class Replay:
             return
         key = (getattr(function, "func", function).__name__, *variant)
         self.runs[key] += 1
-        if self.runs[key] <= WARM_UP:
-            self._aside(function, *inputs)
+        if (
+            self.runs[key] <= WARM_UP
+        ):  # on the stream that recording will use: gradients remember the stream they were first made on
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return
         if key not in self.recorded:
             self.recorded[key] = self._record(function, inputs)
@@ -110,13 +110,6 @@ class Replay:
             if mine is not None:
                 mine.copy_(given)
         graph.replay()
-
-    def _aside(self, function: Callable[..., None], *inputs: Tensor | None) -> None:
-        """Run on the stream that recording will use: gradients remember the stream they were first made on."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            function(*inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
 
     def _record(self, function: Callable[..., None], inputs: tuple) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None]]:
         own = [None if tensor is None else tensor.clone() for tensor in inputs]

@@ -33,10 +33,7 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolved maps, and the factors [N, out, 1, 1] that still demodulate them.
-
-        They are handed on so that the layer can multiply, add noise and add the bias in one go.
-        """
+        """The convolved maps, and the factors [N, out, 1, 1] that still demodulate them, which the layer does in one go with its bias."""
         style = self.affine(w)  # [N, in]
         if x.dtype == torch.float16:  # demodulation takes any factor out again: keep float16 from overflowing
             style = style / style.abs().amax(dim=1, keepdim=True)
@@ -59,10 +56,7 @@ class ModulatedConv2d(nn.Module):
 
 
 class ModulatedPixels(nn.Module):
-    """The modulated 1x1 convolution of ToRGB, without demodulation (equation 1 alone): [N, in, H, W] -> [N, out, H, W].
-
-    To so few channels it costs least with each sample's own weights.
-    """
+    """The modulated 1x1 convolution of ToRGB, without demodulation (equation 1 alone): [N, in, H, W] -> [N, out, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int, w_dim: int):
         super().__init__()
@@ -72,7 +66,7 @@ class ModulatedPixels(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w).unsqueeze(1)  # [N, 1, in]
-        return conv1x1(x, self.weight[:, :, 0, 0] * self.scale * style)
+        return conv1x1(x, self.weight[:, :, 0, 0] * self.scale * style)  # to few channels each sample's own weights cost least
 
 
 class SynthesisLayer(nn.Module):
