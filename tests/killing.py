@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from stylegan import checkpoint
@@ -26,7 +25,6 @@ from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
 from stylegan.config import make_config
 from stylegan.dataset import load_slices
-from stylegan.predict import generate, to_uint8
 
 CONFIG = make_config(
     "smoke", total_kimg=float(os.environ.get("KIMG", 0.16)), tick_kimg=0.016, kid_ticks=2, kid_samples=32, checkpoint_minutes=0.002,
@@ -38,23 +36,16 @@ SLICES, TRACE = Path("slices"), Path("trace")
 
 
 def cheap_scorer(val_slices, config, device):
-    """Distances of mean pictures, in place of what a network sees."""
-    real = np.asarray(val_slices.images, dtype=float).mean(axis=0)
-
-    def score(G_ema, full):
-        fakes = to_uint8(generate(G_ema, range(16))).astype(float)
-        found = {"kid": np.abs(fakes.mean(axis=0) - real).mean(), "precision": 0.5, "recall": 0.5, "coverage": 0.5}
-        return {"spread": fakes.std(axis=0).mean(), **(found if full else {})}
-
-    return score
+    """The size of w in place of what a network sees."""
+    return lambda G_ema, full: {"kid": G_ema.mapping.w_avg.abs().sum().item()} if full else {}
 
 
-def train(run: Path, config=CONFIG) -> None:
-    runs.train_run(config, SLICES, run, scorer=cheap_scorer)
+def train(run: Path) -> None:
+    runs.train_run(CONFIG, SLICES, run, scorer=cheap_scorer)
 
 
 def fork(work: Callable[..., object], *arguments: object) -> int:
-    """A child that does the work, and ends with 0, or with 3 and a trace in the file that TRACE names."""
+    """A child that does the work, and ends with 0, with 130 when asked to stop, or with 3 and a trace in the file that TRACE names."""
     sys.stdout.flush()
     if pid := os.fork():
         return pid
@@ -87,39 +78,34 @@ class HalfFile(io.FileIO):
     def write(self, content) -> int:
         super().write(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-        return 0
 
 
-def die_at(kind: str, count: int, run: Path) -> None:
-    """Let this process die before its count-th file operation in the run folder, or within its count-th checkpoint or line."""
-    left = [count]
-
-    def now() -> bool:
-        left[0] -= 1
-        return left[0] == 0
+def train_and_die(kind: str, count: int, run: Path) -> None:
+    """Train, and die before the count-th file operation in the run folder, or within the count-th checkpoint or line."""
+    moments = iter(range(1, 10**6))
 
     def watch(event: str, arguments: tuple) -> None:
-        if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(run) in str(arguments[0]) and now():
+        if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(run) in str(arguments[0]) and next(moments) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def append(path: Path, line: str, whole=runs.append_line) -> None:
-        if now():
+        if next(moments) == count:
             HalfFile(path, "a").write(line.encode())
         whole(path, line)
 
     if kind == "file operation":
         sys.addaudithook(watch)
     elif kind == "half checkpoint":
-        checkpoint.open = lambda path, mode: HalfFile(path, "w") if now() else open(path, mode)
+        checkpoint.open = lambda path, mode: HalfFile(path, "w") if next(moments) == count else open(path, mode)
     elif kind == "half line":
         runs.append_line = append
+    train(run)
 
 
 def kill_once(run: Path, draw: random.Random) -> tuple[str, int]:
     """Start or go on, and be killed at one moment; which kind of moment, and how the child ended."""
     kind = draw.choice(MOMENTS)
-    count = draw.randint(1, 40 if kind == "file operation" else 4)
-    pid = fork(lambda: (die_at(kind, count, run), train(run)))
+    pid = fork(train_and_die, kind, draw.randint(1, 40 if kind == "file operation" else 4), run)
     if kind == "any time":
         time.sleep(draw.uniform(0.05, 0.8))
         os.kill(pid, signal.SIGKILL)
@@ -134,10 +120,9 @@ def check_readable(run: Path) -> int:
     files = [*checkpoints(run), *run.glob("*.safetensors")]
     for path in files:
         load_tensors(path)
-    for text in [path.read_text() for path in run.glob("config.json")]:
+    whole = [line for path in run.glob("metrics.jsonl") for line in path.read_text().splitlines(keepends=True)[:-1]]
+    for text in (*whole, *(path.read_text() for path in run.glob("config.json"))):
         json.loads(text)
-    for line in [line for path in run.glob("metrics.jsonl") for line in path.read_text().splitlines(keepends=True)[:-1]]:
-        json.loads(line)
     return len(files)
 
 
@@ -154,11 +139,11 @@ def outcome(run: Path) -> dict:
     }
 
 
-def differences(place: Path, run: Path) -> list[str]:
-    """What a run has else than one that nothing has broken."""
+def finish(place: Path, run: Path) -> list[str]:
+    """Train to the end; what the run has else than one that nothing has broken."""
     whole = place.parent / "whole"
-    if not whole.exists():
-        ended(fork(train, whole))
+    for folder in (run, whole):
+        ended(fork(train, folder))
     expected, found = outcome(whole), outcome(run)
     return [key for key in expected if expected[key] != found[key]]
 
@@ -169,20 +154,15 @@ def differences(place: Path, run: Path) -> list[str]:
 def kill(place: Path, number: int) -> dict:
     """Kill so many times, finish, compare; begin another run where one is finished before."""
     draw, kinds, wrong, read, finished = random.Random(number), Counter(), [], 0, 0
-    while (killed := sum(kinds.values())) < number or finished == 0:
+    while kinds.total() < number:
         run = place / f"run{finished}"
-        kind, status = kill_once(run, draw) if killed < number else ("", ended(fork(train, run)))
+        kind, status = kill_once(run, draw)
         read += check_readable(run)
         if status:
             kinds[kind] += 1
-            continue
-        finished += 1
-        wrong += differences(place, run)
-    run = place / f"run{finished}"
-    if run.exists():
-        ended(fork(train, run))
-        wrong += differences(place, run)
-    return {"killed": killed, "kinds": kinds, "read": read, "wrong": wrong}
+        else:
+            wrong, finished = wrong + finish(place, run), finished + 1
+    return {"killed": kinds.total(), "kinds": kinds, "read": read, "wrong": wrong + finish(place, run)}
 
 
 def stop(place: Path, number: int) -> dict:
@@ -198,8 +178,7 @@ def stop(place: Path, number: int) -> dict:
         status, asked, before = ended(pid, 130), asked + 1, reached
         reached = load_tensors(checkpoints(place / "run")[-1])[1]["cur_nimg"]
         saved += reached > before
-    ended(fork(train, place / "run"))
-    return {"asked": asked, "saved": saved, "wrong": differences(place, place / "run")}
+    return {"asked": asked, "saved": saved, "wrong": finish(place, place / "run")}
 
 
 def listens(pid: int) -> bool:

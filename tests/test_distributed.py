@@ -58,8 +58,6 @@ def test_torchrun_leaves_every_option_to_us(command):
         assert get_args_parser().parse_args(given).training_script_args == [command, "run", flag, "1"]
 
 
-# --- Processes ------------------------------------------------------------------------------------------------------------------
-
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="forks, and finds threads and processes in /proc")
 
 

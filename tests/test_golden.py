@@ -60,9 +60,6 @@ def gradients_agree(net: torch.nn.Module, golden: Golden, tag: str) -> None:
     net.zero_grad()
 
 
-# --- Networks -----------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def test_generator(golden):
     """Styles; pictures with the fixed noise, without noise and truncated, as far as the peer printed them."""
@@ -76,17 +73,12 @@ def test_generator(golden):
 
 
 @torch.no_grad()
-def test_truncation_up_to_a_layer_and_mixed_styles():
+def test_truncation_up_to_a_layer_mixed_styles_and_the_moving_average_of_w():
     golden = Golden("official")
-    ws = golden.G.mapping(golden.z[:2], truncation_psi=0.5, truncation_cutoff=3)
-    agrees(ws, golden["ws_truncated"])
+    agrees(golden.G.mapping(golden.z[:2], truncation_psi=0.5, truncation_cutoff=3), golden["ws_truncated"])
     ws = golden.G.mapping(golden.z[:2])
     mixed = torch.cat([ws[:1, :3], ws[1:, 3:]], dim=1)
     agrees(golden.G.synthesis(mixed, noise_mode="const"), golden["img_mixed"])
-
-
-def test_moving_average_of_w():
-    golden = Golden("official")
     golden.G.mapping.update_w_avg(golden["w"], None, beta=0.995)
     moved = golden["w_avg_after"] - golden.weights("G/")["mapping.w_avg"]
     agrees(golden.G.mapping.w_avg - golden.weights("G/")["mapping.w_avg"], moved, 1e-3)  # of a small difference
@@ -97,9 +89,6 @@ def test_discriminator(golden):
     """8 slices in groups of 4."""
     agrees(golden.D(golden.real, golden.c), golden["logits"])
     assert golden["logits"].std() > 1e-3
-
-
-# --- Losses -------------------------------------------------------------------------------------------------------------------
 
 
 def test_r1(golden):
@@ -113,10 +102,9 @@ def test_r1(golden):
 
 def test_path_length(golden):
     """Value, moving average and gradient; in both codes the gradient runs through the average as well."""
-    n = len(golden["pl_noise"])
+    noise, n = golden["pl_noise"], len(golden["pl_noise"])
     ws = golden.G.mapping(golden.z[:n], None if golden.c is None else golden.c[:n])
     img = golden.G.synthesis(ws, noise_mode="const")
-    noise = golden["pl_noise"]
     lengths = path_lengths(img, ws, noise)
     penalty, pl_mean = path_length_penalty(lengths, golden["pl_mean_before"], 0.01)
     agrees(pl_mean, golden["pl_mean_after"], 1e-6)
@@ -140,9 +128,6 @@ def test_adversarial_losses(name):
     agrees(loss, golden["loss_g"])
     loss.backward()
     gradients_agree(golden.G, golden, "g")
-
-
-# --- StyleGAN1 ----------------------------------------------------------------------------------------------------------------
 
 
 STAGES = {"4": (4, 1.0), "8fading": (8, 0.3), "8": (8, 1.0), "16fading": (16, 0.75), "16": (16, 1.0)}
@@ -171,18 +156,13 @@ def test_stylegan1_mapping_and_resampling():
     agrees(golden.D.blocks[0].conv1(golden["x"]), golden["down"], 1e-6)
 
 
-# --- Operators ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("peer", ["official", "rosinality"])
 def test_resampling(peer):
     with np.load(FOLDER / f"{peer}_operators.npz") as file:
-        numbers = {key: torch.from_numpy(file[key]) for key in ("x", "up", "down", "blur", "blur4")}
-    x = numbers["x"]
-    agrees(upsample(x), numbers["up"], 1e-6)
-    agrees(blur(x, padding=1, stride=2), numbers["down"], 1e-6)
-    agrees(blur(x, padding=2), numbers["blur"], 1e-6)
-    agrees(blur(x, padding=1, gain=4), numbers["blur4"], 1e-6)
+        x, *theirs = (torch.from_numpy(file[key]) for key in ("x", "up", "down", "blur", "blur4"))
+    ours = upsample(x), blur(x, padding=1, stride=2), blur(x, padding=2), blur(x, padding=1, gain=4)
+    for pair in zip(ours, theirs, strict=True):
+        agrees(*pair, 1e-6)
 
 
 @torch.no_grad()
@@ -191,10 +171,8 @@ def test_resampling(peer):
 def test_modulated_convolution(peer, kind):
     with np.load(FOLDER / f"{peer}_operators.npz") as file:
         numbers = {key.removeprefix(f"{kind}/"): torch.from_numpy(file[key]) for key in file.files}
-    out, inner, kernel, _ = numbers["weight"].shape
-    w_dim = numbers["w"].shape[1]
-    plain = kind != "torgb"
-    conv = ModulatedConv2d(inner, out, kernel, w_dim, up=kind == "upsampling") if plain else ModulatedPixels(inner, out, w_dim)
+    (out, inner, kernel, _), w_dim, pixels = numbers["weight"].shape, numbers["w"].shape[1], kind == "torgb"
+    conv = ModulatedPixels(inner, out, w_dim) if pixels else ModulatedConv2d(inner, out, kernel, w_dim, up=kind == "upsampling")
     conv.load_state_dict({name: numbers[name] for name in conv.state_dict()})
     y = conv(numbers["x"], numbers["w"])
-    agrees(y if kind == "torgb" else y[0] * y[1], numbers["y"])
+    agrees(y if pixels else y[0] * y[1], numbers["y"])

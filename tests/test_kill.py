@@ -12,47 +12,21 @@ import conftest
 import pytest
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="forks, and looks at processes in /proc")
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """work(kimg, task=number, ...): what `killing.py` found out in each task, in runs of so many kimg on 24 simulated people."""
-    slices = tmp_path_factory.mktemp("kill") / "slices"
-    conftest._write_slices(slices)
-
-    def run(kimg: float, **tasks: int) -> dict[str, dict]:
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "KIMG": str(kimg)}
-        place, asked = tmp_path_factory.mktemp("work"), [f"{name}={number}" for name, number in tasks.items()]
-        command = [sys.executable, HERE / "killing.py", slices, place, *asked]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        print(done.stdout)  # the figures, shown by pytest -rP
-        return dict(zip(tasks, map(json.loads, done.stdout.splitlines()), strict=True))
-
-    return run
-
-
-def check_kills(found: dict, number: int) -> None:
-    assert found["killed"] == number == sum(found["kinds"].values()) and found["wrong"] == []
-    assert found["read"] > number / 2  # files were there to be read after most of the kills, and all of them were whole
-
-
-def check_stops(found: dict, number: int) -> None:
-    assert found["wrong"] == [] and 1 <= found["asked"] <= number
-    assert found["saved"] >= found["asked"] - 1  # it may have been finished already
-
-
-def test_killed_and_stopped_a_few_times(work):
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="forks, and looks at processes in /proc")
+@pytest.mark.parametrize(("kimg", "kills", "stops"), [(0.064, 3, 1), pytest.param(0.8, 50, 3, marks=pytest.mark.long)])
+def test_killed_and_stopped_at_so_many_moments(kimg, kills, stops, tmp_path):
     """In one process: most of the time is its start."""
-    found = work(0.064, kill=3, stop=1)
-    check_kills(found["kill"], 3)
-    check_stops(found["stop"], 1)
-
-
-@pytest.mark.long
-def test_killed_at_fifty_moments_and_stopped_at_three(work):
-    found = work(0.8, kill=50, stop=3)
-    check_kills(found["kill"], 50)
-    assert set(found["kill"]["kinds"]) == {"any time", "file operation", "half checkpoint", "half line"}
-    check_stops(found["stop"], 3)
+    conftest._write_slices(tmp_path / "slices")  # of 24 simulated people
+    command = [sys.executable, HERE / "killing.py", tmp_path / "slices", tmp_path, f"kill={kills}", f"stop={stops}"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "KIMG": str(kimg)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)  # the figures, shown by pytest -rP
+    killed, stopped = map(json.loads, done.stdout.splitlines())
+    assert killed["killed"] == kills == sum(killed["kinds"].values()) and killed["wrong"] == stopped["wrong"] == []
+    assert killed["read"] > kills / 2  # files were there to be read after most of the kills, and all of them were whole
+    if kills == 50:
+        assert len(killed["kinds"]) == 4  # at any time, before a file operation, within a checkpoint, within a line
+    assert 1 <= stopped["asked"] <= stops and stopped["saved"] >= stopped["asked"] - 1  # it may have been finished already

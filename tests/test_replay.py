@@ -1,43 +1,24 @@
 """What a recorded step does on the host; that it computes the same is shown on a card (test_gpu)."""
 
-import contextlib
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
-from stylegan import rng as module
 from stylegan.rng import WARM_UP, Replay
-
-
-class Graph:
-    """Stands for a CUDA graph: replaying it runs what was recorded, on the memory it was recorded with."""
-
-    def register_generator_state(self, generator):
-        self.generator = generator
-
-    def replay(self):
-        self.function(*self.inputs)
 
 
 @pytest.fixture
 def card(monkeypatch):
-    """Streams and graphs as far as `Replay` uses them, without a card."""
-
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    """Streams and graphs as far as `Replay` uses them, without a card: replaying runs what was recorded, on the memory of then."""
+    for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
 
     def record(self, function, inputs):
-        graph, own = Graph(), [None if tensor is None else tensor.clone() for tensor in inputs]
-        graph.function, graph.inputs = function, own
-        return graph, own
+        own = [None if tensor is None else tensor.clone() for tensor in inputs]
+        return MagicMock(replay=lambda: function(*own)), own
 
-    monkeypatch.setattr(module.Replay, "_record", record)
+    monkeypatch.setattr(Replay, "_record", record)
 
 
 def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(card):
