@@ -25,8 +25,8 @@ MARGIN = 0.1  # how far beyond black and white the clamp of `dither` lets gradie
 class _Clamp(torch.autograd.Function):
     """Clamp to [-1, 1]; a gradient passes within `MARGIN` of that, and beyond it where following it leads back in: no pixel is stuck.
 
-    Without the margin a background just below -1 is no longer pushed down while D still sees grey in its neighbours, and each step
-    of G's weights lifts some of it back above black.
+    Without the margin a background just below -1 is pushed down no further while D still sees grey in its neighbours, and each
+    step of G's weights lifts some of it back above black.
     """
 
     @staticmethod
@@ -92,7 +92,7 @@ def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:
 
 
 def adapt(p: float, sign_mean: float, images: int, config: Config) -> float:
-    """The next p after so many images: up when E[sign D(x)] exceeds ``ada_target``, else down, by 1 per ``ada_kimg`` (section 3)."""
+    """The next p: up when E[sign D(x)] exceeds ``ada_target``, else down, at a pace of 1 per ``ada_kimg`` (section 3 there)."""
     step = math.copysign(images / (config.ada_kimg * 1000), sign_mean - config.ada_target)
     return min(max(p + step, 0.0), config.augment_p_max)
 

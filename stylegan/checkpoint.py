@@ -224,7 +224,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
 
 
 def resume(state: TrainingState, run_dir: Path) -> None:
-    """Load the newest readable checkpoint, if there is any checkpoint, and cut metrics.jsonl and the best generator back to it."""
+    """Load the newest readable checkpoint, if there is any, and cut metrics.jsonl and the best generator back to it."""
     metrics, unreadable = run_dir / "metrics.jsonl", []
     for path in reversed(checkpoints(run_dir)):
         try:

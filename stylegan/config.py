@@ -184,12 +184,12 @@ def _checks(config: Config) -> list[tuple[object, str]]:
     return [
         (resolution < 8 or resolution > 1024 or resolution & (resolution - 1),
          f"img_resolution is {resolution}; take a power of two from 8 to 1024."),
-        (config.channel_base < resolution, f"channel_base is {config.channel_base}; at {resolution} px take at least {resolution}."),
+        (config.channel_base < resolution, f"channel_base is {config.channel_base}; take at least {resolution} here."),
         (config.participation_weight and batch < 3,  # two centred slices are always opposite
          f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."),
         (0 < config.lr_end_kimg < config.total_kimg,
          f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."),
-        (batch % min(group, batch), f"batch_size {batch} is not a multiple of mbstd_group_size {group}; take a multiple, or other groups."),
+        (batch % min(group, batch), f"batch_size {batch} is not a multiple of mbstd_group_size {group}; take one that is."),
         (config.img_channels not in (1, 3), f"img_channels is {config.img_channels}; take 1, grey, or 3, colour."),
         (config.seed >= 2**63, f"seed is {config.seed}; it must be below 2 to the power of 63."),
         (config.kid_samples < 2, f"kid_samples is {config.kid_samples}; a score takes 2 or more."),
@@ -201,7 +201,7 @@ def _checks(config: Config) -> list[tuple[object, str]]:
          f"grow_from is {config.grow_from}; {config.architecture} takes {', '.join(map(str, starts))} (only stylegan1 grows)."),
         (not dcgan and not config.mapping_layers, "mapping_layers is 0; only a dcgan has none."),
         (dcgan and (styles or config.conditional != "none"),
-         "A dcgan has no styles: it takes mapping_layers 0, w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0."),
+         "A dcgan has no styles: take mapping_layers 0, w_dim = z_dim, conditional none, style_mixing_prob 0 and pl_weight 0."),
     ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the generator: transposed convolution, batch normalisation and ReLU; the last ends in a picture and tanh."""
+    """One resolution of the generator: transposed convolution, batch normalisation and ReLU; the last ends in tanh."""
 
     num_torgb = 0
 

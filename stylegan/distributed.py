@@ -44,12 +44,12 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; only the main one prints. LostProcessError where one of them is gone."""
+    """Join the processes of torchrun, if any; only the main one prints. LostProcessError where one of them is gone."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    # Read after the group is made, this module's default arguments would hold the group, and with it gloo's threads, until Python
-    # ends under them, which now and then aborts a process that has done all its work.
+    # Read after the group is made, this module's default arguments would hold the group, and with it gloo's threads, until
+    # Python ends under them, which now and then aborts a process that has done all its work.
     importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.cuda.is_available()
     if cuda:
@@ -68,8 +68,8 @@ def process_group() -> Iterator[None]:
                 raise
             why = str(error).strip().splitlines()[-1][:120]
             raise LostProcessError(
-                f"Process {rank()} of {world()} lost touch with the others ({why}). Run the same command again to go on from what was "
-                "saved last, with any number of processes that divides the batch."
+                f"Process {rank()} of {world()} lost touch with the others ({why}). What was saved last is whole: run the same "
+                "command again to go on, with any number of processes that divides the batch."
             ) from error
 
 

@@ -43,9 +43,9 @@ def printable(text: str) -> str:
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The folder for caches, created and writable: ``cache`` in ``cache_dir``, else in the environment's ``STYLEGAN_DATA``, else in
-    ``data`` of the checkout around the working directory; outside a checkout the user's folder for caches, and where that cannot be
-    written one in the system's temporary directory.
+    """The folder for caches, created and writable: ``cache`` in ``cache_dir``, else in the environment's ``STYLEGAN_DATA``,
+    else in ``data`` of the checkout around the working directory; outside a checkout the user's folder for caches. Where that
+    cannot be written it is a folder of the system's temporary directory.
     """
     base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
     homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
@@ -170,8 +170,8 @@ class Holder:
 def hold_run_dir(folder: Path) -> Iterator[Holder]:
     """Be the one writer of a folder. ValueError names the other one while it lives; OSError where the folder cannot be written.
 
-    A kernel lock is free as soon as its process dies. But the kernel knows only its own machine, and some file systems, such as a
-    mounted Drive, have no locks: so the writer keeps a record too, and renews it. One of another machine counts for ten minutes.
+    A kernel lock is free as soon as its process dies. But the kernel knows only its own machine, and some file systems, such as
+    a mounted Drive, have no locks: so the writer renews a record too. One of another machine counts for ten minutes.
     """
     holder, path = Holder(folder), folder / ".lock"
     if path.is_symlink():  # ours never is one

@@ -150,8 +150,8 @@ class SelfAttention(nn.Module):
     @in_full_precision
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))  # [N, C', HW]
-        # Equation 1, and the root of the width, which keeps products of equalised layers near 1. No fused kernel, because a gradient
-        # penalty differentiates it twice.
+        # Equation 1, and the root of the width, which keeps products of equalised layers near 1. No fused kernel, because a
+        # gradient penalty differentiates it twice.
         weights = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=2)  # [N, HW, HW]
         seen = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])  # [N, C/2, H, W]
         return x + self.gamma * self.out(seen)
@@ -174,7 +174,7 @@ def spectral_norm(net: nn.Module) -> None:
 class NoiseInjection(nn.Module):
     """Noise times one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
 
-    Strengths start at 0; ``lr_multiplier`` slows their learning, 0 leaves them there. ``fixed`` [H, W] is the noise of mode 'const'.
+    Strengths start at 0; ``lr_multiplier`` slows their learning, 0 leaves them there. ``fixed`` [H, W] is noise mode 'const'.
     """
 
     def __init__(self, resolution: int, channels: int = 1, lr_multiplier: float = 1.0):
@@ -191,8 +191,8 @@ class NoiseInjection(nn.Module):
 class MappingNetwork(nn.Module):
     """z (and class c) to w: StyleGAN1, section 2; conditioning as in StyleGAN2-ADA.
 
-    The moving average of w, one per class, is the centre of truncation (StyleGAN1, appendix B). With z_dim = 0 only the class is
-    embedded, as the projection discriminator needs; without ``embed`` the layers see the one-hot c; without layers w is z on its sphere.
+    The moving average of w, one per class, is the centre of truncation (StyleGAN1, appendix B). With z_dim = 0 it embeds the
+    class alone, for a projection discriminator. Without ``embed`` layers see the one-hot c; without layers w is pixel_norm(z).
     """
 
     def __init__(

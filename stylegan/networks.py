@@ -21,7 +21,7 @@ from stylegan.modules import MappingNetwork, SelfAttention, set_slope, spectral_
 from stylegan.rng import BatchRNG
 from stylegan.stylegan1 import Stage, stage
 
-# Each file offers SynthesisBlock, FromRGB and DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
+# Each has SynthesisBlock, FromRGB, DiscriminatorBlock of (config, resolution) and DiscriminatorEpilogue of (config, width).
 VARIANTS = {"stylegan2": stylegan2, "stylegan1": stylegan1, "dcgan": dcgan}
 
 
@@ -176,7 +176,7 @@ def set_stage(now: Stage, *nets: nn.Module) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' takes CUDA (each of several processes its own card), then MPS, then the CPU; ValueError for a device that is not there."""
+    """'auto' takes CUDA (each process its own card), then MPS, then the CPU. ValueError for a device that is not there."""
     if "LOCAL_RANK" in os.environ and name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -76,9 +76,9 @@ WARM_UP = 3  # runs before recording: buffers, optimiser slots and the choice of
 class Replay:
     """Runs functions of device tensors; where ``enabled``, each is recorded at its fourth run and replayed from then on.
 
-    A step of a small network is thousands of kernels of a few microseconds; launching them one by one from Python takes longer than
-    running them. A function may read and write any tensor that lives as long as the replay does, must not look at values on the host,
-    and must draw random numbers from ``generator`` alone. Anything that changes control flow must be part of ``variant``.
+    A step of a small network is thousands of kernels of microseconds; launching them from Python takes longer than they do.
+    A function may read and write any tensor that lives as long as the replay does, must not look at values on the host, and must
+    draw random numbers from ``generator`` alone. Anything that changes control flow must be part of ``variant``.
     """
 
     def __init__(self, generator: torch.Generator, enabled: bool):

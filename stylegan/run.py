@@ -56,8 +56,8 @@ def train_run(
     """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
 
     ``data``, ``subjects_csv``, ``levels``, ``contrast``: as in `load_slices`. Only the training subjects are trained on.
-    ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary for the lines of metrics.jsonl; with ``full``
-    it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best. Without a scorer the last one is kept.
+    ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary for the lines of metrics.jsonl; with
+    ``full`` it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best. Without a scorer it is the last.
 
     Raises ValueError when another process writes to the folder or it was made with another config or other slices,
     FloatingPointError when a loss is no longer finite, and KeyboardInterrupt, after saving, when it was asked to stop.
@@ -150,7 +150,7 @@ def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
 
 
 def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, source: dict) -> None:
-    """Write config.json and environment.txt, unless another experiment made the folder. ``source``: how to find the slices again."""
+    """Write config.json and environment.txt unless another experiment made the folder. ``source``: how to find the slices."""
     found = {name: os.path.abspath(source[name]) for name in ("path", "subjects_csv") if source.get(name) is not None}
     about = {"path": None, **source, **found, "title": data.title, "layout": data.layout, "key": data.key}
     known = read_settings(run_dir)
@@ -171,7 +171,7 @@ def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, sou
 
 
 class Recorder(contextlib.ExitStack):
-    """What the main process does while it trains: ticks, samples, scores, checkpoints, the progress bar, and stopping when asked."""
+    """What the main process does while it trains: ticks, samples, scores, checkpoints, progress, and stopping when asked."""
 
     def __init__(self, state: TrainingState, data: SliceDataset, run_dir: Path, scorer: Scorer | None, sign_of_life: Callable):
         super().__init__()

@@ -47,7 +47,7 @@ class Conv2d(nn.Module):
     """3x3 convolution with equalised learning rate, which may double the resolution before, or halve it after its sums.
 
     Up: every pixel becomes a square of four, then the convolution, then the filter [1, 2, 1]. Down: the filter, the convolution, then
-    the mean of each square of four. In both, squares and weights are one 4x4 kernel with stride 2. [N, in, H, W] -> [N, out, H', W'].
+    the mean of each square of four. In both, squares and weights make one 4x4 kernel. [N, in, H, W] -> [N, out, H', W'].
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, up: bool = False, down: bool = False):

@@ -33,7 +33,7 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolved maps, and the factors [N, out, 1, 1] that still demodulate them, which the layer does in one go with its bias."""
+        """The convolved maps, and the factors [N, out, 1, 1] that demodulate them when the layer adds its bias."""
         style = self.affine(w)  # [N, in]
         if x.dtype == torch.float16:  # demodulation takes any factor out again: keep float16 from overflowing
             style = style / style.abs().amax(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
 """Training: the state of a run, one function per step, and the loop.
 
 Each step draws all its random numbers from one generator seeded by (seed, cur_nimg, step), and the order of the slices is a
-function of the first two: a resumed run on a CPU continues bit for bit. Processes that train together draw the numbers of the whole
-batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
+function of the first two: a resumed run on a CPU continues bit for bit. Processes that train together draw the numbers of the
+whole batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
 """
 
 from __future__ import annotations
@@ -270,8 +270,8 @@ def draw_fakes(state: TrainingState, n: int, c: Tensor | None, rng: BatchRNG) ->
 def logits_of_both(state: TrainingState, fake: Tensor, real: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
     """D's logits [N, 1] of fakes and of real slices, in one pass, which is faster than two.
 
-    They are interleaved so that no group of the minibatch standard deviation holds both. A DCGAN has no such groups, and a batch
-    smaller than one group cannot be interleaved: there D runs twice.
+    They are interleaved so that no group of the minibatch standard deviation holds both. A DCGAN has no such groups, and a
+    batch smaller than one group cannot be interleaved: there D runs twice.
     """
     size = state.config.mbstd_group_size
     if state.config.architecture == "dcgan" or len(fake) < size:

@@ -45,7 +45,7 @@ def train(run: Path) -> None:
 
 
 def fork(work: Callable[..., object], *arguments: object) -> int:
-    """A child that does the work, and ends with 0, with 130 when asked to stop, or with 3 and a trace in the file that TRACE names."""
+    """A child that does the work, and ends with 0, with 130 when asked to stop, or with 3 and a trace in the file TRACE."""
     sys.stdout.flush()
     if pid := os.fork():
         return pid

@@ -135,12 +135,12 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     # All checkpoints
     "all are pickles": (replaced(pickled, first=0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
     "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
-    "the folder is a file": (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), False, r"exists: .*checkpoints"),
+    "a folder is a file": (lambda run: (shutil.rmtree(run / "samples"), (run / "samples").touch()), False, r"exists.*samples"),
     # config.json and metrics.jsonl
     "config.json is nested without end": (with_text("config.json", lambda text: "[" * 100_000), False, r"not a run folder"),
-    "its config is a number": (with_text("config.json", lambda text: '{"config": 5, "data": {}, "classes": []}'), False, r"config\.json .* damaged"),
-    "lines that are none": (with_text("metrics.jsonl", lambda text: "{nonsense\n[1]\n" + text), True, r"metrics\.jsonl.*2 damaged lines dropped"),
-    "metrics.jsonl is a folder": (lambda run: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()), False, r"metrics\.jsonl.*directory"),
+    "its config is a number": (with_text("config.json", lambda text: '{"config": 5}'), False, r"config\.json .* damaged"),
+    "lines that are none": (with_text("metrics.jsonl", lambda text: "{nonsense\n[1]\n" + text), True, r"2 damaged lines"),
+    "lines as folder": (lambda run: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()), False, r"directory"),
     "metrics.jsonl leads elsewhere": (lead_elsewhere("metrics.jsonl"), True, r"Resuming"),
     "the lock leads elsewhere": (lead_elsewhere(".lock"), True, r"Resuming"),
 }  # fmt: skip

@@ -9,8 +9,8 @@ from stylegan.config import CHOICES, FIELDS, PRESETS, Config, make_config
 OUTSIDE = {"> 0": (0, -1), ">= 0": (-1,), "0 to 1": (-0.1, 1.01)}
 BAD = {
     "img_resolution": (48, 4, 2048, -64), "channel_base": (32,), "batch_size": (6, "16", 16.0, True), "mapping_layers": (0,),
-    "lr": (float("nan"), float("inf"), "fast", True), "r1_gamma": (float("nan"),), "device": ("tpu",), "mirror": (1,), "preset": (3,),
-    "img_channels": (2,), "kid_samples": (1,), "seed": (-1, 2**63),
+    "lr": (float("nan"), float("inf"), "fast", True), "r1_gamma": (float("nan"),), "device": ("tpu",), "mirror": (1,),
+    "preset": (3,), "img_channels": (2,), "kid_samples": (1,), "seed": (-1, 2**63),
 }  # fmt: skip
 DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "style_mixing_prob": 0.0}
 TOGETHER = {  # what the sentence says: fields that do not go together, at 32 px
@@ -19,7 +19,8 @@ TOGETHER = {  # what the sentence says: fields that do not go together, at 32 px
     "participation": ({"batch_size": 2, "participation_weight": 1.0},),
     "total_kimg is 81": ({"lr_end_kimg": 80, "total_kimg": 81},),
     "attention is .*8, 16": tuple({"attention": wrong} for wrong in ("32", "4", "7", "8,8", "")),
-    "dcgan": tuple({**DCGAN, **wrong} for wrong in ({"conditional": "class"}, {"pl_weight": 1.0}, {"z_dim": 4}, {"attention": "8"})),
+    "dcgan": tuple({**DCGAN, name: value} for name, value in (("conditional", "class"), ("pl_weight", 1.0), ("z_dim", 4))),
+    "dcgan has none": ({**DCGAN, "attention": "8"},),
 }  # fmt: skip
 
 

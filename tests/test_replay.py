@@ -10,7 +10,7 @@ from stylegan.rng import WARM_UP, Replay
 
 @pytest.fixture
 def card(monkeypatch):
-    """Streams and graphs as far as `Replay` uses them, without a card: replaying runs what was recorded, on the memory of then."""
+    """Streams and graphs without a card: replaying runs what was recorded, on the memory that it was recorded with."""
     for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
 

@@ -72,7 +72,7 @@ def train_until(monkeypatch, cur_nimg, *args):
 
 
 def check_same_end(place):
-    """The last checkpoints of the runs whole and broken are equal, but for the seconds and what was counted since the last tick."""
+    """The last checkpoints of the runs whole and broken are equal, but for the seconds and the sums since the last tick."""
     whole, broken = (load_tensors(checkpoints(place / name)[-1]) for name in ("whole", "broken"))
     assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
     assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
@@ -123,7 +123,7 @@ def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that
 
 
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
-    """Also one of an older version: a field it did not know has its default; one that is gone is ignored where it had its own."""
+    """Also one of an older version: a field it did not know has its default; one that is gone is ignored where it had that."""
     last = train(config(), tmp_path)
     assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
     known = json.loads((tmp_path / "config.json").read_text())

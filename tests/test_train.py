@@ -65,8 +65,8 @@ def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_bot
         assert {row.numpy().tobytes() for row in (*real, *real.flip(axis).contiguous())} <= rows
 
 
-@pytest.mark.parametrize("fields", [{"pl_weight": 2.0}, {"architecture": "stylegan1", "conditional": "class", "c_dim": 2}, DCGAN,
-                                    {"loss": "wgan"}, {"loss": "relativistic"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("fields", [{"pl_weight": 2.0}, {"architecture": "stylegan1", "conditional": "class", "c_dim": 2},
+                                    DCGAN, {"loss": "wgan"}, {"loss": "relativistic"}], ids=str)  # fmt: skip
 def test_one_step_trains_every_weight_of_both_networks_and_their_average(slices, fields):
     state = new_state(smoke(**fields))
     before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
