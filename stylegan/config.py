@@ -171,7 +171,7 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if isinstance(allowed, tuple) and value not in allowed:
         raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(allowed)}.")
     if isinstance(allowed, str) and not {"> 0": value > 0, ">= 0": value >= 0, "0 to 1": 0 <= value <= 1}[allowed]:
-        raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
+        raise ValueError(f"{field.name} is {value}; its range is {allowed}.")
     return value
 
 
@@ -184,7 +184,8 @@ def _checks(config: Config) -> list[tuple[object, str]]:
     return [
         (resolution < 8 or resolution > 1024 or resolution & (resolution - 1),
          f"img_resolution is {resolution}; take a power of two from 8 to 1024."),
-        (config.channel_base < resolution, f"channel_base is {config.channel_base}; take at least {resolution} here."),
+        (config.channel_base < resolution,
+         f"channel_base is {config.channel_base}; at {resolution} px take at least {resolution}, or there is no channel."),
         (config.participation_weight and batch < 3,  # two centred slices are always opposite
          f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."),
         (0 < config.lr_end_kimg < config.total_kimg,
