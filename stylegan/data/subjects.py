@@ -20,40 +20,31 @@ SPLITS = ("train", "val", "test")
 FRACTIONS = {"val": 0.15, "test": 0.15}
 
 # ------------------------------------------------------------------------------------------------------- the person in a path
-# The ids that public collections give to people, and how they are written here: the most particular ones first.
-IDS = tuple(
-    (re.compile(pattern, re.I), written)
-    for pattern, written in (
-        (r"OAS([12])[-_ ]?([A-Z]*\d{3,4})(?!\d)", "OAS{}_{}"),  # OASIS-1, OASIS-2
-        (r"OAS([34]\d{4})(?!\d)", "OAS{}"),  # OASIS-3, OASIS-4
-        (r"(?<!\d)(\d{3})(?:[-_ ]S[-_ ]|S)(\d{4,5})(?!\d)", "{}_S_{}"),  # ADNI, also as sub-ADNI002S0295
-        (r"TCGA[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])", "TCGA_{}_{}"),
-        (r"(IXI\d{3})(?!\d)", "{}"),
-        (r"(?<![A-Z0-9])((?:BraTS|UPENN|UCSF)-[A-Z]{2,4}-\d{4,5})(?!\d)", "{}"),  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
-        (r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])", "{}"),  # BraTS2021_00007, Brats18_CBICA_AAM_1
-        (r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)", "{}"),  # UK Biobank: person, field, visit, repeat
-        (r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)", "{}"),
-        (r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)", "sub-{}"),  # BIDS; without a digit (sub-sampled) it may be any word
-        (r"(?<![A-Z])(sub(?!set)j?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])",
-         "{}_{}"),
-    )
-)  # fmt: skip
-# What tells scans of one person apart: taken out of a name before it is compared with others.
-_EDGE, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
+IDS = {  # the ids that public collections give to people, and how they are written here: the most particular ones first
+    r"OAS([12])[-_ ]?([A-Z]*\d{3,4})(?!\d)": "OAS{}_{}",  # OASIS-1, OASIS-2
+    r"OAS([34]\d{4})(?!\d)": "OAS{}",  # OASIS-3, OASIS-4
+    r"(?<!\d)(\d{3})(?:[-_ ]S[-_ ]|S)(\d{4,5})(?!\d)": "{}_S_{}",  # ADNI, also as sub-ADNI002S0295
+    r"TCGA[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])": "TCGA_{}_{}",
+    r"(IXI\d{3})(?!\d)": "{}",
+    r"(?<![A-Z0-9])((?:BraTS|UPENN|UCSF)-[A-Z]{2,4}-\d{4,5})(?!\d)": "{}",  # BraTS-GLI-00002-000, UPENN-GBM-00001_11
+    r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])": "{}",  # BraTS2021_00007, Brats18_CBICA_AAM_1
+    r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)": "{}",  # UK Biobank: person, field, visit, repeat
+    r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)": "{}",
+    r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)": "sub-{}",  # BIDS; without a digit (sub-sampled) it may be any word
+    r"(?<![A-Z])(sub(?!set)j?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])":
+     "{}_{}",
+}  # fmt: skip
 CONTRASTS = {
     "T1CE": r"t1c|t1ce|t1gd\w*|t1post\w*|t1contrast|t1km|gadolinium", "T1": r"t1[a-z]*|3?dt1[a-z]*|t13d|unit1|mpr\d*|m[ep]*2?rage\d*|rage|i?r?f?spgr|bravo",
     "FLAIR": r"flair[a-z0-9]*|t2f|t2flair\w*", "T2*": r"t2star\w?|t2s", "T2": r"t2[a-z]*|inplanet2", "PD": r"pdw|pdt2", "DWI": r"dwi|dti|adc|b1000",
     "BOLD": r"bold|sbref|fmri|epi", "SWI": r"swi|minip", "ASL": r"asl|cbf|m0scan", "MRA": r"mra|tof|angio", "PET": r"pet|fdg|av45|pib",
     "field map": r"fmap|magnitude\d?|phasediff|fieldmap",
 }  # fmt: skip
-# Contrasts only as a name's last word: PD is a disease too.
-LAST_ONLY = {"PD": "pd", "CT": "ct", "DWI": "fa|md|trace", "BOLD": "rest|func"}
-STAGES = (  # versions of one scan, the one to be used first
-    "t88_masked", r"aligned_norm", r"(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88", "sbj_111|restore|preproc|nu|n4|n3",
-)  # fmt: skip
-VERSION = r"t88|masked|gfc|sbj|111|aligned|norm|orig|raw|rawavg|skull|strip(?:ped)?|brain|brainmask|bet|restore|preproc|acpc|dc|nu|n[34]|scaled|" \
-    r"gradwarp|b1|correction|anon|affine|mni|warped|reg|registered|resampled|bias|corrected|processed|3t|1\.5t|7t|nii|std|reorient"  # fmt: skip
-VISIT = "|".join((
+LAST_ONLY = {"PD": "pd", "CT": "ct", "DWI": "fa|md|trace", "BOLD": "rest|func"}  # as a name's last word: PD is a disease too
+STAGES = ("t88_masked", "aligned_norm", "(?:skull)?-?strip(?:ped)?|brain|masked|bet", "norm", "t88",
+          "sbj_111|restore|preproc|nu|n4|n3")  # versions of one scan, the one to be used first  # fmt: skip
+# What tells scans of one person apart: taken out of a name before it is compared with others.
+NOISE = re.compile("(?<![A-Za-z0-9])(?:" + "|".join((
     r"(?:ses|acq|desc|space|rec|run|task|dir|res|den|echo|part|inv|ce|mod)-[A-Za-z0-9.+]+",
     r"(?:session|sess|ses|visit|vis|run|scan|series|mpr|mprage|anat|rest|tp|timepoint|time|wave|year|yr|month|mon|week|wk|day|fu|follow[-_ ]?up|"
     r"repeat|rep|acq|mr|exam|study|v|m|y)[-_ ]?\d+(?:\.\d+)?",
@@ -61,23 +52,22 @@ VISIT = "|".join((
     r"I\d{4,}|S\d{5,}|d\d{4}|br|\d{12,}|baseline|base|bl|sc|screening|follow[-_ ]?up|pre|post|retest|test|repeat|mr|ses|session|axial|ax|sag|sagittal|cor|"
     r"coronal|tra|2d|3d|gre|anat|struct(?:ural)?",
     r"(?:aug(?:mented)?|rot(?:ated?)?|[hv]?flip(?:ped)?|mirror(?:ed)?|zoom|shift|nois[ey]|copy)[-_ ]?\d*",  # copies of a slice
-))  # fmt: skip
-_CONTRAST = "|".join(CONTRASTS.values())
-NOISE = re.compile(rf"{_EDGE}(?:{VISIT}|(?:{_CONTRAST})(?P<n>[-_ ]\d\d?)?|{VERSION}){_END}", re.I)
+    rf"(?:{'|'.join(CONTRASTS.values())})(?P<n>[-_ ]\d\d?)?",
+    r"t88|masked|gfc|sbj|111|aligned|norm|orig|raw|rawavg|skull|strip(?:ped)?|brain|brainmask|bet|restore|preproc|acpc|dc|nu|n[34]|scaled|gradwarp|b1|"
+    r"correction|anon|affine|mni|warped|reg|registered|resampled|bias|corrected|processed|3t|1\.5t|7t|nii|std|reorient",
+)) + ")(?![A-Za-z0-9])", re.I)  # fmt: skip
 HASH = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}|[0-9a-f]{16}", re.I)
-# Words that number files, not people.
-GENERIC = re.compile(
-    r"(?:im|img|image|slice|sl|scan|pic|picture|photo|brain|head|mri?|vol|volume|file|data|frame|axial|nii|nifti|anat|struct\w*|series|sample|"
-    r"output|item|unnamed|copy|z|id|train|val|valid|validation|tr|te|va|dcm|export|fake|seed|plane|layer|level)?", re.I)  # fmt: skip
+GENERIC = re.compile(  # words that number files, not people
+    r"(?:im|img|image|slice|sl|scan|pic|picture|photo|brain|head|mri?|vol|volume|file|data|frame|axial|nii|nifti|anat|struct\w*|series|sample|output|item|"
+    r"unnamed|copy|z|id|train|val|valid|validation|tr|te|va|dcm|export|fake|seed|plane|layer|level)?", re.I)  # fmt: skip
 # Words of folders: classes, published splits, and what says nothing of either.
 HEALTHY_TO_ILL = (  # the known order of classes, as patterns on names without spaces and signs
     "healthy|normal|controls?|hc|nc|cn|ctrl?", "smc|scd", "non-?demented|nondementia", "notumou?r|no", "converted", "emci", "mci|smci", "lmci|pmci",
     "verymild(?:dement\\w*)?", "mild(?:dement\\w*)?", "moderate(?:dement\\w*)?", "severe(?:dement\\w*)?", "demented", "ad|alzheimers?(?:disease)?", "yes",
 )  # fmt: skip
-CLASS_NAME = re.compile(
-    "|".join(HEALTHY_TO_ILL) + r"|patients?|sick|ill|(?:ab)?normal|disease\w*|dement\w*|tumou?rs?|glioma\w*|meningioma\w*|pituitary\w*|[hl]gg|positive|"
-    r"negative|males?|females?|young|old|elderly|(?:class|grade|stage|group|label|cdr|type|category|cohort)[\d.a-z]{1,4}|asd|td|"
-    r"tdc|adhd|pd|ms|ftd|stroke", re.I)  # fmt: skip
+CLASS_NAME = re.compile("|".join(HEALTHY_TO_ILL) + (
+    r"|patients?|sick|ill|(?:ab)?normal|disease\w*|dement\w*|tumou?rs?|glioma\w*|meningioma\w*|pituitary\w*|[hl]gg|positive|negative|males?|females?|"
+    r"young|old|elderly|(?:class|grade|stage|group|label|cdr|type|category|cohort)[\d.a-z]{1,4}|asd|td|tdc|adhd|pd|ms|ftd|stroke"), re.I)  # fmt: skip
 SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "trn": "train", "validate": "val", "validation": "val", "valid": "val",
                "val": "val", "va": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test", "tst": "test"}  # fmt: skip
 WRAPPER = re.compile(
@@ -85,8 +75,7 @@ WRAPPER = re.compile(
     r"brains?|heads?|oasis\d?|adni\d?|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|rawdata|sourcedata|skull\w*|"
     r"subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|slices?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
 SERIES = re.compile(
-    r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])",
-    re.I)  # fmt: skip
+    r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])", re.I)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,18 +106,18 @@ def find_id(path: str) -> tuple[str, str, int]:
 
     The scan is the person with the visit, as OASIS writes it: ``OAS2_0001_MR2``, ``OAS30001_MR_d0129``; else the person.
     """
-    for pattern, written in IDS:
-        found = list(pattern.finditer(path))
+    for pattern, written in IDS.items():
+        found = list(re.finditer(pattern, path, re.I))
         if not found:
             continue
         who, end = written.format(*found[0].groups()), found[-1].end()
-        if not who[:3].upper() == "OAS":
-            who = who.lower() if pattern is IDS[-1][0] else who.replace("_s_", "_S_")
+        if not written.startswith("OAS"):
+            who = who.lower() if written == "{}_{}" else who
             return who, who, end
         who = who.upper()
-        visit = re.search(r"[-_]MR[-_ ]?(\d+)" if who[4] == "_" else r"(?<![A-Za-z0-9])(d\d{4})(?!\d)", path, re.I)
-        mark = ("_MR" if who[4] == "_" else "_MR_") + visit[1].lower() if visit else ""
-        return who, who + mark, end
+        mark, visit = ("_MR", r"[-_]MR[-_ ]?(\d+)") if who[4] == "_" else ("_MR_", r"(?<![A-Za-z0-9])(d\d{4})(?!\d)")
+        visited = re.search(visit, path, re.I)
+        return who, who + mark + visited[1].lower() if visited else who, end
     return "", "", 0
 
 
@@ -160,9 +149,8 @@ def split_name(name: str) -> str:
     """'train' | 'val' | 'test' from a folder's name such as ``Training``, ``train_images``, ``Test set`` or ``imagesTr``; '' otherwise."""
     words = [word for word in re.split(r"[\W_]+|(?<=images)(?=t[rs]$|va$)", name.casefold()) if word]
     found = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
-    others = [word for word in words if word not in SPLIT_NAMES]
-    plain_words = all(WRAPPER.fullmatch(word) or word in ("set", "split", "folder") for word in others)
-    return found[0] if len(found) == 1 and plain_words else ""
+    known = all(word in SPLIT_NAMES or word in ("set", "split", "folder") or WRAPPER.fullmatch(word) for word in words)
+    return found[0] if len(found) == 1 and known else ""
 
 
 def natural(name: str) -> list:
@@ -195,51 +183,46 @@ FOUR_CLASS = re.compile(
 
 
 def read_four_class(matches: dict[str, re.Match]) -> list[Item]:
-    """Subjects recovered from the numbering (``recover_four_class``); levels 0-based like everywhere else."""
-    trained, tested = defaultdict(dict), defaultdict(dict)
+    """Subjects recovered from the numbering; levels 0-based like everywhere else.
+
+    Test files are called ``L (s).jpg``: level L and subject s, both from 1. Train files of a class are numbered level by level, and
+    within a level subjects come in the string order of their test names; of the lowest level that the test folder of any class holds
+    only those without a test file are in train. Numbers that cannot be placed because files are missing tell nobody.
+    """
+    trained, tested, items = defaultdict(dict), defaultdict(set), []
     for name, m in matches.items():
+        label = next(label for label in FOUR_CLASSES if label.lower() == m["label"].lower())
         if m["number"]:
-            trained[m["label"].lower()][name] = int(m["number"])
+            trained[label][name] = int(m["number"])
         else:
-            tested[m["label"].lower()][name] = (int(m["level"]), int(m["subject"] or 1))
-    first_level = min((level for places in tested.values() for level, _ in places.values()), default=26)
-    items = []
-    for label in FOUR_CLASSES:
-        numbers, places = trained[label.lower()], tested[label.lower()]
-        found = recover_four_class(label, set(numbers.values()), set(places.values()), first_level)
+            level, s = int(m["level"]), int(m["subject"] or 1)
+            tested[label].add((level, s))
+            items.append(Item(name, f"{label}-{s:03d}", level - 1, label, "test"))
+    first_level = min((level for places in tested.values() for level, _ in places), default=26)
+    for label, numbers in trained.items():
+        found = _place_numbers(max(numbers.values()), tested[label], first_level, FOUR_CLASSES[label])
         for name, number in numbers.items():
-            level, s = found.get(number, (0, 0))
+            level, s = found[number] if number < len(found) else (0, 0)
             who = f"{label}-{s:03d}" if s else f"{label}-train-{number}"
             items.append(Item(name, who, level - 1, label, "train", told=bool(s)))
-        items += [Item(name, f"{label}-{s:03d}", level - 1, label, "test") for name, (level, s) in places.items()]
     return items
 
 
-def recover_four_class(
-    label: str, trained: set[int], tested: set[tuple[int, int]], first_level: int = 26
-) -> dict[int, tuple[int, int]]:
-    """Level and subject, both 1-based, of each train file number of one class: {number: (level, subject)}.
+def _place_numbers(last: int, tested: set[tuple[int, int]], first_level: int, published: int) -> list[tuple[int, int]]:
+    """(level, subject) of the train files 0, 1, ... of one class as far as they can be placed; ``last`` is their highest number.
 
-    ``trained`` holds the numbers k of the train files, ``tested`` the (level, subject) of the test files ``L (s).jpg``, and
-    ``first_level`` is the lowest level that the test folder of any class holds. Train files number level by level, and within a
-    level subjects come in the string order of their test names; of ``first_level`` only those without a test file are in train.
-    Numbers that cannot be placed because files are missing are absent.
+    The class has as many subjects as were tested, where the numbers bear that out, else those of the ``published`` upload.
     """
     taken = {subject for level, subject in tested if level == first_level}
-    seen = max((subject for _, subject in tested), default=0)
-    for count in dict.fromkeys((seen, FOUR_CLASSES[label])):
-        if not count:
-            continue
-        full = count * (first_level - 1)
+    for count in (max((subject for _, subject in tested), default=0), published):
         order = sorted(range(1, count + 1), key=lambda s: f"{first_level}.jpg" if s == 1 else f"{first_level} ({s}).jpg")
-        rest = [subject for subject in order if subject not in taken]
-        complete = max(trained, default=-1) + 1 == full + len(rest)
-        if complete or (count == FOUR_CLASSES[label] and max(trained, default=0) < full + count):
-            placed = {k: (k // count + 1, order[k % count]) for k in trained if k < full}
-            if complete:
-                placed |= {k: (first_level, rest[k - full]) for k in trained if k >= full}
-            return placed
-    return {}
+        places = [(level, subject) for level in range(1, first_level) for subject in order]
+        rest = [(first_level, subject) for subject in order if subject not in taken]
+        if last + 1 == len(places) + len(rest):
+            return places + rest
+        if count == published and last < len(places) + count:
+            return places
+    return []
 
 
 # ------------------------------------------------------------------------------------------------------------------- splits
@@ -268,8 +251,9 @@ def split_by_subject(
     for label, members in sorted(by_class.items()):
         if len(members) < 3:
             name = classes[label] if 0 <= label < len(classes) else "What has no class" if len(by_class) > 1 else "The set"
-            several = "s" * (len(members) > 1)
-            warnings.append(f"{name} has only {len(members)} subject{several}: all its slices are for training.")
+            warnings.append(
+                f"{name} has only {len(members)} subject{'s' * (len(members) > 1)}: all its slices are for training."
+            )
             continue
         members.sort(key=lambda who: hashlib.sha256(f"{seed}:{who}".encode("utf-8", "surrogateescape")).digest())
         start = 0
@@ -286,9 +270,9 @@ def count_leaks(subjects: Sequence[str], folders: Sequence[str]) -> int:
     return sum(times > 1 for times in Counter(who for who, _ in places).values())
 
 
-def leaks_of_random_split(subjects: np.ndarray, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> int:
-    """Subjects that would have slices in more than one split if slices, not subjects, were dealt at random."""
-    split = np.random.default_rng(seed).choice(len(fractions), size=len(subjects), p=fractions)
+def leaks_of_random_split(subjects: np.ndarray) -> int:
+    """Subjects that would have slices in more than one split if slices, not subjects, were dealt at random, 70/15/15."""
+    split = np.random.default_rng(0).choice(3, size=len(subjects), p=(0.7, 0.15, 0.15))
     return sum(len(set(split[subjects == subject])) > 1 for subject in np.unique(subjects))
 
 
@@ -305,11 +289,10 @@ def choose_split(
         if leaks:
             said.append(f"The folder's own split shows {leaks} subjects on both sides; it is replaced by a split by subject.")
         return drawn, said
-    missing = {name: fraction for name, fraction in FRACTIONS.items() if name not in folders}
-    if not missing:
-        return splits, []
     share = 1 - sum(fraction for name, fraction in FRACTIONS.items() if name in folders)
+    fractions = {name: fraction / share for name, fraction in FRACTIONS.items() if name not in folders}
+    if not fractions:
+        return splits, []
     train = np.flatnonzero(splits == "train")
-    fractions = {name: fraction / share for name, fraction in missing.items()}
     splits[train], said = split_by_subject([subjects[i] for i in train], [labels[i] for i in train], seed, classes, fractions)
     return splits, said
