@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from stylegan.data.pictures import EXTENSIONS
@@ -14,9 +16,9 @@ from stylegan.data.volumes import ENDINGS
 from stylegan.files import read_json
 
 TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls")
-LABELS = re.compile(  # words of folders and names
-    r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)  # fmt: skip
-LABEL_VOLUMES = re.compile(  # further words of volumes' names
+# Words of folders and names, and further ones of volumes' names.
+LABELS = re.compile(r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)
+LABEL_VOLUMES = re.compile(
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
@@ -48,42 +50,29 @@ def list_files(root: Path) -> Listing:
         none = f"There is no folder {root}; give a folder or .zip of slices, or none for the simulated ones."
         a_file = f"{root} is a file; give the folder that holds the slices, or a .zip of it."
         raise FileNotFoundError(a_file if root.is_file() else none)
-    files, failed, empty, seen, todo = [], [], [], set(), [(str(root), "")]
-    while todo:
-        folder, prefix = todo.pop()
-        real = os.path.realpath(folder)
+    files, failed, closed, empty, seen = [], [], [], [], set()
+    for folder, folders, found in os.walk(root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True):
+        inside, real = Path(folder).relative_to(root), os.path.realpath(folder)
         if real in seen:
+            folders.clear()
             continue
         seen.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: (not entry.is_symlink(), entry.name))  # links are met last
-        except OSError:
-            failed.append(prefix or ".")
-            continue
-        if prefix and not entries:
-            empty.append(prefix.rstrip("/"))
-        for entry in entries:
-            kind, size, time = _entry(entry)
-            name = prefix + entry.name
-            if kind == "file":
-                files.append((name, size, time))
-            elif kind == "folder":
-                todo.append((entry.path, f"{name}/"))
-            elif kind != "hidden":
-                failed.append(name)
-    return sorted(files), {"unreadable": sorted(failed), "empty folder": sorted(empty)}
-
-
-def _entry(entry: os.DirEntry) -> tuple[str, int, int]:
-    """('file' | 'folder' | 'hidden' | '' for what cannot be read, bytes, modification time in ns)."""
-    try:
-        if entry.is_dir():
-            return "hidden" if entry.name.startswith(".") or entry.name == "__MACOSX" else "folder", 0, 0
-        if entry.is_file():
-            return "file", entry.stat().st_size, entry.stat().st_mtime_ns
-    except OSError:
-        pass
-    return "", 0, 0  # a pipe would wait for ever; a dangling link leads nowhere
+        empty += [] if folders or found else [inside.as_posix()]
+        shown = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        order = sorted((not (root / inside / name).is_symlink(), name) for name in shown)
+        folders[:] = [name for _, name in reversed(order)]  # links come last
+        for name in found:
+            try:
+                status = os.stat(root / inside / name)
+            except OSError:  # a dangling link leads nowhere
+                status = None
+            path = (inside / name).as_posix()
+            if status and stat.S_ISREG(status.st_mode):
+                files.append((path, status.st_size, status.st_mtime_ns))
+            else:  # a pipe would wait for ever
+                failed.append(path)
+    failed += [f"{path.relative_to(root).as_posix()}/" for path in closed]
+    return sorted(files), {"unreadable": sorted(failed), "empty folder": sorted(set(empty) - {"."})}
 
 
 def choose_files(
@@ -101,12 +90,13 @@ def choose_files(
     left_out.update(kinds)
     heads = [name for name in volumes if not TEMPLATES.match(stem(name)) or find_id(name)[0]] or ([] if pictures else volumes)
     won = bool(heads) and (2 * len(_owners(heads)) >= len(_owners(pictures)) or len(pictures) < 4 * len(heads))
-    if won:
-        left_out["not a volume"] += pictures
-        left_out["template"] += set(volumes) - set(heads)
-    else:
-        left_out["volume among pictures"] += volumes
-    chosen, warnings = _one_contrast(heads if won else pictures, contrast, _channel_names(root, names), left_out)
+    left_out["not a volume" if won else "volume among pictures"] += pictures if won else volumes
+    left_out["template"] += sorted(set(volumes) - set(heads)) if won else []
+    path = next((name for name in names if plain(name).rpartition("/")[2].lower() == "dataset.json"), None)
+    told = (read_json(root / path) or {}) if path else {}
+    told = told.get("channel_names", told.get("modality"))  # nnU-Net: what _0000, _0001, ... are called
+    channels = {f"{int(k):04d}": str(v) for k, v in told.items() if str(k).isdigit()} if isinstance(told, dict) else {}
+    chosen, warnings = _one_contrast(heads if won else pictures, contrast, channels, left_out)
     return (_one_version(chosen, left_out) if won else chosen), won, warnings
 
 
@@ -134,15 +124,10 @@ def _kind(name: str, folded: set[str]) -> str:
         return "not an image"
     if volume and (scan := SPM.sub(r"\1", name.casefold())) != name.casefold() and scan in folded:
         return "written by SPM"
-    return "label map" if _is_label_map(name, volume) else "volume" if volume else "picture"
-
-
-def _is_label_map(name: str, volume: bool) -> bool:
-    """Whether a name says segmentation, mask or label map (``_masked_`` is a picture)."""
     words, folders = re.split(r"[^A-Za-z0-9]+", stem(name)), re.split(r"[\W_]+", plain(name).rpartition("/")[0])
-    if any(map(LABELS.fullmatch, [*words, *folders])) or (volume and any(map(LABEL_VOLUMES.fullmatch, words))):
-        return True
-    return not name.lower().endswith((".mgz", ".mgh")) and any(map(MASK_END.search, words))  # FreeSurfer's brainmask is a head
+    label = any(map(LABELS.fullmatch, [*words, *folders])) or (volume and any(map(LABEL_VOLUMES.fullmatch, words)))
+    masked = any(map(MASK_END.search, words)) and not base.endswith((".mgz", ".mgh"))  # FreeSurfer's brainmask is a head
+    return "label map" if label or masked else "volume" if volume else "picture"
 
 
 # ------------------------------------------------------------------------------------------------------ contrasts and versions
@@ -152,12 +137,10 @@ def contrast_of(name: str) -> str:
     """T1, T2, FLAIR, ... as the file's name says, or else its folders from the innermost; '' where nothing is said."""
     *folders, _ = plain(name).lower().split("/")
     words = [word for word in re.split(r"[^a-z0-9]+", stem(name).lower()) if word]
-    found = next(filter(None, map(_contrast, reversed(words))), "")
-    if not found and len(words) > 1:
-        last = next((word for word in reversed(words) if not word.isdigit()), "")
-        found = next((kind for kind, pattern in LAST_ONLY.items() if re.fullmatch(pattern, last)), "")
+    last = next((word for word in reversed(words) if not word.isdigit()), "") if len(words) > 1 else ""
+    late = (kind for kind, pattern in LAST_ONLY.items() if re.fullmatch(pattern, last))
     outer = (word for folder in reversed(folders) for word in re.split(r"[^a-z0-9]+", folder))
-    found = found or next(filter(None, map(_contrast, outer)), "")
+    found = next(filter(None, chain(map(_contrast, reversed(words)), late, map(_contrast, outer))), "")
     agent = {"gd", "ce", "km", "cm", "gado", "gadolinium", "contrast", "postcontrast"} & set(words)
     return "T1CE" if found == "T1" and agent else found
 
@@ -177,8 +160,7 @@ def _one_contrast(
     nnunet = channels or all(name.lower().endswith(ENDINGS) or NNUNET.search(plain(name)) for name in names)
     numbered = nnunet and len(numbers) == len(names) and (len(set(numbers.values())) > 1 or bool(channels))
     if numbered:
-        called = {number: f"channel {number}" for number in numbers.values()} | channels
-        kinds = {name: contrast_of(called[number]) or f"channel {number}" for name, number in numbers.items()}
+        kinds = {name: contrast_of(channels.get(number, "")) or f"channel {number}" for name, number in numbers.items()}
     else:
         kinds = {name: contrast_of(name) for name in names}
         if set(kinds.values()) == {"", "PD"} and all("pd" in plain(n).lower().split("/")[:-1] for n in names if kinds[n]):
@@ -186,7 +168,7 @@ def _one_contrast(
     count, warnings = Counter(kinds.values()), []
     if asked:
         wanted = {_contrast(asked.lower()) or next((kind for kind in count if kind.lower() == asked.lower()), asked)}
-        if not wanted & set(count):
+        if wanted.isdisjoint(count):
             there = ", ".join(filter(None, sorted(count)))
             raise ValueError(f"contrast is {asked!r}, and no file's name says so; there are {there or 'none named'}.")
     elif count["T1"]:
@@ -204,14 +186,6 @@ def _one_contrast(
 
 def _place(name: str) -> str:
     return find_id(plain(name))[0] or str(Path(name).parent)
-
-
-def _channel_names(root: Path, names: Sequence[str]) -> dict[str, str]:
-    """{'0000': 'T1w', ...} as nnU-Net's dataset.json says."""
-    path = next((name for name in names if plain(name).rpartition("/")[2].lower() == "dataset.json"), None)
-    found = (read_json(root / path) or {}) if path else {}
-    told = found.get("channel_names", found.get("modality"))
-    return {f"{int(k):04d}": str(v) for k, v in told.items() if str(k).isdigit()} if isinstance(told, dict) else {}
 
 
 def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
@@ -241,15 +215,11 @@ def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
     """(A, B) from 'A-B', 'A' or a pair of numbers; the pair also as text, as older runs recorded it."""
     if levels is None:
         return None
-    text = str(levels) if isinstance(levels, str | int) else "-".join(map(str, levels))
-    found = re.fullmatch(r"\(?(\d+)(?:(?:-|, ?)(\d+))?\)?", text.strip())
+    found = re.fullmatch(r"[(\[]?(\d+)(?:(?:-|, ?)(\d+))?[)\]]?", str(levels).strip())
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
     if low > high:
         raise ValueError(f"levels is {levels!r}; write A-B with 0 <= A <= B, such as 0-31.")
     return low, high
-
-
-# -------------------------------------------------------------------------------------------------------------------- nothing
 
 
 def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
