@@ -11,27 +11,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
+from stylegan.data import subjects as who
 from stylegan.data.listing import Listing, choose_files, list_files, nothing_found
-from stylegan.data.subjects import (
-    FOUR_CLASS,
-    HASH,
-    NOISE,
-    PICTURE,
-    WRAPPER,
-    Item,
-    core,
-    find_id,
-    is_class_name,
-    is_generic,
-    is_technical,
-    natural,
-    plain,
-    read_four_class,
-    split_name,
-    stem,
-)
+from stylegan.data.subjects import Item, core, find_id, is_class_name, is_generic, is_technical, plain, split_name, stem
 from stylegan.files import read_json
 
 TITLES = {
@@ -39,7 +24,9 @@ TITLES = {
     "class-folders": 'class folders "{}"', "stylegan": 'pictures with dataset.json "{}"', "images": 'pictures "{}"',
     "oasis1-volumes": 'OASIS-1 volumes "{}"', "nifti": 'NIfTI volumes "{}"',
 }  # fmt: skip
-UQ_OASIS = re.compile(r"(?:^|/)(?:(?:keras_png_slices_)?(train|val\w*|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + PICTURE, re.I)
+UQ_OASIS = re.compile(
+    r"(?:^|/)(?:(?:keras_png_slices_)?(train|val\w*|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + who.PICTURE, re.I
+)
 HIDDEN = (
     "The names do not tell which pictures show the same person: one person may be in training and in test, and held-out scores may be too "
     "good. Name the files <subject>_slice_<level>, give each person a folder, or name a table of file and subject (--subjects CSV)."
@@ -56,7 +43,7 @@ IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
 SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
 SHARD = re.compile(r"0\d{4}|(?:shard|chunk|subset|fold|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
-# No collection's id.
+# No collection's id, though `find_id` finds it.
 COUNTER = re.compile(r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I)
 
 
@@ -66,16 +53,13 @@ class Catalogue:
 
     root: Path
     layout: str
+    title: str
     items: tuple[Item, ...]  # in natural order of their names
     left_out: dict[str, tuple[str, ...]]  # reason: files
     hidden: str = ""  # why people are not known and what that means; '' where they are
     volumes: bool = False  # a file may hold many slices
     levels: tuple[int, int] | None = None  # the chosen range, both ends included
     warnings: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        return TITLES[self.layout].format(self.root.resolve().name)
 
 
 def recognise(
@@ -101,11 +85,12 @@ def recognise(
     if not items:
         raise ValueError(nothing_found(root, left_out))
     scans = _gather((item.subject, item.scan) for item in items)
-    lone = {who: min(found) for who, found in scans.items() if len(found) == 1 and re.search(r"_MR\d+$", min(found))}
+    lone = {name: min(found) for name, found in scans.items() if len(found) == 1 and re.search(r"_MR\d+$", min(found))}
     items = [replace(item, subject=lone.get(item.subject, item.subject)) for item in items]  # OAS1_0001_MR1, but OAS2_0001
-    items.sort(key=lambda item: natural(item.file))
+    items.sort(key=lambda item: who.natural(item.file))
     left_out = {reason: tuple(which) for reason, which in left_out.items() if which}
-    return Catalogue(root, layout, tuple(items), left_out, hidden, volumes, levels, tuple(warnings))
+    title = TITLES[layout].format(root.resolve().name)
+    return Catalogue(root, layout, title, tuple(items), left_out, hidden, volumes, levels, tuple(warnings))
 
 
 def _gather(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
@@ -117,16 +102,17 @@ def _gather(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------------- known layouts
-
-
 def _read(root: Path, chosen: list[str], names: list[str], volumes: bool) -> tuple[str, list[Item], str]:
     """(layout, items, why people are hidden)."""
-    for layout, pattern, read in (("uq-oasis", UQ_OASIS, _read_uq_oasis), ("four-class", FOUR_CLASS, read_four_class)):
+    for layout, pattern in (("uq-oasis", UQ_OASIS), ("four-class", who.FOUR_CLASS)):
         found = {name: m for name in chosen if (m := pattern.search(f"{root.resolve().name}/{plain(name)}"))}
         free = {name.rpartition("/")[0] for name, m in found.items() if layout == "uq-oasis" and not m[1]}  # may be classes
         if found and 2 * len(found) >= len(chosen) and not volumes and len(free) < 2:
-            items = read(found)
+            if layout == "four-class":
+                items = who.read_four_class(found)
+            else:  # case NNN is OASIS-1 number NNN: tables join by OAS1_0NNN_MR1
+                ids = {name: f"OAS1_{int(m[2]):04d}_MR1" for name, m in found.items()}
+                items = [Item(name, ids[name], int(m[3]), "", split_name(m[1] or ""), ids[name]) for name, m in found.items()]
             hidden = "" if all(item.told for item in items) else HIDDEN_FOUR
             return layout, items + [Item(name, name, told=False) for name in chosen if name not in found], hidden
     items = read_tree(chosen, volumes)
@@ -155,12 +141,6 @@ def _dataset_json(root: Path, names: Sequence[str]) -> dict[str, str]:
     return found if len(set(found.values())) > 1 else {}
 
 
-def _read_uq_oasis(matches: dict[str, re.Match]) -> list[Item]:
-    """Case NNN is OASIS-1 number NNN, so tables join by OAS1_0NNN_MR1."""
-    ids = {name: f"OAS1_{int(m[2]):04d}_MR1" for name, m in matches.items()}
-    return [Item(name, ids[name], int(m[3]), "", split_name(m[1] or ""), ids[name]) for name, m in matches.items()]
-
-
 # --------------------------------------------------------------------------------------------------------------- any other tree
 
 
@@ -170,31 +150,27 @@ class Tree:
     def __init__(self, names: Sequence[str], volumes: bool):
         self.names, self.volumes = list(names), volumes
         parts = [plain(name).split("/")[:-1] for name in names]
-        shared = 0
-        while all(len(part) > shared for part in parts) and len({part[shared] for part in parts}) == 1:
-            shared += 1
-        self.shared = "/".join(parts[0][:shared]) if parts else ""
-        self.parts = [part[shared:] for part in parts]
+        shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))]
+        self.shared = "/".join(shared)
+        self.parts = [part[len(shared) :] for part in parts]
         self.stems = [stem(name) for name in names]
         self.ids = [find_id("/".join([*part, base])) for part, base in zip(self.parts, self.stems, strict=True)]
         depths = range(max(map(len, self.parts), default=0))
         self.splits = next((d for d in depths if all(map(split_name, self.folders(d)))), None)
         self.open = [d for d in depths if d != self.splits and not self._says_nothing(d)]
 
-    def at(self, depth: int) -> list[str]:
-        """The folder of each file at a depth, without case; '' where the file lies higher."""
-        return [part[depth].casefold() if len(part) > depth else "" for part in self.parts]
+    def at(self, depth: int | None, change: Callable[[str], str] = str.casefold) -> list[str]:
+        """The folder of each file at a depth, without case; '' where the file lies higher or there is no such depth."""
+        names = [part[depth] if depth is not None and len(part) > depth else "" for part in self.parts]
+        return [change(name) or name for name in names]
 
     def folders(self, depth: int) -> set[str]:
         return set(self.at(depth)) - {""}
 
     def spelt(self, depth: int | None, change: Callable[[str], str] = str) -> list[str]:
-        """The folder of each file at a depth as it is first spelt; '' without one."""
-        if depth is None:
-            return [""] * len(self.names)
+        """The same as it is first spelt."""
         first: dict[str, str] = {}
-        names = [change(part[depth]) or part[depth] if len(part) > depth else "" for part in self.parts]
-        return [first.setdefault(name.casefold(), name) for name in names]
+        return [first.setdefault(name.casefold(), name) for name in self.at(depth, change)]
 
     def _says_nothing(self, depth: int) -> bool:
         """Whether a level is one folder, technical, or storage: so many files each, named alike, the files numbered through."""
@@ -210,8 +186,9 @@ class Tree:
         names = self.folders(depth)
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
-        # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels.
-        if all(re.fullmatch(r"\d", name) for name in names):
+        if all(
+            re.fullmatch(r"\d", name) for name in names
+        ):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
             files = _gather(zip(self.at(depth), self.stems, strict=True)).values()
             return "0" not in names and 2 * len(set.intersection(*files)) > max(map(len, files))
         alike = len({re.sub(r"\d+", "#", name) for name in names}) <= max(1, len(names) // 3)
@@ -219,7 +196,7 @@ class Tree:
 
     def find_class(self) -> int | None:
         """The level of classes: few names that each hold several people, the names known for it first."""
-        known = [d for d in self.open if all(is_class_name(name) for name in self.folders(d))]
+        known = [d for d in self.open if all(map(is_class_name, self.folders(d)))]
         innermost = next((d for d in self.open if self.people_like(d)), max(self.open, default=0) + 1)
         for d in [*known, *(d for d in self.open if d not in known and d < innermost)]:
             names = self.folders(d)
@@ -227,9 +204,9 @@ class Tree:
                 continue
             if d in known and not any(find_id(name)[0] for name in names):
                 return d
-            inner = self.spelt(next((deeper for deeper in self.open if deeper > d), None), str.casefold)
+            inner = self.at(next((deeper for deeper in self.open if deeper > d), None))
             bases = map(core, self.stems) if self.volumes else self.stems
-            people = [who or folder or base for (who, _, _), folder, base in zip(self.ids, inner, bases, strict=True)]
+            people = [told[0] or folder or base for told, folder, base in zip(self.ids, inner, bases, strict=True)]
             owners = _gather(zip(self.at(d), people, strict=True)).values()
             everybody = Counter(one for some in owners for one in some)
             several = sum(len(some) > 1 for some in owners)
@@ -241,26 +218,19 @@ class Tree:
         """The visits, image ids and series that a file lies in: what surely belongs together where people cannot be told."""
         above = max((d for d in (at_class, self.splits) if d is not None), default=-1)
         below = self.parts[i][above + 1 :]
-        told = [d for d, name in enumerate(below) if not core(name) and not WRAPPER.fullmatch(name)]
+        told = [d for d, name in enumerate(below) if not core(name) and not who.WRAPPER.fullmatch(name)]
         return "/".join([*self.parts[i][: above + 1], *below[: told[-1] + 1]]) if told else ""
 
     def find_person(self, at_class: int | None) -> int | None:
         """The level of people's folders: the first one below the class that can be it, else one above classes of slices."""
-        below = [d for d in self.open if at_class is None or d > at_class]
-        above = [d for d in self.open if d not in below and d != at_class and self.people_like(d)]
-        likely = (d for d in below if self.people_like(d) or self._apart(d, at_class) or self._one_scan_each(d))
-        return next(likely, above[0] if above else None)
-
-    def _apart(self, depth: int, at_class: int | None) -> bool:
-        """Whether hardly any name of a level lies in two classes, as those of sites or visits would."""
-        if at_class is None:
-            return False
-        owners = _gather(zip(self.at(depth), self.at(at_class), strict=True)).values()
-        return 2 * sum(len(labels) > 1 for labels in owners) < len(owners)
-
-    def _one_scan_each(self, depth: int) -> bool:
-        scans = _gather((name or "/", core(base)) for name, base in zip(self.at(depth), self.stems, strict=True))
-        return self.volumes and all(len(found) == 1 for found in scans.values())
+        for d in (d for d in self.open if at_class is None or d > at_class):
+            owners = _gather(zip(self.at(d), self.at(at_class), strict=True)).values()  # sites or visits lie in several classes
+            apart = at_class is not None and 2 * sum(len(labels) > 1 for labels in owners) < len(owners)
+            scans = zip(self.at(d), map(core, self.stems), strict=True) if self.volumes else ()
+            one_each = [len(found) == 1 for found in _gather((name or "/", scan) for name, scan in scans).values()]
+            if self.people_like(d) or apart or (one_each and all(one_each)):
+                return d
+        return next((d for d in self.open if at_class is not None and d < at_class and self.people_like(d)), None)
 
 
 def read_tree(names: Sequence[str], volumes: bool = False) -> list[Item]:
@@ -279,7 +249,7 @@ def read_tree(names: Sequence[str], volumes: bool = False) -> list[Item]:
             person = person or tree.group(i, at_class) or name
             level = level if told or explicit or person != name else -1
         items.append(Item(name, person, level, labels[i], splits[marks[i]], scan or person, told))
-    return _numbered_anew(tree, _join_repeats(_doubt_lone(items, volumes), tree), at_class)
+    return _settle_people(items, tree, at_class)
 
 
 def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
@@ -290,57 +260,46 @@ def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
     if volumes and not explicit:
         return -1, re.sub(r"_000\d$", "", text), False
     if not explicit:
-        hidden = NOISE.sub(lambda m: "~" * (len(m[0]) - len(m["n"] or "")) + (m["n"] or ""), text)
-        found = next(reversed(list(re.finditer(r"(\d+)", hidden))), None)
+        hidden = who.NOISE.sub(lambda m: "~" * (len(m[0]) - len(m["n"] or "")) + (m["n"] or ""), text)
+        found = re.search(r"(\d+)\D*$", hidden)
         if not found or len(found[1]) > 9:
             return -1, text, False
-    rest = text[: found.start()] + "_" + text[found.end() :]
+    rest = text[: found.start()] + "_" + text[found.end(1) :]
     return int(found[1]), rest.strip("_-. " if explicit else "_-. ()"), explicit
 
 
 def _from_stem(base: str, rest: str, explicit: bool, volumes: bool, label: str) -> tuple[str, bool]:
     """(the person or narrowest group in a file's name or '', whether it is a person)."""
-    image = None if volumes else IMAGE_ID.fullmatch(base)
-    if image and not HASH.search(base):
+    if who.HASH.search(base):
+        return "", False
+    if not volumes and (image := IMAGE_ID.fullmatch(base)):
         return image[1], False
     name = core(rest)
-    words, numbered = re.findall(r"[^\W\d_]+", name), bool(re.search(r"\d", name))
-    own = numbered and bool(words)  # P07, not 07
-    if HASH.search(base):
-        told = False
-    elif volumes:
-        told = not is_generic(name)
-    elif explicit:
-        told = bool(name) and (not is_generic(name) or (own and not any(map(SCAN_WORDS.fullmatch, words))))
-    else:
-        told = own and not is_generic(name) and label.casefold() not in map(str.casefold, words)
-    group = rest if explicit and not HASH.search(base) and not volumes and re.search(r"\d", rest) else ""
+    words = re.findall(r"[^\W\d_]+", name)
+    told, own = not is_generic(name), bool(words) and bool(re.search(r"\d", name))  # P07 may be somebody's own, not 07
+    if explicit and not volumes:
+        told = told or (own and not any(map(SCAN_WORDS.fullmatch, words)))
+    elif not volumes:
+        told = told and own and label.casefold() not in map(str.casefold, words)
+    group = rest if explicit and not volumes and re.search(r"\d", rest) else ""
     return (name, True) if told else (group, False)
 
 
-def _doubt_lone(items: list[Item], volumes: bool) -> list[Item]:
-    """Names that each stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well."""
+def _settle_people(items: list[Item], tree: Tree, at_class: int | None) -> list[Item]:
+    """The items with second thoughts on who is who, once all of them are read."""
     count = Counter(item.subject for item in items)
     lone = {i.file for i in items if i.told and count[i.subject] == 1 and stem(i.file).startswith(i.subject)}
-    if volumes or 2 * len(lone) < len(items) or any(SLICE.search(stem(name)) for name in lone):
-        return items
-    return [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
-
-
-def _join_repeats(items: list[Item], tree: Tree) -> list[Item]:
-    """P01_1 and P01_2 are two scans of P01 where nobody has more than a few."""
+    if not tree.volumes and 2 * len(lone) >= len(items) and not any(SLICE.search(stem(name)) for name in lone):
+        # Names that stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well.
+        items = [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
     without_id = {item.subject for item, (known, _, _) in zip(items, tree.ids, strict=True) if item.told and not known}
-    short = {who: m[1] for who in without_id if (m := re.fullmatch(r"(.*[^\W\d].*\d.*)[_-](?:\d{1,2}|[a-d])", who))}
+    short = {name: m[1] for name in without_id if (m := re.fullmatch(r"(.*[^\W\d].*\d.*)[_-](?:\d{1,2}|[a-d])", name))}
     scans = Counter(short.values())
-    if len(scans) < 3 or max(scans.values()) > 4:
-        return items
-    return [replace(item, subject=short.get(item.subject, item.subject)) for item in items]
-
-
-def _numbered_anew(tree: Tree, items: list[Item], at_class: int | None) -> list[Item]:
-    """Where each class numbers its people from 1, AD/patient_01 and CN/patient_01 are two."""
+    if len(scans) >= 3 and max(scans.values()) <= 4:  # P01_1 and P01_2 are two scans of P01 where nobody has more than a few
+        items = [replace(item, subject=short.get(item.subject, item.subject)) for item in items]
     labels = _gather((item.subject, item.label) for item in items)
     several = sum(len(found) > 1 for found in labels.values())
     if at_class is None or 2 * several < len(labels) or any(known and not COUNTER.fullmatch(known) for known, _, _ in tree.ids):
         return items
+    # Each class numbers its people from 1: AD/patient_01 and CN/patient_01 are two.
     return [replace(item, subject=f"{item.label}/{item.subject}", scan=f"{item.label}/{item.subject}") for item in items]
