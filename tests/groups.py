@@ -21,29 +21,27 @@ import stylegan.scores.verdict  # noqa: F401
 from stylegan.__main__ import main
 
 
-def start(rank: int, processes: int, port: int, arguments: list[str], said: Path) -> int:
-    """The process id of a child that runs the command and ends with its status, or with 9 where threads of the group outlive it."""
-    if pid := os.fork():
-        return pid
-    if processes > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in names.items()})
-    status = 8
-    with open(said, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        try:
-            status = main(arguments)
-            if any("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm")):
-                status = 9
-        except BaseException:
-            traceback.print_exc()
-    os._exit(status)
-
-
 def run(processes: int, arguments: list[str], said: str) -> list[int]:
+    """The statuses of the command in each process of a group; 9 where threads of the group outlive it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    pids = [start(rank, processes, port, arguments, Path(said)) for rank in range(processes)]
+        names = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1]}
+    pids = []
+    for rank in range(processes):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        if processes > 1:
+            os.environ.update({name: str(value) for name, value in {**names, "RANK": rank, "LOCAL_RANK": rank}.items()})
+        status = 8
+        with open(said, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            try:
+                status = main(arguments)
+                if any("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm")):
+                    status = 9
+            except BaseException:
+                traceback.print_exc()
+        os._exit(status)
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 

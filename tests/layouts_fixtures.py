@@ -5,22 +5,13 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
-
-@dataclass(frozen=True)
-class Truth:
-    """What the loader must find out about one file."""
-
-    subject: str
-    level: int
-    label: str = ""
-    folder: str = ""
+from stylegan.data.subjects import Item
 
 
 def head(who: str, level: int, width: int = 40, height: int = 40, turned: int = 0) -> np.ndarray:
@@ -39,7 +30,7 @@ def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path, quality=95)
 
 
-def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict[str, Truth]:
+def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict[str, Item]:
     """<root>/<class>/<subject>_slice_<K>.png with so many subjects per class, and subjects.csv beside the root."""
     truth, lines = {}, ["subject,CDR,age,nWBV"]
     for i, (label, count) in enumerate(subjects.items()):
@@ -47,84 +38,76 @@ def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict
             who = f"OAS1_{100 * i + s + 1:04d}_MR1"
             lines.append(f"{who},{i / 2},{60 + s},0.{700 + s}")
             for level in range(levels):
-                truth[f"{label}/{who}_slice_{level:02d}.png"] = Truth(who, level, label)
-    for name, item in truth.items():
-        save(root / name, head(item.subject, item.level))
+                name = f"{label}/{who}_slice_{level:02d}.png"
+                truth[name] = Item(name, who, level, label)
+                save(root / name, head(who, level))
     (root.parent / "subjects.csv").write_text("\n".join(lines))
     return truth
 
 
-def uq_oasis(root: Path, cases: dict[str, int] | None = None, levels: int = 3) -> dict[str, Truth]:
-    """The course's OASIS folder; cases per published split, each with label maps beside it."""
-    truth, number = {}, 0
-    for split, count in (cases or {"train": 8, "validate": 2, "test": 2}).items():
-        for _ in range(count):
-            number += 1
-            for level in range(levels):
-                who = f"OAS1_{number:04d}_MR1"
-                name = f"keras_png_slices_{split}/case_{number:03d}_slice_{level}.nii.png"
-                truth[name] = Truth(who, level, folder={"validate": "val"}.get(split, split))
-                save(root / name, head(who, level))
-                save(root / f"keras_png_slices_seg_{split}/seg_{number:03d}_slice_{level}.nii.png", label_map(number, level))
+def uq_oasis(root: Path) -> dict[str, Item]:
+    """The course's OASIS folder: 8, 2 and 2 cases per published split, each with label maps beside it."""
+    truth = {}
+    for number, split in enumerate(["train"] * 8 + ["validate"] * 2 + ["test"] * 2, start=1):
+        for level in range(3):
+            who, name = f"OAS1_{number:04d}_MR1", f"keras_png_slices_{split}/case_{number:03d}_slice_{level}.nii.png"
+            truth[name] = Item(name, who, level, folder={"validate": "val"}.get(split, split))
+            save(root / name, head(who, level))
+            save(root / f"keras_png_slices_seg_{split}/seg_{number:03d}_slice_{level}.nii.png", label_map(number, level))
     return truth
 
 
-def uq_adni(root: Path, images: int = 16, slices: int = 3) -> tuple[dict[str, Truth], Path]:
+def uq_adni(root: Path) -> tuple[dict[str, Item], Path]:
     """The course's ADNI folder with made-up heads, and the table of image ids that tells the people: two images each."""
     truth, lines = {}, ["Image Data ID,Subject,Age"]
-    for i in range(images):
+    for i in range(16):
         image, person, folder = f"{218391 + 13 * i}", f"{i // 2:03d}_S_{1000 + i // 2}", "test" if i % 8 == 7 else "train"
         lines.append(f"I{image},{person},{70 + i // 2}")
-        for k in range(slices):
+        for k in range(3):
             label = ("AD", "NC")[(i // 2) % 2]
             name = f"{folder}/{label}/{image}_{78 + k}.jpeg"
-            truth[name] = Truth(person, 78 + k, label, folder)
+            truth[name] = Item(name, person, 78 + k, label, folder)
             save(root / name, head(image, k, width=44, height=40))
     table = root.parent / "people.csv"
     table.write_text("\n".join(lines))
     return truth, table
 
 
-def four_class_names(counts: dict[str, int], cut: dict[str, int], first_level: int = 26) -> dict[str, Truth]:
+def four_class_names(counts: dict[str, int], cut: dict[str, int]) -> dict[str, Item]:
     """Names of the four-class upload, written as its author must have: each class was one list of pictures, "L (s).jpg" per level L
     and subject s, sorted as text within a level. The last fifth went to test under these names; the rest was numbered from 0.
 
-    ``cut``: how many subjects of each class have their ``first_level`` slice in test.
+    ``cut``: how many subjects of each class have their slice of level 26, the lowest one there, in test.
     """
     truth = {}
     for label, count in counts.items():
-        listed = sorted(f"26 ({s}).jpg" if s > 1 else "26.jpg" for s in range(1, count + 1))
-        order = [int(name[4:-5]) if "(" in name else 1 for name in listed]
+        order = sorted(range(1, count + 1), key=lambda s: f"26 ({s}).jpg" if s > 1 else "26.jpg")
         tested = set(np.random.default_rng(count).permutation(count)[: cut[label]] + 1)
         number = 0
         for level in range(1, 33):
             for s in order:
-                who = f"{label}-{s:03d}"
-                if level > first_level or (level == first_level and s in tested):
-                    name = f"test/{label}/{level}.jpg" if s == 1 else f"test/{label}/{level} ({s}).jpg"
-                    truth[name] = Truth(who, level - 1, label, "test")
+                if level > 26 or (level == 26 and s in tested):
+                    folder, name = "test", f"{level}.jpg" if s == 1 else f"{level} ({s}).jpg"
                 else:
-                    name = f"train/{label}/{label.removesuffix('Demented').lower()}Dem{number}.jpg"
-                    truth[name] = Truth(who, level - 1, label, "train")
+                    folder, name = "train", f"{label.removesuffix('Demented').lower()}Dem{number}.jpg"
                     number += 1
+                name = f"{folder}/{label}/{name}"
+                truth[name] = Item(name, f"{label}-{s:03d}", level - 1, label, folder)
     return truth
 
 
-def four_class(root: Path) -> dict[str, Truth]:
+def four_class(root: Path) -> None:
     """A small four-class upload: 11 + 4 + 3 + 2 subjects."""
     counts = {"NonDemented": 11, "VeryMildDemented": 4, "MildDemented": 3, "ModerateDemented": 2}
     truth = four_class_names(counts, {"NonDemented": 4, "VeryMildDemented": 2, "MildDemented": 1, "ModerateDemented": 0})
     for name, item in truth.items():
         save(root / name, head(item.subject, item.level, width=36, height=42, turned=2))
-    return truth
 
 
-def plain_images(root: Path, count: int = 9) -> dict[str, Truth]:
+def plain_images(root: Path) -> None:
     """A folder of pictures that tells nothing."""
-    truth = {f"scan {i}.png": Truth(f"scan {i}.png", -1) for i in range(count)}
-    for i, name in enumerate(truth):
-        save(root / name, head("unknown", i))
-    return truth
+    for i in range(9):
+        save(root / f"scan {i}.png", head("unknown", i))
 
 
 def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
@@ -134,27 +117,26 @@ def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
     return np.stack(planes, axis=2).astype(np.int16)
 
 
-def oasis_volumes(root: Path, subjects: int = 4) -> list[str]:
+def oasis_volumes(root: Path) -> None:
     """Raw OASIS-1 folders with 4-D big-endian Analyze volumes of int16, their table and the pictures that come with them."""
     lines = ["ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay"]
-    for i in range(subjects):
+    for i, cdr in enumerate(("", "0", "0.5", "1")):
         who = f"OAS1_{i + 1:04d}_MR1"
         folder = root / who / "PROCESSED/MPRAGE/T88_111"
         folder.mkdir(parents=True)
         header = nib.AnalyzeHeader(endianness=">")
         header.set_data_dtype(np.int16)
         image = nib.AnalyzeImage(volume(who)[::-1, :, :, None], np.diag([-1.0, 1, 1, 1]), header)
-        image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_masked_gfc.hdr")
-        image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_gfc.hdr")
+        for version in ("masked_gfc", "gfc"):
+            image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_{version}.hdr")
         save(folder / f"{who}_mpr_n4_anon_111_t88_gfc_tra_90.gif", head(who, 90))
-        lines.append(f"{who},F,R,{30 + i},,,,{['', '0', '0.5', '1'][i % 4]},1344,0.743,1.306,N/A")
+        lines.append(f"{who},F,R,{30 + i},,,,{cdr},1344,0.743,1.306,N/A")
     (root / "oasis_cross-sectional.csv").write_text("\n".join(lines))
-    return lines
 
 
-def nifti(root: Path, subjects: int = 4) -> None:
-    """A BIDS folder."""
-    for i in range(subjects):
+def nifti(root: Path) -> None:
+    """A BIDS folder of four people."""
+    for i in range(4):
         path = root / f"sub-{i + 1:02d}/anat/sub-{i + 1:02d}_T1w.nii.gz"
         path.parent.mkdir(parents=True)
         image = nib.Nifti1Image(volume(f"sub-{i}"), np.eye(4))

@@ -185,7 +185,6 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "pointers only": (only(LFS, LFS, LFS), 0, r"3 Git LFS pointer\).*git lfs pull"),
     "DICOM": (only(DICOM, name="{}.dcm"), 0, r"1 DICOM\).*dcm2niix"),
     "arrays": (only(b"x", b"y", name="p{}.npy"), 0, r"2 \.npy file\).*NIfTI"),
-    "archives of discs": (only(b"x", name="disc{}.tar.gz"), 0, r"1 \.tar file\).*unpack"),
     "damaged pictures": (put(png(head())[:900], damage_middle(png(head())), b"", b"<html>", POSTSCRIPT), ALL,
                          r"(?=.*1 x empty file)(?=.*x unreadable)(?=.*not an image)"),
     "blank pictures": (put(png(np.array([[200]], np.uint8)), png(np.full((40, 40), 900, np.uint16))), ALL, r"2 x blank picture"),

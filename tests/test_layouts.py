@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
+from dataclasses import replace
 
 import layouts_fixtures as fixtures
 import pytest
 
 from stylegan.data.layouts import recognise
-from stylegan.data.listing import list_files
 from stylegan.data.subjects import FOUR_CLASSES, count_leaks, split_by_subject
 
 PEOPLE = range(12)
@@ -30,20 +29,16 @@ def tree(pattern: str, classes: str = "", sequences: str = "", visits: int = 2, 
     return made
 
 
-def read(files, **options):
+def read(files, root="/nowhere/brains", **options):
     """The catalogue of these names; Analyze headers have their images."""
     images = [name[:-3] + "img" for name in files if name.endswith("hdr")]
-    return recognise("/nowhere/brains", ([(name, 1, 1) for name in (*files, *images)], {}), **options)
+    return recognise(root, ([(name, 1, 1) for name in (*files, *images)], {}), **options)
 
 
 def check_people(found, files):
     """Each of the twelve people has one name, and nobody shares it."""
-    people, names = defaultdict(set), defaultdict(set)
-    for item in found.items:
-        people[files[item.file][0]].add(item.subject)
-        names[item.subject].add(files[item.file][0])
-    assert not found.hidden and len(people) == len(PEOPLE)
-    assert all(len(some) == 1 for some in (*people.values(), *names.values()))
+    pairs = {(files[item.file][0], item.subject) for item in found.items}
+    assert not found.hidden and len(pairs) == len({who for who, _ in pairs}) == len({name for _, name in pairs}) == len(PEOPLE)
 
 
 # Each kind of tree: pattern, classes, sequences. People are 12, each with two visits.
@@ -115,17 +110,6 @@ def test_nobody_is_in_two_splits_whatever_the_names(classes, person):
         assert {item.label for item in found.items} == set(classes.split(",")), visit + ending
 
 
-def test_copies_and_capitals_make_nobody_new_and_counters_and_subsets_are_nobody():
-    copies = ("", "_aug_0", "_flip", "_hflip", "_rot90", "_rotated", "_copy", "_noise")
-    found = read([f"P{p:02d}_slice_{k}{copy}.png" for p in range(12) for k in (1, 2) for copy in copies])
-    assert len({item.subject for item in found.items}) == 12
-    found = read([f"{a}atient_{p:02d}_slice_{k}.png" for p in range(6) for k, a in enumerate("Pp")])
-    assert len({item.subject for item in found.items}) == 6
-    found = read([f"subset{s}/P{s}{p}_slice_1.png" for s in range(4) for p in range(6)])
-    assert len({item.subject for item in found.items}) == 24
-    assert read([f"{c}/brain-MRI-{i:04d}.png" for c in ("AD", "CN") for i in range(20)]).hidden
-
-
 UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely belongs together
     "pictures": ("img_{i}_{v}{k}.jpg", "", ""),
     "tumours of Kaggle": ("{split}ing/{c}/Tr-{c:.2}_00{i:02d}{v}.jpg", "glioma,notumor", ""),
@@ -148,25 +132,30 @@ def test_where_people_cannot_be_told_it_is_said(kind):
     assert len({item.subject for item in found.items}) == len(tree(together, classes) if together else files)
 
 
-@pytest.mark.parametrize("pattern", ["0000{v}/img{i:05d}{v}{k}.png", "{j}/slice_{k}.png", "brains/s{j:02d}_slice_{k}.png"])
-def test_no_class_where_folders_are_storage_people_or_one(pattern):
-    assert {item.label for item in read(tree(pattern)).items} == {""}
-    few = read({name: truth for name, truth in tree("{j}/slice_{k}.png").items() if truth[0] < 6})
-    assert {item.label for item in few.items} == {""} and not few.hidden
+SMALL = {  # what is special: files, (people, None where they are hidden), classes, published splits
+    "copies of slices": ([f"P{p:02d}_slice_{k}{copy}.png" for p in range(12) for k in (1, 2)
+                          for copy in ("", "_aug_0", "_flip", "_hflip", "_rot90", "_rotated", "_copy", "_noise")], 12, ""),
+    "capitals": ([f"{a}atient_{p:02d}_slice_{k}.png" for p in range(6) for k, a in enumerate("Pp")], 6, ""),
+    "subsets": ([f"subset{s}/P{s}{p}_slice_1.png" for s in range(4) for p in range(6)], 24, ""),
+    "counters": ([f"{c}/brain-MRI-{i:04d}.png" for c in ("AD", "CN") for i in range(20)], None, "AD CN"),
+    "shards": ([f"0000{i % 2}/img{i:08d}.png" for i in range(20)], None, ""),
+    "twelve folders": (tree("{j}/slice_{k}.png"), 12, ""),
+    "few folders": ([f"{p}/slice_{k}.png" for p in range(1, 7) for k in (60, 61)], 6, ""),
+    "one folder": (tree("brains/s{j:02d}_slice_{k}.png"), 12, ""),
+    "people numbered anew": ([f"{c}/patient_{i:02d}/{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)], 16, "AD CN"),
+    "a class called test": ([f"{c}/OAS1_{n}00{i}_MR1_slice_1.png" for n, c in enumerate(("test", "control")) for i in range(4)], 8, "test control"),
+    "cases by class": ([f"{c}/case_{i:03d}_slice_{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)], 16, "AD CN"),
+    "cases by split": ([f"{c}/case_{n}{i}_slice_0.png" for n, c in enumerate(("train", "val", "test")) for i in range(8)], 24, "", "train val test"),
+}  # fmt: skip
 
 
-def test_each_class_may_number_its_people_anew_and_be_called_like_a_split():
-    files = [f"{c}/patient_{i:02d}/{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)]
-    assert len({item.subject for item in read(files).items}) == 16
-    found = read([f"{c}/OAS1_{100 * n + i:04d}_MR1_slice_1.png" for n, c in enumerate(("test", "control")) for i in range(4)])
-    assert {(item.label, item.folder) for item in found.items} == {("test", ""), ("control", "")}
-
-
-def test_the_names_of_the_course_s_slices_in_folders_of_another_kind():
-    cases = read([f"{c}/case_{i:03d}_slice_{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)])
-    assert {item.label for item in cases.items} == {"AD", "CN"}  # the course's set has no classes
-    shorter = read([f"{s}/case_{n}{i}_slice_0.png" for n, s in enumerate(("train", "val", "test")) for i in range(8)])
-    assert shorter.layout == "uq-oasis" and {item.folder for item in shorter.items} == {"train", "val", "test"}
+@pytest.mark.parametrize("kind", SMALL)
+def test_classes_people_splits_and_mere_storage_are_told_apart(kind):
+    files, people, classes, *splits = SMALL[kind]
+    found = read(files)
+    assert (None if found.hidden else len({item.subject for item in found.items})) == people
+    assert {item.label for item in found.items} == set(classes.split(" "))
+    assert {item.folder for item in found.items} == set(" ".join(splits).split(" "))
 
 
 def test_contrasts_are_left_out_by_name_unless_asked_for():
@@ -187,7 +176,9 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
 
 
 def test_a_stray_volume_among_pictures_and_previews_beside_volumes_are_left_out():
-    assert not read([*(f"mri/img_{i}.jpg" for i in range(60)), "mri/MNI152_T1_1mm.nii.gz", "mri/x.nii"]).volumes
+    templates = tuple(f"{folder}/MNI152_T1_1mm.nii.gz" for folder in "abcdefgh")
+    assert not read([*(f"mri/img_{i}.jpg" for i in range(60)), *templates[:1], "mri/x.nii"]).volumes
+    assert read([*templates, *(f"sub-{i:02d}_T1w.nii.gz" for i in range(4))]).left_out == {"template": templates}  # in order
     heads = tree("OAS1_{i:04d}_MR1/t88_{s}.nii", "", "gfc") | tree("OAS1_{i:04d}_MR1/view_{k}.gif", levels=5)
     assert read(heads).volumes and len(read(heads).items) == 12
 
@@ -210,16 +201,15 @@ def test_levels_choose_and_names_that_do_not_fit_are_counted():
 
 def check(catalogue, truth):
     """The catalogue says of each file what is true of it."""
-    found = {item.file: fixtures.Truth(item.subject, item.level, item.label, item.folder) for item in catalogue.items}
-    assert found == truth
+    assert {item.file: replace(item, scan="") for item in catalogue.items} == truth
 
 
-@pytest.mark.parametrize("prefix", ["", "keras_png_slices_data", "keras_png_slices_data/keras_png_slices_data"])
+@pytest.mark.parametrize("prefix", ["", "keras_png_slices_data/", "keras_png_slices_data/keras_png_slices_data/"])
 def test_uq_oasis_also_nested_and_one_folder_of_it(tmp_path, prefix):
     truth = fixtures.uq_oasis(tmp_path / prefix)
     catalogue = recognise(tmp_path)
     assert catalogue.layout == "uq-oasis" and not catalogue.hidden
-    check(catalogue, {f"{prefix}/{name}".lstrip("/"): item for name, item in truth.items()})
+    check(catalogue, {prefix + name: replace(item, file=prefix + name) for name, item in truth.items()})
     assert len(catalogue.left_out["label map"]) == len(truth)  # one seg_* beside each case_*, none of them used
     assert len(recognise(tmp_path / prefix / "keras_png_slices_test").items) == 6
     with pytest.raises(ValueError, match=r"No slice was found.*6 label map"):
@@ -241,39 +231,40 @@ def test_four_class_with_missing_files_places_what_it_can():
         del truth[f"train/MildDemented/mildDem{number}.jpg"]
     catalogue = read(truth)
     assert "not all subjects could be recovered" in catalogue.hidden
-    unsure = {item.file for item in catalogue.items if not item.told}
-    cut = {name for name, item in truth.items() if "/mildDem" in name and item.level == 25}
-    assert unsure == cut  # which is not guessed
+    sure = {item.file for item in catalogue.items if item.told}
+    assert truth.keys() - sure == {
+        name for name, item in truth.items() if "/mildDem" in name and item.level == 25
+    }  # not guessed
     assert all(item.subject == truth[item.file].subject for item in catalogue.items if item.told)
 
 
-def test_a_loop_of_links_ends_and_linked_folders_are_followed(tmp_path):
-    fixtures.class_folders(tmp_path / "elsewhere", {"NonDemented": 4, "MildDemented": 3})
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/slices").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere/self")
-    files, no_files = list_files(tmp_path / "data")
-    assert len(files) == 21 and no_files == {"unreadable": ["slices/self"], "empty folder": []}
-
-
-def test_oasis_volumes(tmp_path):
-    fixtures.oasis_volumes(tmp_path)
-    catalogue = recognise(tmp_path)
+def test_of_oasis_volumes_the_brain_in_atlas_space_is_taken():
+    files = [
+        f"OAS1_000{i}_MR1/PROCESSED/OAS1_000{i}_MR1_mpr_n4_anon_111_t88_{end}"
+        for i in range(4)
+        for end in ("masked_gfc.hdr", "gfc.hdr", "gfc.gif")
+    ]
+    catalogue = read(files)
     assert catalogue.layout == "oasis1-volumes" and all("masked" in item.file for item in catalogue.items)
-    assert [item.subject for item in catalogue.items] == [f"OAS1_{i:04d}_MR1" for i in range(1, 5)]
+    assert [item.subject for item in catalogue.items] == [f"OAS1_000{i}_MR1" for i in range(4)]
     left_out = {reason: len(names) for reason, names in catalogue.left_out.items()}
     assert left_out == {"another volume of the same subject": 4, "not a volume": 4}
 
 
-def test_datalad_links_are_read_under_their_own_names(tmp_path):
-    """What people see are links into .git/annex, which itself is hidden."""
+def test_links_are_followed_under_their_own_names_once(tmp_path):
+    """What people see of a DataLad set are links into .git/annex, which itself is hidden."""
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids/all").symlink_to(tmp_path / "elsewhere")
     for i in range(3):
-        target = tmp_path / f".git/annex/objects/{i}/MD5E-s{i}.nii.gz"
-        link = tmp_path / f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz"
+        target = tmp_path / f"bids/.git/annex/objects/{i}/MD5E-s{i}.nii.gz"
+        link = tmp_path / f"elsewhere/sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz"
         for path in (target, link):
             path.parent.mkdir(parents=True)
         target.write_bytes(b"x")
         link.symlink_to(target)
-    catalogue = recognise(tmp_path)
-    assert [item.subject for item in catalogue.items] == ["sub-00", "sub-01", "sub-02"] and not catalogue.left_out
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere/self")
+    (tmp_path / "elsewhere/void").mkdir()
+    catalogue = recognise(tmp_path / "bids")
+    assert [item.subject for item in catalogue.items] == ["sub-00", "sub-01", "sub-02"]
+    assert catalogue.left_out == {"unreadable": ("all/self",), "empty folder": ("all/void",)}

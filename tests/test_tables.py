@@ -8,16 +8,15 @@ import layouts_fixtures as fixtures
 import numpy as np
 import pytest
 
-from stylegan.data.tables import join, read_table
+from stylegan.data.tables import classes_of, join, join_index, read_table
 from stylegan.dataset import load_slices
 
 
-def joined(tmp_path, content, scans, images=None, files=None):
+def joined(tmp_path, content, scans, images=None):
     """The columns, people and classes that a table gives to slices of these ids."""
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     empty = [""] * len(scans)
-    people = [scan.split("_MR")[0] for scan in scans]
-    return join(read_table(tmp_path / "t.csv"), [scans, images or empty, people, files or empty])
+    return join(read_table(tmp_path / "t.csv"), [scans, images or empty, [scan.split("_MR")[0] for scan in scans], empty])
 
 
 def test_columns_damage_and_doubts(tmp_path):
@@ -44,25 +43,19 @@ def test_separators_encodings_and_decimal_commas(tmp_path, content):
 
 
 def test_thousands_line_ends_and_quotes_as_excel_writes_them(tmp_path):
-    scans = [f"OAS1_{n:04d}_MR1" for n in range(3)]
-    rows = ['"ID, of the scan",ID,eTIV,ASF,Note', *(f'x,{scan},"1,{n}87","1,{n}87","– {n}"' for n, scan in enumerate(scans))]
-    rows[1] = rows[1].replace('"1,087","– 0"', '"0,987","– 0"')  # a decimal comma
-    found = joined(tmp_path, "\r".join(rows).encode("cp1252"), scans)
-    np.testing.assert_array_equal(found.columns["eTIV"], [1087, 1187, 1287])
-    np.testing.assert_array_equal(found.columns["ASF"], [0.987, 1.187, 1.287])
-    assert list(found.columns["Note"]) == ["– 0", "– 1", "– 2"]
-    tabs = "\n".join(['ID\t"Age, at scan, in years"', *(f"{scan}\t60" for scan in scans)])
-    assert joined(tmp_path, tabs, scans).columns["Age, at scan, in years"][0] == 60
+    rows = ['"ID, of the scan",ID,eTIV,ASF,"Age, at scan, in years"', 'x,A0,"1,087","0,987",– 0', 'x,A1,"1,187","1,187",– 1']
+    found = joined(tmp_path, "\r".join(rows).encode("cp1252"), ["A0", "A1"])
+    np.testing.assert_array_equal(found.columns["eTIV"], [1087, 1187])
+    np.testing.assert_array_equal(found.columns["ASF"], [0.987, 1.187])  # a decimal comma
+    assert list(found.columns["Age, at scan, in years"]) == ["– 0", "– 1"]
+    assert joined(tmp_path, 'ID\t"Age, at scan, in years"\nA0\t60', ["A0"]).columns["Age, at scan, in years"][0] == 60
 
 
 def test_each_visit_has_its_own_row(tmp_path):
     row, groups = "OAS2_{n:04d},OAS2_{n:04d}_MR{v},{group},{v},{cdr}", ("Nondemented", "Converted")
     rows = [row.format(n=n, v=v, group=groups[n % 2], cdr=v / 2 - 0.5) for n in range(4) for v in (1, 2)]
-    found = joined(
-        tmp_path,
-        "\n".join(["Subject ID,MRI ID,Group,Visit,CDR", *rows]),
-        [f"OAS2_{n:04d}_MR{v}" for n in range(4) for v in (1, 2, 3)],
-    )
+    scans = [f"OAS2_{n:04d}_MR{v}" for n in range(4) for v in (1, 2, 3)]
+    found = joined(tmp_path, "\n".join(["Subject ID,MRI ID,Group,Visit,CDR", *rows]), scans)
     np.testing.assert_array_equal(found.columns["CDR"], [0, 0.5, np.nan] * 4)  # no third visit: nobody else's value
     assert list(found.classes[3:6]) == ["Converted", "Converted", ""] and found.people is None
 
@@ -86,33 +79,25 @@ def test_ids_are_the_same_however_they_are_written(tmp_path, written, scan):
     assert joined(tmp_path, f"participant_id,age\n{written},7\nnobody,8\n", [scan]).columns["age"][0] == 7
 
 
-def test_groups_become_classes_from_healthy_to_ill(tmp_path):
-    fixtures.class_folders(tmp_path / "slices", {"A": 9})
-    rows = [f"OAS1_{n + 1:04d},{('Demented', 'Nondemented', 'Converted', 'demented')[n % 4]}" for n in range(9)]
-    (tmp_path / "subjects.csv").write_text("\n".join(["Subject ID,Group", *rows]))
-    data = load_slices(tmp_path / "slices", 16)
-    assert data.classes == ("Nondemented", "Converted", "Demented") and (data.labels >= 0).all()
+def test_groups_become_classes_from_healthy_to_ill_and_one_is_none(tmp_path):
+    people = [f"OAS1_{n:04d}" for n in range(8)]
+    groups = ("Demented", "Nondemented", "Converted", "demented") * 2
+    table = "\n".join(["Subject ID,Group", *map(",".join, zip(people, groups, strict=True))])
+    labels, classes = classes_of([""] * 8, joined(tmp_path, table, people))
+    assert classes == ("Nondemented", "Converted", "Demented") and labels.tolist() == [2, 0, 1, 2] * 2
+    labels, classes = classes_of([""] * 4, joined(tmp_path, table, people[:1] * 4))
+    assert classes == () and set(labels) == {-1}
 
 
 @pytest.mark.parametrize(("content", "says"), [("subject,age\nnobody,3\n", r"None of the ids in .*t\.csv"), ("name,age\nx,3\n", "no column of ids"),
-                                               ("", "is empty"), (b"PK\x03\x04xl/workbook.xml", r"Excel.*\.csv")])  # fmt: skip
-def test_a_table_that_is_none_or_does_not_belong(class_folders, tmp_path, content, says):
+                                               ("", "is empty"), (b"PK\x03\x04xl/workbook.xml", r"Excel.*\.csv"), (None, "There is no table")])  # fmt: skip
+def test_a_table_that_is_none_or_does_not_belong(tmp_path, content, says):
     table = tmp_path / "t.csv"
-    table.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=says):  # what the user names is not skipped
-        load_slices(class_folders, 16, subjects_csv=table)
-    with pytest.raises(FileNotFoundError, match="There is no table"):
-        load_slices(class_folders, 16, subjects_csv=tmp_path / "missing.csv")
-
-
-def test_a_table_by_picture_restores_people(tmp_path):
-    names = fixtures.plain_images(tmp_path / "pictures", 12)
-    rows = [f"{name.removesuffix('.png')},person {i // 2},{50 + i // 2}" for i, name in enumerate(names)]
-    (tmp_path / "people.csv").write_text("\n".join(["image,subject,age", *rows]))
-    data = load_slices(tmp_path / "pictures", 16, subjects_csv=tmp_path / "people.csv")
-    assert data.subjects_known and set(data.subjects) == {f"person {i}" for i in range(6)}
-    assert sorted(data.columns["age"]) == sorted(50.0 + i // 2 for i in range(12))
-    assert all(len(set(data.splits[data.subjects == name])) == 1 for name in set(data.subjects))
+    if content is not None:
+        table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    index = {"files": ["P1_slice_1.png"], "scans": ["P1"], "subjects": ["P1"]}
+    with pytest.raises((ValueError, FileNotFoundError), match=says):  # what the user names is not skipped
+        join_index(tmp_path, tmp_path, table, index)
 
 
 def loaded(folder, names, table, table_at="subjects.csv"):
@@ -123,19 +108,21 @@ def loaded(folder, names, table, table_at="subjects.csv"):
     return load_slices(folder, 16, cache_dir=folder.parent)
 
 
-def test_a_column_that_numbers_the_rows_names_nobody(tmp_path):
-    rows = "".join(f"{i},img_{i}.png,P{i // 4},{50 + i // 4}\n" for i in range(24))
-    data = loaded(tmp_path / "a", [f"img_{i}.png" for i in range(24)], "id,filename,patient_id,age\n" + rows)
+@pytest.mark.parametrize(("name", "columns", "row"), [("img_{i}.png", "id,filename,patient_id,age", "{i},img_{i},P{p},{p}0"),
+                                                      ("X{i:04d}_slice_1.png", "MRI ID,Subject ID,Age", "X{i:04d},P{p},{p}0")])  # fmt: skip
+def test_people_are_those_of_the_table(tmp_path, name, columns, row):
+    numbers = [{"i": i, "p": i // 4} for i in range(24)]
+    data = loaded(
+        tmp_path / "d", [name.format(**n) for n in numbers], "\n".join([columns, *(row.format(**n) for n in numbers)])
+    )
     assert data.subjects_known and set(data.subjects) == {f"P{p}" for p in range(6)}
-    rows = "".join(f"{i},sub-{13 - i:02d},{63 - i}\n" for i in range(1, 13))
-    data = loaded(tmp_path / "b", [f"sub-{p:02d}_slice_1.png" for p in range(1, 13)], "id,participant_id,age\n" + rows)
-    assert data.columns["age"].tolist() == [50 + int(name[-2:]) for name in data.subjects]
+    assert all(len(set(data.splits[data.subjects == name])) == 1 for name in set(data.subjects))
 
 
-def test_scans_that_a_table_gives_to_one_person_stay_together(tmp_path):
-    rows = "".join(f"X{x:04d},S{x // 4},{50 + x // 4}\n" for x in range(24))
-    data = loaded(tmp_path / "d", [f"X{x:04d}_slice_1.png" for x in range(24)], "MRI ID,Subject ID,Age\n" + rows)
-    assert set(data.subjects) == {f"S{p}" for p in range(6)}
+def test_a_column_that_numbers_the_rows_names_nobody(tmp_path):
+    people = [f"sub-{p:02d}" for p in range(1, 13)]
+    table = "id,participant_id,age\n" + "".join(f"{i},sub-{13 - i:02d},{63 - i}\n" for i in range(1, 13))
+    assert joined(tmp_path, table, people).columns["age"].tolist() == list(range(51, 63))
 
 
 def test_pictures_of_one_name_in_two_folders_have_rows_of_their_own(tmp_path):
