@@ -133,15 +133,9 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
     be: what the user asks for is not skipped.
     """
     shared = Path(os.path.commonpath([plain(file) for file in index["files"]]))  # wrappers: a folder around the tree, or two
-    places = [
-        *(root / folder for folder in reversed(shared.parents)),
-        root / shared,
-        root.resolve().parent,
-        data.resolve().parent,
-    ]
-    path = subjects_csv
+    path, places = subjects_csv, [*reversed(shared.parents), shared, root.resolve().parent, data.resolve().parent]
     while not path and places:
-        folder = places.pop(0)
+        folder = root / places.pop(0)
         with contextlib.suppress(OSError):  # one may pass through the folder around without being allowed to list it
             there = {file.name.lower(): file for file in sorted(folder.iterdir()) if file.is_file()}
             path = next((there[name] for name in TABLE_NAMES if name in there), None)
