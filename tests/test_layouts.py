@@ -46,7 +46,6 @@ KNOWN = {
     "ADNI from LONI": (f"ADNI/{ADNI}/{SERIES}/{{d}}/I{{image}}/ADNI_{ADNI}_MR_{SERIES}_Br_20070001135721811_S13408_I{{image}}.nii", "", ""),
     "ADNI by class": (f"{{c}}/{ADNI}/MP-RAGE/{{d}}/I{{image}}/ADNI_{ADNI}_MR_MP-RAGE_br_raw_20060418193538145_1_S13408_I{{image}}.nii", "AD,CN,EMCI", ""),
     "ADNI by Clinica": ("sub-ADNI{i:03d}S{n}/ses-M{v:02d}/anat/sub-ADNI{i:03d}S{n}_ses-M{v:02d}_T1w.nii.gz", "", ""),
-    "ADNI folders of slices": (f"{{c}}/{ADNI}/{{d}}_{{k}}.png", "AD,CN", ""),
     "OASIS-1 of Kaggle": ("Data/{c}/OAS1_{i:04d}_MR{v}_mpr-1_{k}.jpg", "Non Demented,Mild Dementia", ""),
     "OASIS-1 raw repeats": ("disc1/OAS1_{i:04d}_MR1/RAW/OAS1_{i:04d}_MR1_mpr-{v}_anon.hdr", "", ""),
     "OASIS-2": ("OAS2_{i:04d}_MR{v}/RAW/mpr-1.nifti.hdr", "", ""),
@@ -56,10 +55,8 @@ KNOWN = {
     "BraTS 2021": ("BraTS2021_{n:05d}/BraTS2021_{n:05d}_{s}.nii.gz", "", T1S),
     "BraTS 2023": ("BraTS-GLI-{n}-{v:03d}/BraTS-GLI-{n}-{v:03d}-{s}.nii.gz", "", "t1n,t1c,t2w,t2f,seg"),
     "OpenNeuro": ("ds000001/sub-{j:02d}/ses-{v}/anat/sub-{j:02d}_ses-{v}_{s}.nii.gz", "", "T1w,T2w,FLAIR"),
-    "BIDS in capitals": ("SUB-{j:02d}/SES-{v}/ANAT/SUB-{j:02d}_SES-{v}_T1W.NII.GZ", "", ""),
     "BIDS slices": ("sub-{j:02d}_ses-{v}_acq-mprage_run-1_T1w_slice_{k:03d}.png", "", ""),
     "ADHD-200": ("{c}/00{n}/session_{v}/anat_1/mprage.nii.gz", "KKI,NYU", ""),
-    "ADHD-200, flat": ("00{n}_session_{v}_anat.nii.gz", "", ""),
     "HCP": ("HCP_1200/1{n}/T1w/{s}.nii.gz", "", "T1w_acpc_dc_restore_brain,T1w_acpc_dc_restore,T2w_acpc_dc_restore,aparc+aseg,brainmask_fs"),
     "IXI": ("IXI-{s}/IXI{i:03d}-Guys-08{i:02d}-{s}.nii.gz", "", "T1,T2,PD"),
     "LGG of Kaggle": ("kaggle_3m/TCGA_CS_{i:04d}_1996{j:02d}09/TCGA_CS_{i:04d}_1996{j:02d}09_{k}{s}.tif", "", ",_mask"),
@@ -71,10 +68,8 @@ KNOWN = {
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
     "class, person, visit, slice": ("{c}/P{j:02d}/visit{v}/{k}.png", "glioma,healthy", ""),
     "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
-    "visit, person, slice": ("{s}/P{j:02d}/{k}.png", "", "baseline,month12"),
     "strange visits": ("{s}/P{j:02d}/{k}.png", "", "first,second"),
     "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
-    "contrasts": ("{s}/P{j:02d}/{k}.png", "", "T1,T2,FLAIR"),
     "a class of each slice": ("patient{j}/{s}/{k}.png", "", "left,right"),
     "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "young,old", ""),
     "dates in names": ("{d}_P{j:02d}_{k}.png", "", ""),
@@ -102,22 +97,21 @@ def test_nobody_is_in_two_splits_whatever_the_names(classes, person):
     visits = " _MR{v} _ses-{v} _visit{v} _{d} _run-{v}_T1w _I{image} /ses-{v} /{d}/I{image} /scan{v}".split(" ")
     endings = ("/{k}.png", "/slice_{k}.jpg", "_slice_{k}.png", "/t1.nii.gz", "_T1w.nii", ".mgz")
     for visit, ending in itertools.product(visits, endings):
-        if visit.startswith("/") and not ending.startswith("/"):
-            continue  # the file's name would tell nothing of the person and repeat in every folder
-        files = tree(("{c}/" if classes else "") + person + visit + ending, classes)
-        found = read(files)
-        check_people(found, files)
-        assert {item.label for item in found.items} == set(classes.split(",")), visit + ending
+        if ending.startswith("/") or not visit.startswith(
+            "/"
+        ):  # else the file's name tells nothing and repeats in every folder
+            files = tree(("{c}/" if classes else "") + person + visit + ending, classes)
+            found = read(files)
+            check_people(found, files)
+            assert {item.label for item in found.items} == set(classes.split(",")), visit + ending
 
 
 UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely belongs together
     "pictures": ("img_{i}_{v}{k}.jpg", "", ""),
     "tumours of Kaggle": ("{split}ing/{c}/Tr-{c:.2}_00{i:02d}{v}.jpg", "glioma,notumor", ""),
     "UQ ADNI": ("AD_NC/{split}/{c}/{image}_{k}.jpeg", "AD,NC", "{image}"),
-    "the same with more classes": ("{c}/{image}_{k}.jpg", "AD,CN,MCI", "{image}"),
     "image ids": ("{c}/I{image}/{k}.png", "AD,CN", "{c}/I{image}"),
     "numbered scans": ("scan_{i:02d}{v}.nii.gz", "", ""),
-    "image ids of volumes": ("{c}/I{image}.nii", "AD,CN", ""),
     "hashes": ("{i:08d}-4e5f-4a5b-8c9d-{v:06d}{k:06d}.png", "", ""),
 }
 
@@ -204,7 +198,7 @@ def check(catalogue, truth):
     assert {item.file: replace(item, scan="") for item in catalogue.items} == truth
 
 
-@pytest.mark.parametrize("prefix", ["", "keras_png_slices_data/", "keras_png_slices_data/keras_png_slices_data/"])
+@pytest.mark.parametrize("prefix", ["", "keras_png_slices_data/keras_png_slices_data/"])
 def test_uq_oasis_also_nested_and_one_folder_of_it(tmp_path, prefix):
     truth = fixtures.uq_oasis(tmp_path / prefix)
     catalogue = recognise(tmp_path)
