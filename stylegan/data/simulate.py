@@ -15,8 +15,6 @@ Coordinates are MNI millimetres in the order (x, y, z): towards the right, the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,10 +24,6 @@ import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-CLASSES = ("control", "atrophy")
-# Marks at the top, bottom, left and right: neurological. The template is symmetric, so left and right are a formality.
-SIDES = ("A", "P", "L", "R")
-TITLE = "simulated slices (ICBM152 template)"
 # Heights shown: 32 levels 1 mm apart, from the basal ganglia to the roof of the ventricles, much as in the OASIS slices.
 LEVELS_MM = (-2.0, 29.0)
 CENTRE_MM = np.array([0.0, -16.5, 14.0])  # of the picture, and the point that scaling and rotation leave in place
@@ -37,7 +31,10 @@ FIELD_MM = 202.0  # edge of the square picture; the longest simulated head just 
 SPACING_MM = (36.0, 16.0)  # of the two control grids: shape of the head, course of the gyri
 SPREAD_MM = (3.0, 1.3)  # standard deviation of their control displacements
 MAX_ENLARGEMENT = 6.0  # mm
-ENLARGEMENT = {"control": (1.5, 0.9), "atrophy": (3.7, 1.0)}  # mean and spread of the groups in mm: they overlap, as groups do
+FLOW_SPACING, FLOW_STEP = 2.0, 0.5  # mm
+FLOW_LOW, FLOW_HIGH = np.array([-66.0, -92.0, -42.0]), np.array([66.0, 66.0, 66.0])  # the box in which the ventricles push
+CLASSES = ("control", "atrophy")
+ENLARGEMENT = ((1.5, 0.9), (3.7, 1.0))  # mean and spread of the classes in mm: they overlap, as groups do
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,14 @@ class Simulation:
     labels: np.ndarray  # int64 [N], index into classes
     columns: dict[str, np.ndarray]  # float64 [N]: 'ventricle' (mm, per subject), 'ventricle_area' (% of this slice's brain)
     classes: tuple[str, ...] = CLASSES
-    sides: tuple[str, str, str, str] = SIDES
-    title: str = TITLE
+    sides: tuple[str, str, str, str] = ("A", "P", "L", "R")  # neurological; the template is symmetric: a formality
+    title: str = "simulated slices (ICBM152 template)"
 
 
 @dataclass(frozen=True)
 class Subject:
     """What makes one simulated subject; draw one with ``draw_subject``."""
 
-    label: int
     ventricle: float  # outward push of the ventricle wall in mm, 0 to 6
     sulci: float  # darkening and widening of the sulci, about 0 to 1.5
     affine: np.ndarray  # [3, 3], takes the picture to the template, about CENTRE_MM
@@ -79,23 +75,22 @@ def simulate(num_subjects: int = 128, num_levels: int = 32, resolution: int = 64
     if num_subjects < 1 or num_levels < 1 or not 16 <= resolution <= 512:
         asked = f"{num_subjects} subjects x {num_levels} levels at {resolution} px"
         raise ValueError(f"Cannot simulate {asked}; take at least one subject and one level, and 16 to 512 px.")
-    subjects, images, areas = [], [], []
-    with _one_thread():
+    drawn, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)  # so many small steps gain little from a second one, and wait for it where the cores are busy
+    try:
         for k in range(num_subjects):
             rng = np.random.default_rng([seed, k])
-            subjects.append(draw_subject(rng, label=k % 2))
-            pictures, area = _render(subjects[-1], num_levels, resolution, rng)
-            images.append(pictures)
-            areas.append(area)
+            subject = draw_subject(rng, label=k % 2)
+            drawn.append((subject.ventricle, *_render(subject, num_levels, resolution, rng)))
+    finally:
+        torch.set_num_threads(threads)
+    pushes, images, areas = zip(*drawn, strict=True)
     return Simulation(
         images=np.concatenate(images),
         subjects=np.repeat([f"SIM_{k + 1:04d}" for k in range(num_subjects)], num_levels),
         levels=np.tile(np.arange(num_levels), num_subjects),
-        labels=np.repeat(np.array([subject.label for subject in subjects], np.int64), num_levels),
-        columns={
-            "ventricle": np.repeat([subject.ventricle for subject in subjects], num_levels),
-            "ventricle_area": np.concatenate(areas),
-        },
+        labels=np.repeat(np.arange(num_subjects, dtype=np.int64) % 2, num_levels),
+        columns={"ventricle": np.repeat(pushes, num_levels), "ventricle_area": np.concatenate(areas)},
     )
 
 
@@ -105,12 +100,11 @@ def draw_subject(rng: np.random.Generator, label: int) -> Subject:
     def normal(*shape: int) -> np.ndarray:
         return np.clip(rng.standard_normal(shape), -2, 2)
 
-    mean, spread = ENLARGEMENT[CLASSES[label]]
+    mean, spread = ENLARGEMENT[label]
     ventricle = float(np.clip(mean + spread * normal(1)[0], 0, MAX_ENLARGEMENT))
     scale = 1 + 0.02 * normal(1) + 0.015 * normal(3)  # overall size, then proportions
     angles = np.deg2rad([2.0, 1.5, 2.5]) * normal(3)  # nod, tilt, turn
     return Subject(
-        label=label,
         ventricle=ventricle,
         sulci=float(np.clip(0.2 * ventricle + 0.25 * normal(1)[0], 0, 1.5)),
         affine=Rotation.from_euler("xyz", angles).as_matrix() / scale,
@@ -144,20 +138,6 @@ def pull_back(subject: Subject, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> 
     return moved + _sample(push, FLOW_LOW, FLOW_SPACING, moved).permute(1, 2, 3, 0)
 
 
-# -------- one subject
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """So many small steps gain little from a second thread, and wait for it eight times over where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _render(subject: Subject, num_levels: int, resolution: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [L, R, R] and ventricle area [L] in % of the brain; sampled twice as fine up to 128 px."""
     fine = resolution * (2 if resolution <= 128 else 1)
@@ -169,9 +149,7 @@ def _render(subject: Subject, num_levels: int, resolution: int, rng: np.random.G
     brain = (t1 / 0.2).clamp(0, 1)
     area = 100 * ventricle.sum((1, 2)) / brain.sum((1, 2)).clamp(min=1)
     fluid = (brain - grey - white).clamp(0, 1)
-    sulci = (1.6 * subject.sulci * fluid * (1 - ventricle)).clamp(
-        0, 1
-    )  # outside the ventricles; saturated, so dark bands widen
+    sulci = (1.6 * subject.sulci * fluid * (1 - ventricle)).clamp(0, 1)  # not the ventricles; saturated, so dark bands widen
     own_grey, own_white, own_fluid = (float(value) for value in subject.tissue)
     signal = t1 + own_grey * grey + own_white * white + own_fluid * fluid
     signal = signal.mul(1 - 0.55 * sulci).clamp(min=0) * subject.gain * brain
@@ -197,9 +175,6 @@ def _shading(bias: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> t
     return torch.from_numpy(np.exp(sum(b * term for b, term in zip(bias, terms, strict=True)))).float()
 
 
-# -------- control grids
-
-
 def _grid_shape(spacing: float) -> tuple[int, int, int]:
     """Controls (Z, Y, X) that cover the field, and three more per axis for the cubic spline's support."""
     heights = LEVELS_MM[1] - LEVELS_MM[0] + 80  # room for the head's tilt, and for the test that looks beyond the shown levels
@@ -213,9 +188,6 @@ def _spline_basis(axis: np.ndarray, dimension: int, spacing: float) -> np.ndarra
     t = np.abs(position[:, None] - np.arange(count)[None])
     near, far = 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6
     return np.where(t < 1, near, far).astype(np.float32)
-
-
-# -------- template and its ventricles
 
 
 @lru_cache(maxsize=1)
@@ -247,10 +219,6 @@ def _ventricles(t1: np.ndarray, tissue: np.ndarray, origin: np.ndarray) -> np.nd
     return (np.clip(1 - tissue, 0, 1) * ours).astype(np.float32)
 
 
-FLOW_SPACING, FLOW_STEP = 2.0, 0.5  # mm
-FLOW_LOW, FLOW_HIGH = np.array([-66.0, -92.0, -42.0]), np.array([66.0, 66.0, 66.0])  # the box in which the ventricles push
-
-
 @lru_cache(maxsize=1)
 def _ventricle_flow() -> torch.Tensor:
     """Backward displacement in mm by enlargements of 0, FLOW_STEP, 2 FLOW_STEP... mm: float32 [E, 3, Z, Y, X].
@@ -266,7 +234,7 @@ def _ventricle_flow() -> torch.Tensor:
     velocity /= np.linalg.norm(velocity[:, wall], axis=0).mean()  # the wall moves by 1 mm per mm of enlargement on average
     axes = [np.arange(low, high + 1, FLOW_SPACING) for low, high in zip(FLOW_LOW, FLOW_HIGH, strict=True)]
     start = torch.from_numpy(np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], -1).astype(np.float32))
-    field, here, flow = torch.from_numpy(velocity.astype(np.float32)), start.clone(), []
+    field, here, flow = torch.from_numpy(velocity.astype(np.float32)), start, []
     for _ in range(round(MAX_ENLARGEMENT / FLOW_STEP) + 1):
         flow.append((here - start).permute(3, 0, 1, 2))
         middle = here - FLOW_STEP / 2 * _sample(field, origin, 1.0, here).permute(1, 2, 3, 0)
