@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -264,33 +263,29 @@ def unpack_once(archive: Path, cache: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as scratch:
-            members = [info for info in opened.infolist() if not info.filename.endswith(("/", "\\"))]
-            if any(info.flag_bits & 1 for info in members):
-                raise ValueError(f"{archive.name} is locked with a password; unpack it and give the folder.")
-            size = sum(info.file_size for info in members)
-            if size > MAX_BYTES or len(members) > MAX_FILES:
-                raise ValueError(f"{archive.name} holds {len(members)} files of {size / 2**30:.0f} GB; that is refused.")
             everything = Path(scratch) / "all"
             everything.mkdir()
-            for info, target in [(info, everything / _inside(archive, info)) for info in members]:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(info) as source, open(target, "wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
-            try:
-                os.replace(everything, out)
-            except OSError:
-                if not out.is_dir():  # else another process was faster
-                    raise
+            opened.extractall(everything, _members(archive, opened))
+            os.replace(everything, out)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise ValueError(f"{archive.name} is no .zip that can be unpacked: {error}.") from error
+        if not out.is_dir():  # else another process was faster
+            raise ValueError(f"{archive.name} is no .zip that can be unpacked: {error}.") from error
     return out
 
 
-def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
-    """Where a member goes below the folder. Raises ValueError for whatever would leave it, and for links."""
-    path = PurePosixPath(info.filename.replace("\\", "/"))
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    safe = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-    if not safe or kind not in (0, stat.S_IFREG):
-        raise ValueError(f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link): refused.")
-    return path
+def _members(archive: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files of an archive. Raises ValueError where one is locked, a link or would leave the folder, and where they are too large."""
+    for info in opened.infolist():
+        info.filename = info.filename.replace("\\", "/")  # as Windows writes it
+    members = [info for info in opened.infolist() if not info.filename.endswith("/")]
+    if any(info.flag_bits & 1 for info in members):
+        raise ValueError(f"{archive.name} is locked with a password; unpack it and give the folder.")
+    size = sum(info.file_size for info in members)
+    if size > MAX_BYTES or len(members) > MAX_FILES:
+        raise ValueError(f"{archive.name} holds {len(members)} files of {size / 2**30:.0f} GB; that is refused.")
+    for info in members:
+        path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+        inside = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+        if not inside or kind not in (0, stat.S_IFREG):
+            raise ValueError(f"{archive.name} is not safe to unpack ({info.filename!r} leads outside or is a link): refused.")
+    return members
