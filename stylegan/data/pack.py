@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -44,7 +44,7 @@ UNTURNED = (
 OTHER_WAY = "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
 
 Index = dict  # what is kept beside the packed pictures: lists of one entry per slice, and what was left out
-Fill = Callable[[np.ndarray], None]  # writes the pictures into uint8 [N, R, R]
+Slices = Iterable[np.ndarray]  # uint8 [R, R] each
 
 
 def pack_folder(
@@ -68,56 +68,51 @@ def pack_simulated(resolution: int, cache: Path) -> tuple[np.ndarray, Index]:
     """
     code = hashlib.sha256(Path(__file__).with_name("simulate.py").read_bytes()).hexdigest()  # another simulation, another cache
     index_file = cache / f"simulated-{SIMULATED_SUBJECTS}x{SIMULATED_LEVELS}-{resolution}px-{code[:8]}.json"
-    return _packed_once(index_file, resolution, lambda: _simulate(resolution))
+
+    def simulated() -> tuple[Index, Slices]:
+        from stylegan.data import simulate  # loads torch: only the first start pays
+
+        found = simulate.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
+        return {
+            "layout": "simulated", "title": found.title, "hidden": "", "files": [], "subjects": found.subjects.tolist(),
+            "levels": found.levels.tolist(), "labels": [found.classes[label] for label in found.labels],
+            "folders": [""] * len(found.labels), "left_out": {}, "warnings": [], "sides": list(found.sides),
+            "size": f"{resolution} x {resolution}", "columns": {name: values.tolist() for name, values in found.columns.items()},
+        }, found.images  # fmt: skip
+
+    return _packed_once(index_file, resolution, simulated)
 
 
-def _packed_once(index_file: Path, resolution: int, pack: Callable[[], tuple[Index, Fill]]) -> tuple[np.ndarray, Index]:
+def _packed_once(index_file: Path, resolution: int, pack: Callable[[], tuple[Index, Slices]]) -> tuple[np.ndarray, Index]:
     """The pictures and index that are in the cache; where one is absent or damaged, ``pack`` makes both first."""
-    index = read_json(index_file)
-    images = index and _opened(index_file.parent, index, resolution)
-    if images is None:
-        index, fill = pack()
-        index["key"] = _store(index_file.parent, (len(index["subjects"]), resolution, resolution), fill)
-        write_json(index_file, index)
-        images = _opened(index_file.parent, index, resolution)
-    return images, index
+    cache, index = index_file.parent, read_json(index_file)
+    images = index and _opened(cache, index, resolution)
+    if images is not None:
+        return images, index
+    index, slices = pack()
+    shape = (len(index["subjects"]), resolution, resolution)
+    key = hashlib.sha256(repr(shape).encode())  # of the content, which names the file
+    with replacing(cache / f"packing-{os.urandom(4).hex()}.npy") as temporary:
+        with open(temporary, "wb") as file:  # one by one: all together may be more than the memory holds
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for picture in slices:
+                file.write(picture.tobytes())
+                key.update(picture.tobytes())
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+        index["key"] = key.hexdigest()
+        os.replace(temporary, cache / f"{index['key']}.npy")
+    write_json(index_file, index)
+    return _opened(cache, index, resolution), index
 
 
 def _opened(cache: Path, index: Index, resolution: int) -> np.ndarray | None:
+    """The packed pictures of an index, memory-mapped; None where they are absent or damaged."""
     try:
         images = np.load(cache / f"{index['key']}.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     return images if images.shape == (len(index["subjects"]), resolution, resolution) and images.dtype == np.uint8 else None
-
-
-def _store(cache: Path, shape: tuple[int, int, int], fill: Fill) -> str:
-    """Let ``fill`` write straight into a file; returns the sha256 of the content, which names the file."""
-    with replacing(cache / f"packing-{os.urandom(4).hex()}.npy") as temporary:
-        if hasattr(os, "posix_fallocate"):  # claim the space: writing to a map on a full disk would end the process, not raise
-            with open(temporary, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) + 4096)
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        fill(images)
-        images.flush()
-        key = hashlib.sha256(repr(shape).encode())
-        key.update(images)
-        del images  # Windows cannot rename a mapped file
-        os.replace(temporary, cache / f"{key.hexdigest()}.npy")
-    return key.hexdigest()
-
-
-def _simulate(resolution: int) -> tuple[Index, Fill]:
-    from stylegan.data import simulate  # loads torch: only the first start pays
-
-    found = simulate.simulate(SIMULATED_SUBJECTS, SIMULATED_LEVELS, resolution)
-    index = {
-        "layout": "simulated", "title": found.title, "hidden": "", "files": [], "subjects": found.subjects.tolist(),
-        "levels": found.levels.tolist(), "labels": [found.classes[label] for label in found.labels], "folders": [""] * len(found.labels),
-        "left_out": {}, "warnings": [], "sides": list(found.sides), "size": f"{resolution} x {resolution}",
-        "columns": {name: values.tolist() for name, values in found.columns.items()},
-    }  # fmt: skip
-    return index, lambda packed: np.copyto(packed, found.images)
 
 
 # ------------------------------------------------------------------------------------------------------------------- packing
@@ -132,7 +127,7 @@ class Found(NamedTuple):
     said: Sequence[str] = ()  # warnings
 
 
-def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Fill]:
+def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
     left_out = defaultdict(list, {reason: list(names) for reason, names in catalogue.left_out.items()})
     warnings = list(catalogue.warnings)
     found, measures = _fit(_read_all(catalogue), left_out, warnings)
@@ -143,15 +138,12 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Fill]:
     warnings += [f"No slice of class {label} can be used; the class is missing." for label in lost]
     squares, scale = pictures.common_squares(measures), pictures.common_scale(measures)
 
-    def write(packed: np.ndarray, step: int = 1, turns: int = 0) -> None:
-        for at, one in enumerate(found[::step]):
-            picture = pictures.to_bytes(one.picture, *scale)
-            packed[at] = pictures.frame(picture, squares[picture.shape], packed.shape[-1], turns)
+    def framed(one: Found, size: int, turns: int = 0) -> np.ndarray:
+        picture = pictures.to_bytes(one.picture, *scale)
+        return pictures.frame(picture, squares[picture.shape], size, turns)
 
-    step = 1 + len(items) // 256
-    thumbnails = np.zeros((len(items[::step]), TEMPLATE_SIZE, TEMPLATE_SIZE), np.uint8)
-    write(thumbnails, step)
-    turns, sides = _front(thumbnails.mean(0), [one.marks for one in found], warnings)
+    mean = np.mean([framed(one, TEMPLATE_SIZE) for one in found[:: 1 + len(found) // 256]], 0)
+    turns, sides = _front(mean, [one.marks for one in found], warnings)
     span = min(side for _, _, side in squares.values())
     if span < resolution:
         warnings.append(f"The heads span only {span} pixels in the files; {resolution} px enlarges them.")
@@ -163,7 +155,7 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Fill]:
         "labels": [item.label for item in items], "folders": [item.folder for item in items],
         "left_out": left_out, "warnings": warnings, "sides": list(sides),
         "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""),
-    }, lambda packed: write(packed, turns=turns)  # fmt: skip
+    }, (framed(one, resolution, turns) for one in found)  # fmt: skip
 
 
 def _read_all(catalogue: Catalogue) -> list[Found]:
