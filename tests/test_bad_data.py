@@ -189,8 +189,6 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
                          r"(?=.*1 x empty file)(?=.*x unreadable)(?=.*not an image)"),
     "blank pictures": (put(png(np.array([[200]], np.uint8)), png(np.full((40, 40), 900, np.uint16))), ALL, r"2 x blank picture"),
     "bombs": (put(huge_png(20_000, 20_000), huge_png(20_000, 4)), ALL, r"2 x larger than 8192 pixels"),
-    "several pictures in a file": (put(png(head(0), "TIFF", save_all=True, append_images=[Image.fromarray(head(1))]), name="OAS1_0900_MR1_slice_{}.tif"),
-                                   ALL, r"1 x several pictures in one file"),
     "many films": (put(*[png(head(0), "GIF", save_all=True, append_images=[Image.fromarray(head(1))])] * 9, name="OAS1_0900_MR1_slice_{}.gif"),
                    ALL, r"(?=.*9 x several pictures)(?=.*slice_2\.gif holds)(?!.*slice_3\.gif holds)"),
     "a JPEG called PNG": (put(png(head(), "JPEG")), ALL + 1, r"files of 40 x 40"),
@@ -315,9 +313,9 @@ def test_a_damaged_volume_is_read_or_refused_whatever_its_header(ending, tmp_pat
     for _ in range(150):
         path.write_bytes(spoilt(content, rng, 352))
         try:
-            scan = volumes.read_scan(path)
+            scan = volumes.read_scan(path, None, [])
             assert scan.pictures.ndim == 3 and np.isfinite(scan.pictures).all() and scan.pictures.size <= volumes.MAX_VOXELS
             read += 1
-        except ValueError as error:
-            assert str(path) in str(error) and "\n" not in str(error)
+        except LeftOut as reason:
+            assert str(path) in reason.sentence and "\n" not in reason.sentence
     assert 5 < read < 140

@@ -3,9 +3,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from stylegan.data import volumes
+from stylegan.data.pictures import LeftOut
 
 
 @pytest.fixture(scope="module")
@@ -19,71 +20,69 @@ def head() -> np.ndarray:
     return brain.astype(np.int16)
 
 
+def _turn(codes: str) -> np.ndarray:
+    """From the order towards right, front and top to another one."""
+    return ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+
+
 def _save_as(head: np.ndarray, codes: str, path, spacing=(1.0, 1.0, 1.0)) -> None:
     """Write the same anatomy in another voxel order, with the affine that says so."""
-    affine = np.diag([*spacing, 1.0])
-    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
-    data = nib.orientations.apply_orientation(head, turn)
-    nib.save(nib.Nifti1Image(data, affine @ inv_ornt_aff(turn, head.shape)), path)
+    affine = np.diag([*spacing, 1.0]) @ inv_ornt_aff(_turn(codes), head.shape)
+    nib.save(nib.Nifti1Image(apply_orientation(head, _turn(codes)), affine), path)
 
 
-def _save_analyze(data: np.ndarray, path, orient: int = 0) -> None:
+def _save_analyze(data: np.ndarray, path, orient: int) -> None:
     header = nib.AnalyzeHeader(endianness=">")
     header.set_data_dtype(np.int16)
-    header.set_data_shape(data.shape)
-    header.set_zooms((1.0,) * data.ndim)
     header["orient"] = bytes([orient])
-    path.write_bytes(header.binaryblock)
-    path.with_suffix(".img").write_bytes(data.astype(">i2").tobytes(order="F"))
+    nib.AnalyzeImage(data, None, header).to_filename(path)
+
+
+def _upright(path) -> np.ndarray:
+    return volumes.upright(nib.load(path), print)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL", "SRA"])
 def test_every_voxel_order_gives_the_same_head(head, tmp_path, codes):
     _save_as(head, codes, tmp_path / "head.nii.gz")
-    volume = volumes.upright(nib.load(tmp_path / "head.nii.gz"), print)
+    volume = _upright(tmp_path / "head.nii.gz")
     assert volume.dtype == np.float32 and np.array_equal(volume, head)
-    assert volumes.read_scan(tmp_path / "head.nii.gz").marks == ("A", "P", "L", "R")
+    assert volumes.read_scan(tmp_path / "head.nii.gz", None, []).marks == ("A", "P", "L", "R")
 
 
 def test_front_is_up_and_right_is_right(head):
-    slices = volumes.axial_slices(head, levels=(20, 23))
-    assert slices.shape == (4, 50, 40)
-    row, column = np.argwhere(slices[0] == 700).mean(0)
-    assert row < 10 and 18 < column < 22  # the spot at the front
-    assert np.argwhere(slices[0] == 900).mean(0)[1] > 25  # the spot at the right
     climbing = volumes.axial_slices(head, levels=(0, 43))
+    middle = climbing[20]
+    assert climbing.shape == (44, 50, 40)
+    row, column = np.argwhere(middle == 700).mean(0)
+    assert row < 10 and 18 < column < 22  # the spot at the front
+    assert np.argwhere(middle == 900).mean(0)[1] > 25  # the spot at the right
     assert np.argwhere(climbing == 800).mean(0)[0] > 30  # the spot at the top comes late
 
 
-def test_analyze_big_endian_four_dimensional(head, tmp_path):
-    """What OASIS-1 ships. Stored from right to left, as LAS says; read back towards the right, the sides unmarked."""
-    _save_analyze(head[::-1, :, :, None], tmp_path / "head.hdr")
-    assert np.array_equal(volumes.upright(nib.load(tmp_path / "head.hdr"), print), head)
-    assert volumes.read_scan(tmp_path / "head.hdr").marks == ("A", "P", "", "")
-
-
 @pytest.mark.parametrize(("orient", "codes"), volumes.MAYO_ORIENT.items())
-def test_analyze_orient_byte_is_followed(head, tmp_path, orient, codes):
-    stored = nib.orientations.apply_orientation(head, ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes)))
-    _save_analyze(stored, tmp_path / "head.hdr", orient)
-    assert np.array_equal(volumes.upright(nib.load(tmp_path / "head.hdr"), print), head)
+def test_analyze_is_read_by_its_orient_byte_and_its_sides_are_unmarked(head, tmp_path, orient, codes):
+    """Big-endian and four-dimensional, as OASIS-1 ships it."""
+    _save_analyze(apply_orientation(head, _turn(codes))[..., None], tmp_path / "head.hdr", orient)
+    assert np.array_equal(_upright(tmp_path / "head.hdr"), head)
+    assert volumes.read_scan(tmp_path / "head.hdr", None, []).marks == ("A", "P", "", "")
 
 
 def test_t88_shape_is_trusted_more_than_the_byte(tmp_path):
     data = np.zeros(volumes.T88_SHAPE, np.int16)
     data[80:90, 150:160, 100:110] = 100  # in front, above the middle
     _save_analyze(data, tmp_path / "t88.hdr", orient=2)
-    where = np.argwhere(volumes.upright(nib.load(tmp_path / "t88.hdr"), print)).mean(0)
+    where = np.argwhere(_upright(tmp_path / "t88.hdr")).mean(0)
     assert where[1] > 104 and where[2] > 88
 
 
 def test_freesurfer_volumes_are_read_and_headers_without_codes_give_no_marks(head, tmp_path):
     nib.save(nib.MGHImage(head, np.eye(4)), tmp_path / "T1.mgz")
-    scan = volumes.read_scan(tmp_path / "T1.mgz", levels=(20, 22))
+    scan = volumes.read_scan(tmp_path / "T1.mgz", (20, 22), [])
     assert scan.marks == ("A", "P", "L", "R") and list(scan.levels) == [20, 21, 22]
     assert np.array_equal(scan.pictures, volumes.to_uint8(volumes.axial_slices(head, (20, 22))))
     nib.save(nib.Nifti1Image(head, None), tmp_path / "head.nii")
-    assert volumes.read_scan(tmp_path / "head.nii").marks == volumes.NO_MARKS
+    assert volumes.read_scan(tmp_path / "head.nii", None, []).marks == volumes.NO_MARKS
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 1, 1), (40, 1, 50), (1, 40, 50)])
@@ -91,34 +90,38 @@ def test_a_file_of_one_plane_is_one_slice(head, tmp_path, shape):
     image = nib.Nifti1Image(head[:, :, 22].reshape(shape).astype(np.float32), np.eye(4))
     image.set_sform(np.eye(4), 1)
     nib.save(image, tmp_path / "plane.nii.gz")
-    scan = volumes.read_scan(tmp_path / "plane.nii.gz")
-    upright = head[:, ::-1, 22].T
-    axial = shape[2:3] == (1,)
+    scan, axial = volumes.read_scan(tmp_path / "plane.nii.gz", None, []), shape[2:3] == (1,)
     assert scan.levels is None and scan.marks == (("A", "P", "L", "R") if axial else volumes.NO_MARKS)
-    assert np.array_equal(scan.pictures[0], upright if axial else head[:, :, 22].T)
+    assert np.array_equal(scan.pictures[0], (head[:, ::-1, 22] if axial else head[:, :, 22]).T)
+
+
+def test_a_line_of_voxels_is_no_slice(tmp_path):
+    for shape in ((1, 1, 50), (50, 1, 1), (50, 1)):
+        nib.save(nib.Nifti1Image(np.arange(50, dtype=np.int16).reshape(shape), np.eye(4)), tmp_path / "line.nii")
+        with pytest.raises(LeftOut, match="unusable volume") as reason:
+            volumes.read_scan(tmp_path / "line.nii", None, [])
+        assert "line.nii has shape" in reason.value.sentence
 
 
 @pytest.mark.parametrize("background", [0.0, -4.0])
 def test_z_scored_volumes_keep_their_brain(head, background, tmp_path):
-    inside = head > 0
+    inside, scans = head > 0, []
     shaded = head + inside * np.random.default_rng(0).normal(0, 60, head.shape)
-    z = np.where(inside, (shaded - shaded[inside].mean()) / shaded[inside].std(), background).astype(np.float32)
-    for name, data in (("plain", (shaded * inside).astype(np.float32)), ("z", z)):
-        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii")
-    scans = (volumes.read_scan(tmp_path / f"{name}.nii", levels=(10, 33)) for name in ("plain", "z"))
-    plain, scored = (scan.pictures.astype(float) for scan in scans)
-    assert scored[:, 0, 0].max() == 0 and np.corrcoef(plain.ravel(), scored.ravel())[0, 1] > 0.8
+    z = np.where(inside, (shaded - shaded[inside].mean()) / shaded[inside].std(), background)
+    for data in (shaded * inside, z):
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / "head.nii")
+        scans.append(volumes.read_scan(tmp_path / "head.nii", (10, 33), []).pictures.astype(float))
+    assert scans[1][:, 0, 0].max() == 0 and np.corrcoef(*(scan.ravel() for scan in scans))[0, 1] > 0.8
 
 
-def test_pixels_are_square(tmp_path):
-    """A ball scanned with 1 x 1 x 2 mm voxels, in two voxel orders, is a ball again."""
+@pytest.mark.parametrize("codes", ["RAS", "SRA"])
+def test_pixels_are_square(tmp_path, codes):
+    """A ball scanned with 1 x 1 x 2 mm voxels is a ball again."""
     x, y, z = np.meshgrid(np.arange(60) - 30, np.arange(60) - 30, 2 * (np.arange(30) - 15), indexing="ij")
-    ball = (x**2 + y**2 + z**2 < 20**2).astype(np.int16) * 100
-    for codes in ("RAS", "SRA"):
-        _save_as(ball, codes, tmp_path / f"{codes}.nii", spacing=(1.0, 1.0, 2.0))
-        volume = volumes.upright(nib.load(tmp_path / f"{codes}.nii"), print) > 50
-        extents = [np.ptp(np.flatnonzero(volume.any(tuple({0, 1, 2} - {axis})))) for axis in range(3)]
-        assert volume.shape == (60, 60, 60) and max(extents) - min(extents) <= 2, extents
+    _save_as((x**2 + y**2 + z**2 < 20**2).astype(np.int16) * 100, codes, tmp_path / "ball.nii", spacing=(1.0, 1.0, 2.0))
+    volume = _upright(tmp_path / "ball.nii") > 50
+    extents = [np.ptp(where) for where in np.nonzero(volume)]
+    assert volume.shape == (60, 60, 60) and max(extents) - min(extents) <= 2, extents
 
 
 def test_default_levels_lie_around_the_ventricles():
@@ -127,25 +130,21 @@ def test_default_levels_lie_around_the_ventricles():
     image = datasets.load_mni152_template(resolution=1)
     template, bottom = image.get_fdata(dtype=np.float32), image.affine[2, 3]
     for volume in (template, template[:, :, 40:], template * 800):  # a cut cerebellum and a gain change nothing
-        levels = volumes._ventricle_levels(volume, 32)
+        levels = volumes._ventricle_levels(volume)
         assert abs(levels[0] + bottom + template.shape[2] - volume.shape[2] - -2) <= 1 and set(np.diff(levels)) == {1}
-    assert set(np.diff(volumes._ventricle_levels(np.repeat(template, 2, 2).repeat(2, 1), 32))) == {2}
+    assert set(np.diff(volumes._ventricle_levels(np.repeat(template, 2, 2).repeat(2, 1)))) == {2}
 
 
-def test_levels_that_are_not_there(head):
-    with pytest.raises(ValueError, match="0 to 43"):
-        volumes.axial_slices(head, levels=(20, 44))
-    with pytest.raises(ValueError, match="44 levels, 64 are wanted"):
-        volumes.axial_slices(head, count=64)
-
-
-def test_grey_scale_survives_hot_voxels(head):
+def test_grey_scale_survives_hot_voxels_and_what_is_not_there_is_refused(head):
     slices = volumes.axial_slices(head, levels=(10, 33))
-    plain = volumes.to_uint8(slices)
-    hot = slices.copy()
+    plain, hot = volumes.to_uint8(slices), slices.copy()
     hot[12, 25, 20] = 1e5
     assert plain.dtype == np.uint8 and plain[:, 0, 0].max() == 0
     assert np.abs(volumes.to_uint8(hot).astype(int) - plain)[hot < 1e5].max() <= 2
     assert np.array_equal(volumes.to_uint8(slices * 3), plain)  # the scanner's gain does not matter
-    with pytest.raises(ValueError, match="constant"):
+    with pytest.raises(volumes.Unusable, match="constant"):
         volumes.to_uint8(np.zeros((4, 8, 8)))
+    with pytest.raises(volumes.Unusable, match="0 to 43"):
+        volumes.axial_slices(head, levels=(20, 44))
+    with pytest.raises(volumes.Unusable, match="20 levels, 32 are wanted"):
+        volumes.axial_slices(head[:, :, :20])

@@ -37,11 +37,6 @@ TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar
 MAX_BYTES, MAX_FILES = 64 << 30, 2_000_000  # of an archive: more is a decompression bomb, the largest known set has under 5 GB
-UNTURNED = (
-    "Which plane the slices show, or where the front of the head is, could not be told for sure; they are shown as they lie in the "
-    "files, without marks."
-)
-OTHER_WAY = "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
 
 Index = dict  # what is kept beside the packed pictures: lists of one entry per slice, and what was left out
 Slices = Iterable[np.ndarray]  # uint8 [R, R] each
@@ -177,17 +172,12 @@ def _read(catalogue: Catalogue, item: Item) -> list[Found]:
         if not catalogue.volumes:
             return [Found(item, pictures.read_picture(path))]
         scan = volumes.read_scan(path, catalogue.levels, said)
-        if scan.levels is not None:
-            levels = zip(scan.levels.tolist(), scan.pictures, strict=True)
-            return [Found(replace(item, level=level), picture, scan.marks, said) for level, picture in levels]
-        if catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
+        if scan.levels is None and catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
             raise LeftOut("outside levels {}-{}".format(*catalogue.levels))
-        return [Found(item, scan.pictures[0], scan.marks, said)]
+        items = [item] if scan.levels is None else [replace(item, level=level) for level in scan.levels.tolist()]
+        return [Found(one, picture, scan.marks, said) for one, picture in zip(items, scan.pictures, strict=True)]
     except LeftOut as reason:
         return [Found(item, reason, said=said)]
-    except (ValueError, OSError) as error:
-        pointer = pictures.why_unreadable(path, error) == "Git LFS pointer"
-        return [Found(item, LeftOut("Git LFS pointer") if pointer else LeftOut("unusable volume", str(error)), said=said)]
 
 
 def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list[str]) -> tuple[list[Found], list[Measure]]:
@@ -204,13 +194,12 @@ def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list
             if twin is not item:
                 two_classes += [(twin, item)] if item.label != twin.label else []
                 raise LeftOut("duplicate")
+            found.append(one)
+            measures.append(measured)
         except LeftOut as reason:
             if item.file not in left_out[str(reason)][-1:]:  # a volume is left out once, not once per level
                 left_out[str(reason)].append(item.file)
                 warnings += [reason.sentence] if reason.sentence and len(left_out[str(reason)]) <= 3 else []  # more say no more
-            continue
-        found.append(one)
-        measures.append(measured)
     if two_classes:
         one, other = two_classes[0]
         warnings.append(
@@ -227,12 +216,18 @@ def _front(mean: np.ndarray, marks: list[Marks], warnings: list[str]) -> tuple[i
     slices, spread over the set, is surely an axial one.
     """
     sides = tuple(which[0] if len(set(which)) == 1 else "" for which in zip(*marks, strict=True))
-    turns, sure = pictures.find_turns(mean, pictures.template_pictures(TEMPLATE_SIZE))
+    turns = pictures.find_turns(mean)
     if sides[0]:
-        warnings += [OTHER_WAY] if turns else []
+        other_way = "The volumes' headers say otherwise than their pictures where the front is; the headers were followed."
+        warnings += [other_way] if turns else []
         return 0, sides
-    warnings += [] if sure else [UNTURNED]
-    return turns, ("A", "P", "", "") if sure else NO_MARKS
+    if turns is None:
+        warnings.append(
+            "Which plane the slices show, or where the front of the head is, could not be told for sure; they are shown as they lie in "
+            "the files, without marks."
+        )
+        return 0, NO_MARKS
+    return turns, ("A", "P", "", "")
 
 
 # ------------------------------------------------------------------------------------------------------------------ archives

@@ -7,7 +7,8 @@ common scale, black where the square leaves the picture, and one Lanczos resize 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,47 +80,43 @@ def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
     Pillow keeps only the high byte. The same bytes unpacked in the other order give the low ones; grey with transparency has four
     bytes a pixel and is unpacked as if they were four channels.
     """
-    raw = image.tile[0][3] if image.tile else None
-    raw = raw[0] if isinstance(raw, tuple) else raw
-    if not isinstance(raw, str) or image.mode not in ("RGB", "RGBA", "LA") or not raw.endswith((";16B", ";16L", ";16N")):
+    args = image.tile[0][3] if image.tile else ""
+    raw = str(args[0] if isinstance(args, tuple) else args)
+    if image.mode not in ("RGB", "RGBA", "LA") or not raw.endswith((";16B", ";16L", ";16N")):
         return None
     if raw.startswith("LA"):
         parts = _unpacked(path, "RGBA", "RGBA")
-        grey, alpha = parts[..., 0] * 256 + parts[..., 1], parts[..., 2] * 256 + parts[..., 3]
+        values = parts[..., ::2] * 256 + parts[..., 1::2]
+        grey = values[..., 0]
     else:
-        order = {"B": ("B", "L"), "L": ("L", "B"), "N": ("N", "B")}[raw[-1]]
-        high, low = (_unpacked(path, image.mode, f"{image.mode};16{byte}") for byte in order)
-        colours = high * 256 + low
-        grey = colours[..., :3] @ LUMA
-        alpha = colours[..., 3] if image.mode == "RGBA" else 65535
+        other = "L" if raw[-1] == "B" else "B"
+        high, low = (_unpacked(path, image.mode, f"{image.mode};16{order}") for order in (raw[-1], other))
+        values = high * 256 + low
+        grey = values[..., :3] @ LUMA
+    alpha = 65535 if image.mode == "RGB" else values[..., -1]
     return np.rint(grey * (alpha / np.float32(65535))).astype(np.float32)
 
 
 def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
     """float32 [H, W, C] of a file decoded as another mode and order of bytes than it claims."""
     with Image.open(path, formats=FORMATS) as image:
-        image._mode, tiles = mode, []
-        for codec, box, offset, args in image.tile:
-            args = (raw, *args[1:]) if isinstance(args, tuple) else raw
-            tiles.append((codec, box, offset, args))
-        image.tile = [type(old)(*new) if hasattr(old, "_fields") else new for old, new in zip(image.tile, tiles, strict=True)]
-        image.load()
+        image._mode = mode
+        for i, tile in enumerate(image.tile):
+            args = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
+            image.tile[i] = tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)  # Pillow 10: no names
         return np.asarray(image, np.float32)
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
+    """Grey float32 [H, W] of an image of many or broken values, the darkest for those that are not finite; else uint8."""
     if image.mode.startswith("I") or image.mode == "F":
         picture = np.asarray(image, dtype=np.float32)
         known = np.isfinite(picture)
-        darkest = picture[known].min() if known.any() else np.float32(0)
-        return picture if known.all() else np.where(known, picture, darkest)
+        return np.where(known, picture, picture[known].min() if known.any() else 0)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.asarray(image.convert("L"))
-
-
-# ----------------------------------------------------------------------------------------------------------------- grey scale
 
 
 def background_within(values: np.ndarray) -> float | None:
@@ -160,8 +157,8 @@ def common_scale(measures: Sequence[Measure]) -> tuple[float, float]:
     return black, 65535.0 if black == 0 and white > 32767 else white
 
 
-# Pixels stay uint8; training maps 0..255 to [-1, 1] in any case. Every rule takes one subject's slices together, so that bright levels
-# stay bright beside dark ones. A generator draws what its data looked like: it is compared with slices under the same rule.
+# Every rule takes one subject's slices together, so that bright levels stay bright compared with dark ones. A generator draws what its
+# data looked like: it is compared with slices under the same rule.
 
 
 def percentiles(x: np.ndarray) -> np.ndarray:
@@ -171,10 +168,7 @@ def percentiles(x: np.ndarray) -> np.ndarray:
 
 
 def standardise_then_unit(x: np.ndarray) -> np.ndarray:
-    """(x - mean) / deviation, and the result from its least to its greatest value onto [0, 1], as two steps.
-
-    The first step cancels out of the second: this is `min_max`, whatever the mean and the deviation are.
-    """
+    """`min_max` of (x - mean) / deviation: the first step cancels out of the second, whatever the mean and the deviation are."""
     return min_max((x - x.mean()) / max(x.std(), 1e-12))
 
 
@@ -183,11 +177,7 @@ def min_max(x: np.ndarray) -> np.ndarray:
     return (x - x.min()) / max(x.max() - x.min(), 1e-12)
 
 
-RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
-    "fixed": None,
-    "percentiles": percentiles,
-    "standardise": standardise_then_unit,
-}
+RULES = {"fixed": None, "percentiles": percentiles, "standardise": standardise_then_unit}
 
 
 @dataclass(frozen=True)
@@ -207,30 +197,22 @@ def measure(picture: np.ndarray) -> Measure:
     values = on_black(picture) if deep else picture
     floor = float(values.min()) if deep and (values is not picture or values.min(initial=0) < 0) else 0.0
     peak = float(values.max(initial=0))
-    foreground = values > floor + FOREGROUND * ((peak if deep else 255) - floor)
-    rows, columns = (_span(foreground.sum(axis)) for axis in (1, 0))
-    if rows is None or columns is None or peak == values.min():
+    box = _box(values > floor + FOREGROUND * ((peak if deep else 255) - floor))
+    if box is None or peak == values.min():
         raise LeftOut("blank picture")
-    if _is_label_map(picture):
-        raise LeftOut("label map")
+    # Tissue or brain masks hold a handful of grey values (0, 85, 170, 255) in solid regions; a dithered slice is no mask.
+    if np.unique(picture.ravel()[:: 1 + picture.size // 512]).size <= 6:  # a quick look, enough for nearly every real slice
+        greys = np.unique(picture).size
+        if greys <= 6 and not (greys == 2 and np.mean(picture[:, 1:] != picture[:, :-1]) > 0.15):
+            raise LeftOut("label map")
     digest = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16, key=repr(picture.shape).encode()).hexdigest()
-    return Measure(picture.shape, (*rows, *columns), floor, peak if deep else None, digest)
+    return Measure(picture.shape, box, floor, peak if deep else None, digest)
 
 
-def _span(counts: np.ndarray) -> tuple[int, int] | None:
-    """First and last line with at least two foreground pixels, so that one hot pixel does not move the box."""
-    lines = np.flatnonzero(counts >= min(2, counts.size))
-    return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
-
-
-def _is_label_map(picture: np.ndarray) -> bool:
-    """Tissue or brain masks hold a handful of grey values (0, 85, 170, 255) in solid regions; a dithered slice is no mask."""
-    few = 6
-    if np.unique(picture.ravel()[:: 1 + picture.size // 512]).size > few:  # quick way out for nearly every real slice
-        return False
-    values = np.unique(picture).size
-    dithered = values == 2 and np.mean(picture[:, 1:] != picture[:, :-1]) > 0.15
-    return values <= few and not dithered
+def _box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left, right of the lines with at least two pixels of the mask [H, W], so that one hot pixel does not move the box."""
+    rows, columns = (np.flatnonzero(counts >= min(2, counts.size)) for counts in (mask.sum(1), mask.sum(0)))
+    return (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1) if rows.size and columns.size else None
 
 
 Square = tuple[int, int, int]  # top, left, side in pixels; may leave the picture
@@ -242,18 +224,15 @@ def common_squares(measures: list[Measure]) -> dict[tuple[int, int], Square]:
     Sizes of one aspect ratio are taken for the same field of view at different resolutions and share one box in relative units.
     A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
     """
-    by_aspect: dict[float, list[Measure]] = {}
+    by_aspect: dict[float, list[Measure]] = defaultdict(list)
     for item in measures:
-        by_aspect.setdefault(round(item.shape[1] / item.shape[0], 2), []).append(item)
+        by_aspect[round(item.shape[1] / item.shape[0], 2)].append(item)
     squares = {}
     for group in by_aspect.values():
-        largest = max(item.shape for item in group)
-        scale = np.array([largest[0] / item.shape[0] for item in group])
-        top, bottom, left, right = np.array([item.box for item in group]).T * scale
-        low = [-_outermost(-edges) for edges in (top, left)]
-        high = [_outermost(edges) for edges in (bottom, right)]
-        for shape in {item.shape for item in group}:
-            squares[shape] = _square_around(low, high, shape[0] / largest[0])
+        height = max(item.shape for item in group)[0]
+        edges = np.array([item.box for item in group]).T * [height / item.shape[0] for item in group]
+        box = [sign * _outermost(sign * edge) for sign, edge in zip((-1, 1, -1, 1), edges, strict=True)]
+        squares |= {shape: _square_around(box, shape[0] / height) for shape in {item.shape for item in group}}
     return squares
 
 
@@ -264,10 +243,11 @@ def _outermost(edges: np.ndarray) -> float:
     return float(edges[edges <= usual + few].max())
 
 
-def _square_around(low: list[float], high: list[float], scale: float) -> Square:
-    sides = [(b - a) * scale for a, b in zip(low, high, strict=True)]
-    side = max(1, round(max(sides)))
-    top, left = (int(np.floor((a + b) * scale / 2 - side / 2)) for a, b in zip(low, high, strict=True))
+def _square_around(box: Sequence[float], scale: float = 1) -> Square:
+    """The square about the middle of a box (top, bottom, left, right), as wide as its longer side, in pixels of another scale."""
+    top, bottom, left, right = box
+    side = max(1, round(max(bottom - top, right - left) * scale))
+    top, left = (int(np.floor(both * scale / 2 - side / 2)) for both in (top + bottom, left + right))
     return top, left, side
 
 
@@ -276,8 +256,7 @@ def frame(
 ) -> np.ndarray:
     """The square cut from [H, W] as [R, R], black outside the picture and wherever it is black itself, turned counter-clockwise by quarters.
 
-    Beyond its main lobe Lanczos rings: one to three grey levels around every head, which nobody sees and networks learn. The triangle is
-    as wide as that lobe and rings nowhere.
+    Beyond its main lobe Lanczos rings by up to three grey levels around every head, which networks learn. The triangle rings nowhere.
     """
     top, left, side = square
     cut = Image.fromarray(picture).crop((left, top, left + side, top + side))
@@ -287,31 +266,30 @@ def frame(
     return np.rot90(np.asarray(cut), turns)
 
 
-def find_turns(mean: np.ndarray, templates: dict[str, list[np.ndarray]]) -> tuple[int, bool]:
-    """Quarter turns that bring the set's mean picture [r, r] closest to the axial templates, and whether it surely is axial.
+def find_turns(mean: np.ndarray) -> int | None:
+    """Quarter turns that bring the set's mean picture [r, r] closest to the axial template; None where it is not surely axial.
 
     Likeness is the correlation, once as the pictures are and once stretched to fill the frame: heads differ in shape. The axial plane
     must win over the others, turned and mirrored, by a margin that no coronal or sagittal set of the template reaches, whatever its
-    contrast and with or without a skull; and one turn must win. Else the set is left as it is: (0, False).
+    contrast and with or without a skull; and one turn must win.
     """
     if mean.std() == 0:
-        return 0, False
+        return None
+    templates = _template_pictures(len(mean))
 
-    def likeness(planes: str, picture: np.ndarray) -> float:
-        mine = (picture, _stretched(picture))
-        return max(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(mine, (plane, _stretched(plane)), strict=True)])
-                   for plane in templates[planes])  # fmt: skip
+    def likeness(plane: str, picture: np.ndarray) -> float:
+        pairs = ([(picture, template), (_stretched(picture), _stretched(template))] for template in templates[plane])
+        return max(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pair]) for pair in pairs)
 
     turned = [np.rot90(mean, turns) for turns in range(4)]
     scores = [likeness("axial", picture) for picture in turned]
     views = [view for picture in turned for view in (picture, picture[:, ::-1])]
     others = max(likeness(plane, view) for plane in ("coronal", "sagittal") for view in views)
     first, second = sorted(scores, reverse=True)[:2]
-    sure = first > 0.5 and first - second > 0.01 and first - others > MARGIN
-    return (int(np.argmax(scores)), True) if sure else (0, False)
+    return int(np.argmax(scores)) if first > 0.5 and first - second > 0.01 and first - others > MARGIN else None
 
 
-def template_pictures(size: int) -> dict[str, list[np.ndarray]]:
+def _template_pictures(size: int) -> dict[str, list[np.ndarray]]:
     """Mean slices of the ICBM152 template by plane, float32 [size, size] each: front or top of the head up, in the square around the head."""
     from nilearn import datasets  # seconds to import: only who packs pays
 
@@ -324,15 +302,15 @@ def template_pictures(size: int) -> dict[str, list[np.ndarray]]:
             first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
             mean = np.ascontiguousarray(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
             rows, columns = (np.flatnonzero(mean.max(axis) > 0.05) for axis in (1, 0))
-            square = _square_around([rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1], 1)
+            square = _square_around((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
             found[plane].append(frame(mean, square, size, resample=Image.Resampling.BICUBIC).clip(0))
     return found
 
 
 def _stretched(picture: np.ndarray) -> np.ndarray:
     """The foreground of a mean picture [r, r] stretched to fill it."""
-    rows, columns = (_span((picture > 0.15 * picture.max()).sum(axis)) for axis in (1, 0))
-    if rows is None or columns is None:
+    box = _box(picture > 0.15 * picture.max())
+    if box is None:
         return picture
     image = Image.fromarray(np.ascontiguousarray(picture, np.float32))
-    return np.asarray(image.resize(image.size, Image.Resampling.BILINEAR, box=(columns[0], rows[0], columns[1], rows[1])))
+    return np.asarray(image.resize(image.size, Image.Resampling.BILINEAR, box=(box[2], box[0], box[3], box[1])))

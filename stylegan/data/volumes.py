@@ -9,9 +9,7 @@ at the left or at the right cannot be seen in a picture and the files do not say
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from scipy import ndimage
 
-from stylegan.data.pictures import on_black
+from stylegan.data.pictures import LeftOut, on_black, why_unreadable
 
 ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh")
 MAYO_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}  # direction of growing voxel index, by header byte
@@ -41,38 +39,32 @@ class Scan(NamedTuple):
     marks: Marks
 
 
-def read_scan(path: str | Path, levels: tuple[int, int] | None = None, said: list[str] | None = None) -> Scan:
-    """The slices of a volume: those of the planes ``levels``, both ends included, else `LEVELS` around the ventricles, counted from 0.
-
-    A file of one plane is one slice. Values that are not finite (read as 0) and thick slices give a warning, or a sentence in ``said``.
-    Raises FileNotFoundError, or ValueError with one sentence naming the file: unreadable or cut short, several frames, not
-    three-dimensional, constant, nothing finite, colour, a header that cannot be true.
-    """
-    with _about(path, said) as tell:
-        image = nib.load(path)
-        if len(image.shape) == 2 or 1 in image.shape[:3]:
-            picture, marks = _single_plane(image)
-            return Scan(picture[None], None, marks)
-        pictures = to_uint8(axial_slices(upright(image, tell), levels))
-    return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), sides(image))
-
-
 class Unusable(ValueError):  # noqa: N818 - as LeftOut
     """What is wrong with a volume, to be said of its file."""
 
 
-@contextmanager
-def _about(path: str | Path, said: list[str] | None) -> Iterator[Callable[[str], None]]:
-    """Say of the file what is wrong with it; the block is given a function that tells what is only strange."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no volume {path}.")
+def read_scan(path: Path, levels: tuple[int, int] | None, said: list[str]) -> Scan:
+    """The slices of a volume: those of the planes ``levels``, both ends included, else `LEVELS` around the ventricles, counted from 0.
+
+    A file of one plane is one slice. Values that are not finite (read as 0) and thick slices are told in ``said``, a sentence each.
+    Raises ``LeftOut`` with one sentence naming the file: unreadable or cut short, several frames, not three-dimensional, constant,
+    nothing finite, colour, a header that cannot be true.
+    """
     try:
-        yield lambda sentence: (warnings.warn if said is None else said.append)(f"{path}: {sentence}")
+        image = nib.load(path)
+        if len(image.shape) == 2 or 1 in image.shape[:3]:
+            return _single_plane(image)
+        volume = upright(image, lambda sentence: said.append(f"{path}: {sentence}"))
+        pictures = to_uint8(axial_slices(volume, levels))
+        return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), _marks(image))
     except Unusable as error:
-        raise ValueError(f"{path} {error}") from None
+        raise LeftOut("unusable volume", f"{path} {error}") from None
     except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
+        if why_unreadable(path, error) == "Git LFS pointer":
+            raise LeftOut("Git LFS pointer") from None
         why = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{path} is no volume that can be read, damaged or cut short ({why}); fetch it again.") from None
+        sentence = f"{path} is no volume that can be read, damaged or cut short ({why}); fetch it again."
+        raise LeftOut("unusable volume", sentence) from None
 
 
 def upright(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
@@ -92,36 +84,28 @@ def upright(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) 
     return np.ascontiguousarray(data if np.abs(factors - 1).max() < 0.01 else ndimage.zoom(data, factors, order=1), np.float32)
 
 
-def _single_plane(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, Marks]:
-    """(float32 [H, W], marks) of a file that holds one plane; the front is up where the header says that it is axial."""
-    data = _values(image, lambda _: None)
-    if data.ndim == 3 and knows_directions(image):
+def _single_plane(image: nib.spatialimages.SpatialImage) -> Scan:
+    """Of a file that holds one plane; the front is up where the header says that it is axial."""
+    data, marks = _values(image, lambda _: None), _marks(image)
+    if data.squeeze().ndim < 2:
+        raise Unusable(f"has shape {image.shape}; a slice needs two dimensions.")
+    if data.ndim == 3 and any(marks):
         turned = apply_orientation(data, _orientation(image))
         if turned.shape[2] == 1:
-            return np.ascontiguousarray(turned[:, ::-1, 0].T), sides(image)
-    return np.ascontiguousarray(data.reshape([n for n in data.shape if n > 1] or [1, 1]).T), NO_MARKS
+            return Scan(np.ascontiguousarray(turned[:, ::-1, 0].T)[None], None, marks)
+    return Scan(np.ascontiguousarray(data.squeeze().T)[None], None, NO_MARKS)
 
 
-def sides(image: nib.spatialimages.SpatialImage) -> Marks:
-    """Marks of an image's slices: neurological where its header knows the directions; of plain Analyze front and back alone."""
-    if not knows_directions(image):
-        return NO_MARKS
-    return ("A", "P", "", "") if _is_plain_analyze(image) else ("A", "P", "L", "R")
-
-
-def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None, count: int = LEVELS) -> np.ndarray:
+def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None) -> np.ndarray:
     """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top.
 
-    `levels=(a, b)` takes levels a to b, both of them. By default `count` levels around the lateral ventricles: adjacent in a
-    brain of 1 mm voxels, every second one at 0.5 mm. Raises `Unusable` where the volume has no such levels.
+    By default `LEVELS` around the lateral ventricles: adjacent in a brain of 1 mm voxels, every second one at 0.5 mm. Raises
+    `Unusable` where the volume has no such levels.
     """
     depth = volume.shape[2]
-    if levels is None:
-        chosen = _ventricle_levels(volume, count)
-    elif 0 <= levels[0] <= levels[1] < depth:
-        chosen = np.arange(levels[0], levels[1] + 1)
-    else:
+    if levels and not 0 <= levels[0] <= levels[1] < depth:
         raise Unusable(f"has levels 0 to {depth - 1}, not {levels[0]} to {levels[1]}; ask for others.")
+    chosen = np.arange(levels[0], levels[1] + 1) if levels else _ventricle_levels(volume)
     return np.ascontiguousarray(volume[:, ::-1, chosen].transpose(2, 1, 0), np.float32)
 
 
@@ -132,9 +116,6 @@ def to_uint8(slices: np.ndarray) -> np.ndarray:
     """
     low, high = np.percentile(slices, 0.5), np.percentile(slices[_foreground(slices)], 99.5)
     return np.clip((slices - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
-# -------- reading
 
 
 def _values(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) -> np.ndarray:
@@ -152,7 +133,7 @@ def _values(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) 
         raise Unusable("holds no finite value; leave it out or fetch it again.")
     if bad.any():
         tell(f"{bad.sum()} voxels that are not finite are read as 0.")
-        data = np.where(bad, np.float32(0), data)
+        data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
     if data.max() == data.min():
         raise Unusable(f"is constant ({data.max():g} everywhere); leave it out.")
     return data
@@ -160,14 +141,15 @@ def _values(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) 
 
 def _is_plain_analyze(image: nib.spatialimages.SpatialImage) -> bool:
     """Analyze 7.5 without the affine that SPM keeps in a .mat file beside it."""
-    header = image.header
     analyze = isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair)
-    return analyze and np.allclose(image.affine, header.get_best_affine())
+    return analyze and np.allclose(image.affine, image.header.get_best_affine())
 
 
-def knows_directions(image: nib.spatialimages.SpatialImage) -> bool:
-    """Whether the header says which way the voxels run: NIfTI without codes (sform = qform = 0) does not."""
-    return not isinstance(image, nib.Nifti1Pair) or bool(image.header["sform_code"] or image.header["qform_code"])
+def _marks(image: nib.spatialimages.SpatialImage) -> Marks:
+    """Neurological where the header says which way the voxels run: NIfTI without codes does not, plain Analyze says front and back."""
+    if isinstance(image, nib.Nifti1Pair) and not (image.header["sform_code"] or image.header["qform_code"]):
+        return NO_MARKS
+    return ("A", "P", "", "") if _is_plain_analyze(image) else ("A", "P", "L", "R")
 
 
 def _orientation(image: nib.spatialimages.SpatialImage) -> np.ndarray:
@@ -181,29 +163,25 @@ def _orientation(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     return axcodes2ornt("LAS" if image.shape[:3] == T88_SHAPE else MAYO_ORIENT.get(byte, "LAS"))
 
 
-# -------- levels
-
-
 def _foreground(values: np.ndarray) -> np.ndarray:
     """Voxels above a tenth of the bright ones (percentile 99), counted from the background."""
     low, high = np.percentile(values, (0.5, 99))
     if high <= low:
         low, high = values.min(), values.max()
-    if high <= low:
-        raise Unusable("is constant; there is nothing to see.")
+        if high <= low:
+            raise Unusable("is constant; there is nothing to see.")
     return values > low + 0.1 * (high - low)
 
 
-def _ventricle_levels(volume: np.ndarray, count: int) -> np.ndarray:
-    """Indices [count] of evenly spaced levels around the lateral ventricles."""
+def _ventricle_levels(volume: np.ndarray) -> np.ndarray:
+    """Indices [`LEVELS`] of evenly spaced levels around the lateral ventricles."""
     depth = volume.shape[2]
-    if depth < count:
-        raise Unusable(f"has {depth} levels, {count} are wanted; ask for fewer.")
+    if depth < LEVELS:
+        raise Unusable(f"has {depth} levels, {LEVELS} are wanted; ask for fewer.")
     mask = _foreground(volume)
-    rows, planes = mask.sum((0, 2)), mask.sum((0, 1))
-    rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in (rows, planes))  # specks do not count
-    top, length = int(planes[-1]), int(rows[-1] - rows[0] + 1)
-    step = max(1, min(round(LEVEL_SPAN * length / count), depth // count))
-    first = round(top - CENTRE_BELOW_TOP * length - step * (count - 1) / 2)
-    first = min(max(first, 0), depth - 1 - step * (count - 1))
-    return first + step * np.arange(count)
+    counts = mask.sum((0, 2)), mask.sum((0, 1))
+    rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in counts)  # specks do not count
+    top, length = planes[-1], rows[-1] - rows[0] + 1
+    step = max(1, min(round(LEVEL_SPAN * length / LEVELS), depth // LEVELS))
+    first = round(top - CENTRE_BELOW_TOP * length - step * (LEVELS - 1) / 2)
+    return min(max(first, 0), depth - 1 - step * (LEVELS - 1)) + step * np.arange(LEVELS)
