@@ -65,9 +65,7 @@ class SliceDataset:
         return replace(self, **arrays, columns=columns, key=key, paths=self.paths[rows] if len(self.paths) else self.paths)
 
     def split(self, name: str) -> SliceDataset:
-        """The slices of 'train', 'val' or 'test'; 'all' is the whole set. ValueError where there is no such slice."""
-        if name == "all":
-            return self
+        """The slices of 'train', 'val' or 'test'. ValueError where there is no such slice."""
         if name not in self.splits:
             counts = ", ".join(f"{split} {np.sum(self.splits == split)}" for split in SPLITS)
             raise ValueError(f"{self.title} has no slice in split {name!r}; the splits hold {counts} slices.")
@@ -88,9 +86,7 @@ class SliceDataset:
     def describe(self) -> dict:
         """What the set holds, as JSON values; ``subjects`` is None where the layout hides who is who."""
         return {
-            "layout": self.layout,
-            "title": self.title,
-            "size": self.size,
+            **{name: getattr(self, name) for name in ("layout", "title", "size")},
             **self._count(self.labels >= -1),
             "splits": {split: self._count(self.splits == split) for split in SPLITS},
             "left_out": {reason: len(names) for reason, names in self.left_out.items()},
@@ -185,14 +181,11 @@ def write_csv(dataset: SliceDataset, out: str | Path) -> None:
 
 def render_report(report: dict) -> str:
     """The report of ``SliceDataset.describe`` as plain text for a terminal."""
-
     groups = [report, *(report["splits"][split] for split in SPLITS)]
-
-    def row(name: str, counts: list[dict]) -> list[str]:
-        return [name, *(f"{count['slices']} ({'?' if count['subjects'] is None else count['subjects']})" for count in counts)]
-
-    rows = [["", "all", *SPLITS], row("slices (subjects)", groups)]
-    rows += [row(f"  {name}", [group["classes"][name] for group in groups]) for name in report["classes"]]
+    classes = {f"  {name}": [group["classes"][name] for group in groups] for name in report["classes"]}
+    rows = [["", "all", *SPLITS]]
+    for name, parts in [("slices (subjects)", groups), *classes.items()]:
+        rows.append([name, *(f"{part['slices']} ({'?' if part['subjects'] is None else part['subjects']})" for part in parts)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{report['title']}: layout {report['layout']}, files of {report['size']} pixels", ""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -203,25 +196,24 @@ def render_report(report: dict) -> str:
     return "\n".join(map(printable, lines))
 
 
-def similarity(slices: SliceDataset, steps: Sequence[int] = (1, 2, 4, 8), most: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean correlation of pixels between slices that are so many levels apart in one subject, and between two subjects.
+def similarity(slices: SliceDataset) -> dict[str, float]:
+    """Mean correlation of pixels by kind of pair: 'same person, 1 level apart' (2, 4, 8 levels) and 'other person, same level'.
 
-    Keys: '1 level apart', ..., and 'other subject, same level'. A kind of pair that the set does not hold is left out.
+    Up to 2000 slices have their partners looked up; a kind of pair that the set does not hold is left out.
     """
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(slices))[:most]
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(slices))[:2000]
     ids = list(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True))
     place = {name: i for i, name in enumerate(ids)}
     people = rng.permutation(np.unique(slices.subjects))
     other = dict(zip(people.tolist(), np.roll(people, 1).tolist(), strict=True))
-    kinds = {f"same person, {n} level{'s' * (n > 1)} apart": {(s, k): (s, k + n) for s, k in ids} for n in steps}
-    kinds["other person, same level"] = {(s, k): (other[s], k) for s, k in ids}
+    partners = {f"same person, {n} level{'s' * (n > 1)} apart": [(s, k + n) for s, k in ids] for n in (1, 2, 4, 8)}
+    partners["other person, same level"] = [(other[s], k) for s, k in ids]
     found = {}
-    for kind, partner in kinds.items():
-        pairs = [(i, place[partner[ids[i]]]) for i in rows if partner[ids[i]] in place]
+    for kind, partner in partners.items():
+        pairs = [(slices.images[i], slices.images[place[partner[i]]]) for i in rows if partner[i] in place]
         if pairs:
-            alike = [np.corrcoef(slices.images[i].ravel(), slices.images[j].ravel())[0, 1] for i, j in pairs]
-            found[kind] = float(np.mean(alike))
+            found[kind] = float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]))
     return found
 
 
@@ -252,8 +244,8 @@ def slices_of(
             raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")
         return normalised(data, rule)
     asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
-    usual = {**{name: known.get(name) for name in asked}, "subjects_csv": found_again(known.get("subjects_csv"))}
-    options = {name: usual[name] if value is None else value for name, value in asked.items()}
+    usual = known | {"subjects_csv": found_again(known.get("subjects_csv"))}
+    options = {name: usual.get(name) if value is None else value for name, value in asked.items()}
     source = found_again(known.get("path")) if data is None else Path(data)
     try:
         slices = load_slices(source, size, cache_dir=cache_dir, **options)

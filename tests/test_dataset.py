@@ -14,37 +14,25 @@ import pytest
 import torch
 
 from stylegan.data import subjects as who
+from stylegan.data.listing import parse_levels
+from stylegan.data.pictures import min_max, percentiles, standardise_then_unit
 from stylegan.data.subjects import count_leaks, leaks_of_random_split, people_of
-from stylegan.dataset import (
-    SPLITS,
-    load_slices,
-    min_max,
-    normalised,
-    parse_levels,
-    percentiles,
-    render_report,
-    similarity,
-    slices_of,
-    split_by_subject,
-    standardise_then_unit,
-    write_csv,
-)
+from stylegan.dataset import SPLITS, load_slices, normalised, render_report, similarity, slices_of, split_by_subject, write_csv
 
 CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
-LAYOUTS = ("uq-oasis", "uq-adni", "four-class", "class-folders", "images", "oasis1-volumes", "nifti")
+BUILDERS = {
+    "uq-oasis": fixtures.uq_oasis, "uq-adni": fixtures.uq_adni, "four-class": fixtures.four_class,
+    "class-folders": lambda root: fixtures.class_folders(root, CLASSES), "images": fixtures.plain_images,
+    "oasis1-volumes": fixtures.oasis_volumes, "nifti": fixtures.nifti,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """{layout: a folder in it}."""
-    builders = {
-        "uq-oasis": fixtures.uq_oasis, "uq-adni": fixtures.uq_adni, "four-class": fixtures.four_class,
-        "class-folders": lambda root: fixtures.class_folders(root, CLASSES), "images": fixtures.plain_images,
-        "oasis1-volumes": fixtures.oasis_volumes, "nifti": fixtures.nifti,
-    }  # fmt: skip
-    roots = {layout: tmp_path_factory.mktemp(layout) / "data" for layout in LAYOUTS}
+    roots = {layout: tmp_path_factory.mktemp(layout) / "data" for layout in BUILDERS}
     for layout, root in roots.items():
-        builders[layout](root)
+        BUILDERS[layout](root)
     return roots
 
 
@@ -53,7 +41,7 @@ def class_folders(folders):
     return folders["class-folders"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", BUILDERS)
 def test_every_layout_loads_without_a_subject_in_two_splits_and_is_reported(folders, layout):
     data = load_slices(folders[layout], 16)
     assert data.layout == layout and data.images.shape == (len(data), 16, 16) and data.images.dtype == np.uint8
@@ -61,13 +49,13 @@ def test_every_layout_loads_without_a_subject_in_two_splits_and_is_reported(fold
     assert set(data.splits) <= set(SPLITS) and (data.splits == "train").any() and count_leaks(data.subjects, data.splits) == 0
     assert all((folders[layout] / path).is_file() for path in data.paths)
     report = json.loads(json.dumps(data.describe()))
-    assert {"size", "classes", "left_out", "published_split_leaks"} <= report.keys() and report["layout"] == layout
-    assert sum(report["splits"][split]["slices"] for split in SPLITS) == report["slices"]
+    parts = [report["splits"][split] for split in SPLITS]
+    assert report["layout"] == layout and report["title"] in render_report(report)
+    assert sum(part["slices"] for part in parts) == report["slices"]
     if layout in ("uq-adni", "images"):
         assert report["subjects"] is None and any("held-out scores may be too good" in text for text in report["warnings"])
     else:
-        assert sum(report["splits"][split]["subjects"] for split in SPLITS) == report["subjects"]
-    assert report["title"] in render_report(report)
+        assert sum(part["subjects"] for part in parts) == report["subjects"]
 
 
 def test_uq_oasis_keeps_its_published_split_and_joins_by_number(folders, tmp_path):
@@ -97,19 +85,15 @@ def test_uq_adni_people_are_restored_by_a_table(tmp_path):
 
 def test_four_class_split_leaks_and_is_replaced(folders):
     data = load_slices(folders["four-class"], 16)
-    assert len(data) == 20 * 32 and data.published_split_leaks == 20
+    assert len(data) == 20 * 32 and data.published_split_leaks == 20 and set(data.levels) == set(range(32))
     assert any("shows 20 subjects on both sides" in text for text in data.warnings)
-    assert sorted(set(data.levels)) == list(range(32))
 
 
 def test_volumes_carry_table_classes_and_sides(folders):
-    oasis = load_slices(folders["oasis1-volumes"], 16)
-    assert oasis.classes == ("NonDemented", "VeryMildDemented", "MildDemented")
-    assert (oasis.labels == -1).sum() == 32  # the young
-    assert oasis.sides == ("A", "P", "", "")  # Analyze does not tell left from right
-    chosen = load_slices(folders["nifti"], 16, levels="10-14")
-    assert len(chosen) == 4 * 5 and chosen.sides == ("A", "P", "L", "R")
-    assert sorted(set(chosen.levels)) == [10, 11, 12, 13, 14]
+    oasis, chosen = load_slices(folders["oasis1-volumes"], 16), load_slices(folders["nifti"], 16, levels="10-14")
+    assert oasis.classes == ("NonDemented", "VeryMildDemented", "MildDemented") and sum(oasis.labels == -1) == 32  # the young
+    assert oasis.sides == ("A", "P", "", "") and chosen.sides == ("A", "P", "L", "R")  # Analyze does not tell left from right
+    assert len(chosen) == 4 * 5 and set(chosen.levels) == {10, 11, 12, 13, 14}
 
 
 def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp_path):
@@ -156,32 +140,26 @@ def test_split_is_stratified_by_subject(class_folders):
     for label in range(3):  # classes with 3 subjects or more are in every split
         assert set(data.splits[data.labels == label]) == set(SPLITS)
     assert set(data.splits[data.labels == 3]) == {"train"} and any("only 2 subjects" in text for text in data.warnings)
-    assert len(data.split("all")) == len(data) and set(data.split("val").splits) == {"val"}
+    assert set(data.split("val").splits) == {"val"}
     with pytest.raises(ValueError, match=r"no slice in split 'valid'.*train \d+, val \d+, test \d+"):
         data.split("valid")
 
 
 def test_split_depends_on_ids_and_seed_not_on_order_and_two_scans_stay_together():
-    subjects = np.repeat([f"s{i}" for i in range(30)], 3)
-    labels = np.repeat(np.arange(30) % 2, 3)
-    splits, _ = split_by_subject(subjects, labels, seed=1)
-    order = np.random.default_rng(0).permutation(90)
-    shuffled, _ = split_by_subject(subjects[order], labels[order], seed=1)
-    assert np.array_equal(shuffled, splits[order])
+    subjects, labels = np.repeat([f"s{i}" for i in range(30)], 3), np.repeat(np.arange(30) % 2, 3)
+    splits, order = split_by_subject(subjects, labels, seed=1)[0], np.random.default_rng(0).permutation(90)
+    assert np.array_equal(split_by_subject(subjects[order], labels[order], seed=1)[0], splits[order])
     assert not np.array_equal(split_by_subject(subjects, labels, seed=2)[0], splits)
     more, _ = split_by_subject([*subjects, "s99"], [*labels, 1], seed=1)
-    moved = sum(len(set(a)) for a in zip(splits, more[:-1], strict=True)) - 90
-    assert moved <= 6  # a new subject does not turn the split upside down
+    assert (more[:-1] != splits).sum() <= 6  # a new subject does not turn the split upside down
     scans, _ = split_by_subject([f"OAS1_{i:04d}_MR{scan}" for i in range(20) for scan in (1, 2)], [0] * 40)
     assert np.array_equal(scans[::2], scans[1::2])
 
 
 def test_published_train_and_test_get_a_val_out_of_train():
-    subjects = np.array([f"s{i}" for i in range(40)])
     folders = np.array(["test" if i % 4 == 0 else "train" for i in range(40)])
-    splits, _ = who.choose_split(subjects, np.arange(40) % 2, folders, 0, (), True)
-    assert np.array_equal(splits == "test", folders == "test")
-    assert 4 <= (splits == "val").sum() <= 8
+    splits, _ = who.choose_split([f"s{i}" for i in range(40)], np.arange(40) % 2, folders, 0, (), True)
+    assert np.array_equal(splits == "test", folders == "test") and 4 <= (splits == "val").sum() <= 8
 
 
 # ------------------------------------------------------------------------------------------------- the slices of a generator
@@ -228,11 +206,9 @@ def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
 
 
 def test_standardising_cancels_out_of_min_max_and_percentiles_cut_off_a_hot_pixel():
-    rng = np.random.default_rng(0)
-    for x in (rng.normal(50, 7, (3, 8, 8)), rng.integers(0, 256, (3, 8, 8))):
-        np.testing.assert_allclose(standardise_then_unit(x), min_max(x), atol=1e-12)
-    x = np.linspace(10, 110, 1001)
-    x[-1] = 5000
+    x = np.random.default_rng(0).normal(50, 7, (3, 8, 8))
+    np.testing.assert_allclose(standardise_then_unit(x), min_max(x), atol=1e-12)
+    x = np.append(np.linspace(10, 110, 1000), 5000)
     y = percentiles(x)
     assert y[0] == 0 and y[-1] == 1 and y[500] == pytest.approx(0.5, abs=0.01)
     assert min_max(x)[500] < 0.02  # one pixel takes all the range
@@ -240,14 +216,12 @@ def test_standardising_cancels_out_of_min_max_and_percentiles_cut_off_a_hot_pixe
 
 def test_rules_act_on_each_subject_by_itself(slices):
     dark = slices.subjects == slices.subjects[0]
-    images = np.array(slices.images)
-    images[dark] //= 3
-    data = replace(slices, images=images)
+    data = replace(slices, images=np.where(dark[:, None, None], slices.images // 3, slices.images))
     for rule in ("percentiles", "standardise"):
         found = normalised(data, rule)
         assert found.images.dtype == np.uint8 and found.images[dark].max() == 255 and found.key != data.key
-        np.testing.assert_array_equal(np.asarray(found.images)[~dark], normalised(slices, rule).images[~dark])
-    assert normalised(data, "fixed") is data
+        np.testing.assert_array_equal(found.images[~dark], normalised(slices, rule).images[~dark])
+    assert normalised(data, "fixed") is data and normalised(found, "standardise") is found
     with pytest.raises(ValueError, match=r"normalise is 'z'.*percentiles"):
         normalised(data, "z")
 
@@ -294,7 +268,8 @@ def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
 
 
 def test_neighbouring_levels_are_more_alike_and_a_split_by_slices_leaks(simulated):
-    found = similarity(simulated, steps=(1, 3))
-    assert set(found) == {"same person, 1 level apart", "same person, 3 levels apart", "other person, same level"}
-    assert 1 >= found["same person, 1 level apart"] > found["same person, 3 levels apart"] > 0
+    found = similarity(simulated)  # of 4 levels: nobody has slices 4 or 8 levels apart
+    near, far, _ = found.values()
+    assert list(found) == ["same person, 1 level apart", "same person, 2 levels apart", "other person, same level"]
+    assert 1 >= near > far > 0
     assert leaks_of_random_split(np.repeat(np.arange(20), 30)) == 20 and leaks_of_random_split(np.arange(20)) == 0
