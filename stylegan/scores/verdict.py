@@ -7,10 +7,7 @@ reaching the floor's range, where chance may explain the rest, is borderline. Ne
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-
-from stylegan.scores.features import distance_name
 
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
 SIGNS = {PASS: "✔ pass", BORDERLINE: "◐ borderline", FAIL: "✘ fail", UNKNOWN: "– not measured"}
@@ -95,8 +92,8 @@ def last_split(scores: Mapping) -> dict:
 
 
 def title_of(score: str, space: str) -> str:
-    """The name of a score; only in the official Inception's space FD is FID."""
-    return distance_name(space) if score == "fd" else TITLES[score][0]
+    """The name of a score; only in the official Inception's space may the Fréchet distance be called FID."""
+    return "FID" if (score, space) == ("fd", "inception") else TITLES[score][0]
 
 
 def floor_of(split: Mapping, score: str) -> Mapping | None:
@@ -112,47 +109,41 @@ def with_interval(entry: Mapping | None, score: str) -> str:
 
 def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[dict]:
     """The result of `evaluate` as rows of a table, each score beside its floor."""
-    return [
-        {
-            "split": f"{name} (n = {split['n']}, {split['subjects']} people)",
-            "score": title_of(key, scores["feature_space"]),
-            "generated (95 %)": with_interval(split[key], key),
-            "real against real (95 %)": with_interval(floor_of(split, key), key),
-        }
-        for name in scores["splits"]
-        for split in [whole_split(scores, name)]
-        for key in names
-        if key in split
-    ]
+    rows = []
+    for name in scores["splits"]:
+        split = whole_split(scores, name)
+        who = f"{name} (n = {split['n']}, {split['subjects']} people)"
+        for key in (key for key in names if key in split):
+            row = {"split": who, "score": title_of(key, scores["feature_space"])}
+            row["generated (95 %)"] = with_interval(split[key], key)
+            rows.append(row | {"real against real (95 %)": with_interval(floor_of(split, key), key)})
+    return rows
 
 
 def floor_table(scores: Mapping) -> list[dict]:
     """Floor, generator and spoiled sets side by side, one row a score, for the last split of `evaluate`; [] where none was scored."""
-    split, controls, rows = last_split(scores), scores["controls"], []
-    for key, (_, form, better) in TITLES.items():
-        if key in split:
-            real, last = floor_of(split, key), list(scores["splits"])[-1]
-            row = {f"on {last}": title_of(key, scores["feature_space"]), "better": better}
-            row |= {"real (floor)": form.format(real["value"]) if real else ""}
-            row |= {"**generated**": f"**{form.format(split[key]['value'])}**"}
-            rows.append(row | {what: form.format(control[key]) for what, control in controls.items() if key in control})
-    ratio = scores["memorisation"]["ratio"]
-    if rows and ratio is not None:
-        values = ("distance to training slices, ratio", "1", "1.00", f"**{ratio:.2f}**")
-        row = dict(zip(list(rows[0])[:4], values, strict=True))
-        rows.append(row | {what: f"{control['memory']:.2f}" for what, control in controls.items() if "memory" in control})
+    split, ratio, rows = last_split(scores), scores["memorisation"]["ratio"], []
+    found = [(key, title_of(key, scores["feature_space"]), *TITLES[key][1:]) for key in TITLES if key in split]
+    if found and ratio is not None:
+        found.append(("memory", "distance to training slices, ratio", "{:.2f}", "1"))
+        split |= {"memory": {"value": ratio}, "memory_floor": {"value": 1.0}}
+    for key, title, form, better in found:
+        floor, made = floor_of(split, key), form.format(split[key]["value"])
+        row = {f"on {list(scores['splits'])[-1]}": title, "better": better}
+        row |= {"real (floor)": form.format(floor["value"]) if floor else "", "**generated**": f"**{made}**"}
+        rows.append(row | {what: form.format(control[key]) for what, control in scores["controls"].items() if key in control})
     return rows
 
 
 def variety_rows(scores: Mapping) -> list[dict]:
     """How various slices are on the last split, with noise drawn and with noise fixed, and people; [] where none was scored."""
     names = {"dimensions": "dimensions, 80 % of variance", "dimensions_90": "90 %", "dimensions_95": "95 %", "spread": "spread"}
-    found, rows = list(scores.get("variety", {}).values())[-1:], []
-    for entry, (name, text) in itertools.product(found, names.items()):
-        row = {"": text, "people": entry[name]["real"]}
+    split, rows = last_split(scores), []
+    for name in (name for name in names if name in split):
+        row = {"": names[name], "people": split[name]["real"]}
         for suffix, what in (("", "generated"), ("_fixed_noise", "noise fixed")):
-            ratio = "{value:.2f} ({low:.2f} to {high:.2f})".format(**entry[name + suffix]["ratio"])
-            row |= {what: f"{entry[name + suffix]['value']:.3g}", f"{what}, over people": ratio}
+            ratio = "{value:.2f} ({low:.2f} to {high:.2f})".format(**split[name + suffix]["ratio"])
+            row |= {what: f"{split[name + suffix]['value']:.3g}", f"{what}, over people": ratio}
         rows.append(row)
     return rows
 
@@ -185,21 +176,23 @@ def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) ->
     'lower': pass up to the floor's mean, borderline while the interval reaches the floor's range; 'higher' is its mirror image, and
     measures nothing where people reach nothing either; 'as': pass inside the floor's range, borderline where interval and range meet.
     """
-    meets = entry["low"] <= floor["high"] and floor["low"] <= entry["high"]
-    if better == "as":
-        return PASS if floor["low"] <= entry["value"] <= floor["high"] else BORDERLINE if meets else FAIL
-    if better == "lower":
-        return PASS if entry["value"] <= floor["value"] else BORDERLINE if entry["low"] <= floor["high"] else FAIL
-    if floor["value"] <= 0:
+    value, down, up = entry["value"], entry["low"] <= floor["high"], entry["high"] >= floor["low"]
+    if better == "higher" and floor["value"] <= 0:
         return UNKNOWN
-    return PASS if entry["value"] >= floor["value"] else BORDERLINE if entry["high"] >= floor["low"] else FAIL
+    passes, reaches = floor["low"] <= value <= floor["high"], down and up
+    if better == "lower":
+        passes, reaches = value <= floor["value"], down
+    elif better == "higher":
+        passes, reaches = value >= floor["value"], up
+    return PASS if passes else BORDERLINE if reaches else FAIL
 
 
 def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
     """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `evaluate`.
 
     Variety passes only among slices that lie where real ones do: where precision fails it is borderline at best.
-    ``memory``: what `memory_of` found, by default that of ``scores``; without it only the ratio is judged.
+    ``memory``: what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, and of few people a large
+    one is unsure: borderline.
     """
     split, space, rows, marks = last_split(scores), scores["feature_space"], [], {}
     for doubt, key, better in DOUBTS:
@@ -207,28 +200,21 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         marks[key] = found = mark(entry, floor, better) if entry and floor else UNKNOWN
         if key.startswith(("dimensions", "spread")) and found == PASS and marks["precision"] == FAIL:  # noise varies too
             found = BORDERLINE
-        rows.append(_row(doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
+        rows.append((doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
     if told := scores.get("people"):
         found = (PASS, BORDERLINE, FAIL)[(told["low"] > 0.5) + (told["value"] >= 0.6)]
         score = f"told apart by people (n = {told['n']})"
-        rows.append(_row("Can people tell them apart?", score, with_interval(told, "classifier"), "50%", found))
-    return rows + _memory_rows({"ratio": scores["memorisation"], **(scores.get("memory", {}) if memory is None else memory)})
-
-
-def _row(doubt: str, score: str, generated: str, real: str, verdict: str) -> dict:
-    return {"doubt": doubt, "score": score, "generated (95 %)": generated, "real people": real, "verdict": SIGNS[verdict]}
-
-
-def _memory_rows(memory: Mapping) -> list[dict]:
-    """A row for each of `MEMORY` that was measured, or one of a ratio that is unknown; of few people a large one is unsure: borderline."""
-    if memory["ratio"]["ratio"] is None:
-        return [_row(*MEMORY["ratio"][:2], "", "", UNKNOWN)]
-    rows = []
+        rows.append(("Can people tell them apart?", score, with_interval(told, "classifier"), "50%", found))
+    measured = {"ratio": scores["memorisation"], **(scores.get("memory", {}) if memory is None else memory)}
+    if scores["memorisation"]["ratio"] is None:
+        measured = {}
+        rows.append((*MEMORY["ratio"][:2], "", "", UNKNOWN))
     for key, (doubt, title, form, chance, sure, large) in MEMORY.items():
-        if found := memory.get(key):
+        if found := measured.get(key):
             verdict = (PASS, BORDERLINE, FAIL)[sure(found) + large(found)]
-            rows.append(_row(doubt, title, form.format(**found), chance.format(**found), verdict))
-    return rows
+            rows.append((doubt, title, form.format(**found), chance.format(**found), verdict))
+    names = "doubt", "score", "generated (95 %)", "real people"
+    return [{**dict(zip(names, row[:4], strict=True)), "verdict": SIGNS[row[4]]} for row in rows]
 
 
 def memory_table(found: Mapping) -> list[dict]:
@@ -271,9 +257,9 @@ def splits_sentence(scores: Mapping) -> str:
     if len(found) < 2:
         return "There is one split to score on, so that nothing can be compared with it."
     words = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
-    overlap = max(x["low"] for x in found.values()) <= min(x["high"] for x in found.values())
-    words = words if overlap else "do **not** all overlap: memory, the choice of the best on `val`, or chance"
-    return f"The intervals of {distance_name(scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
+    if max(x["low"] for x in found.values()) > min(x["high"] for x in found.values()):
+        words = "do **not** all overlap: memory, the choice of the best on `val`, or chance"
+    return f"The intervals of {title_of('fd', scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
 
 
 def controls_sentence(scores: Mapping) -> str:
@@ -291,10 +277,10 @@ def controls_sentence(scores: Mapping) -> str:
 
 def variety_sentence(scores: Mapping) -> str:
     """How much of people's variety the generator has, in words, and whether that is a collapse."""
-    found = list(scores.get("variety", {}).values())[-1:]
-    if not found:
+    split = last_split(scores)
+    if "dimensions" not in split:
         return "Nobody is held out, so that there are no people to compare its variety with."
-    whole, fixed = (found[0][f"dimensions{suffix}"] for suffix in ("", "_fixed_noise"))
+    whole, fixed = split["dimensions"], split["dimensions_fixed_noise"]
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
         f"the noise fixed, which is what $W$ alone varies: {variety_words(whole['ratio']['value'])}."
