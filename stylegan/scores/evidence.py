@@ -24,9 +24,7 @@ from stylegan.scores.features import DEFAULT, as_pixels, features
 from stylegan.scores.intervals import draw_people, share
 from stylegan.scores.metrics import Side
 
-DRAWS = 20  # of other people for the floor
 MOST_TRAINING = 12_000  # slices among which the nearest is looked for
-SEEDS_APART = 1_000_000  # the seeds of fakes begin at a multiple of this
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,16 @@ class Part:
     name: str
     slices: SliceDataset
     others: SliceDataset
-    seed: int = 0
 
     @cached_property
     def people(self) -> np.ndarray:
         return people_of(self.slices)
 
     @cached_property
-    def other_people(self) -> np.ndarray:
-        return people_of(self.others)
-
-    @cached_property
     def draws(self) -> list[np.ndarray]:
-        """Rows [n] of ``others`` of each draw for the floor: as many slices and people as the split has."""
-        rng, count = np.random.default_rng(self.seed), len(set(self.people))
-        return [draw_people(self.other_people, count, len(self.people), rng) for _ in range(DRAWS)]
+        """Rows [n] of ``others`` of each of 20 draws for the floor: as many slices and people as the split has."""
+        rng, others, count = np.random.default_rng(0), people_of(self.others), len(set(self.people))
+        return [draw_people(others, count, len(self.people), rng) for _ in range(20)]
 
 
 @dataclass(frozen=True)
@@ -61,15 +54,12 @@ class Evidence:
     info: dict  # as returned by `load_generator`
     path: Path
     slices: SliceDataset  # all that were given
-    trained_on: set[str]  # people; empty where nobody knows
     train: SliceDataset | None  # the slices the generator saw, where they are at hand
     held: SliceDataset | None  # all slices of the held-out splits asked for
     scored: list[Part]  # what fakes are compared with; the last is the split that counts
     warnings: list[str]
     space: str
     device: torch.device
-    cache: Path
-    seed: int
     drawn: dict = field(default_factory=dict, repr=False)  # (psi, classes): Side
     known: dict = field(default_factory=dict, repr=False)  # content of a picture: its features
 
@@ -84,7 +74,7 @@ class Evidence:
         new = {key: row for row, key in enumerate(keys) if key not in self.known}
         if new:
             chosen = images if len(new) == len(images) else images[list(new.values())]
-            found = features(chosen, self.space, device=self.device, cache_dir=self.cache)
+            found = features(chosen, self.space, device=self.device, cache_dir=cache_folder())
             self.known.update(zip(new, found, strict=True))
         return np.stack([self.known[key] for key in keys])
 
@@ -120,7 +110,7 @@ class Evidence:
         if key not in self.drawn or len(self.drawn[key]) < n:
             pictures = self.pictures(real, n, psi)
             (vectors,) = distributed.split_across_processes(lambda a, b: (self.features_once(pictures[a:b]),), n)
-            self.drawn[key] = Side(pictures, vectors, np.arange(n) + self.seed * SEEDS_APART, classes)
+            self.drawn[key] = Side(pictures, vectors, np.arange(n), classes)
         return self.drawn[key].rows(slice(n))
 
     def pictures(self, real: SliceDataset, n: int | None = None, psi: float = 1.0, noise_mode: str = "random") -> np.ndarray:
@@ -129,9 +119,9 @@ class Evidence:
         classes = self._classes(real, n)
 
         def draw(first: int, last: int) -> tuple[np.ndarray]:
-            seeds = range(self.seed * SEEDS_APART + first, self.seed * SEEDS_APART + last)
+            options = {"truncation_psi": psi, "noise_mode": noise_mode}
             chosen = None if classes is None else classes[first:last].tolist()
-            return (as_pixels(generate(self.G, seeds, truncation_psi=psi, noise_mode=noise_mode, class_index=chosen)),)
+            return (as_pixels(generate(self.G, range(first, last), class_index=chosen, **options)),)
 
         return distributed.split_across_processes(draw, n)[0]
 
@@ -153,7 +143,7 @@ class Evidence:
         """The generator's number of the class of n slices, evenly over the real ones: int64 [n]; None without classes."""
         if not self.G.c_dim:
             return None
-        rows = np.arange(n) if n == len(real) else np.linspace(0, len(real) - 1, n).round().astype(int)
+        rows = np.linspace(0, len(real) - 1, n).round().astype(int)
         number = {name: index for index, name in enumerate(self.info["classes"])}
         names = [real.classes[label] if label >= 0 else "(unlabelled)" for label in real.labels]
         if strange := ", ".join(sorted(set(names) - set(number))):
@@ -168,10 +158,8 @@ def open_evidence(
     split: str = "all",
     train_data: SliceDataset | str | Path | None = None,
     num: int = 1000,
-    seed: int = 0,
     space: str = DEFAULT,
     device: str = "auto",
-    cache_dir: str | Path | None = None,
     **taken: object,
 ) -> Evidence:
     """Everything that is needed to judge the generator of a run folder or .safetensors file, before the first slice is drawn.
@@ -180,9 +168,8 @@ def open_evidence(
     (subjects_csv, levels, contrast) by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and test, each
     by itself, and as many of the people it was trained on, where these are in the data; one that cannot be scored is then left out
     with a warning. ``train_data``: the training set where that is another one, for the floor, the search for copies and, where the
-    generator's file names no subjects, whom to keep out. ``num``: slices of each kind at most. ``seed``: of all draws; fakes have the
-    seeds from a million times it. Raises ValueError, with names, for subjects the generator was trained on, and where slices or
-    subjects are too few.
+    generator's file names no subjects, whom to keep out. ``num``: slices of each kind at most. Raises ValueError, with names, for
+    subjects the generator was trained on, and where slices or subjects are too few.
     """
     if num < 2:
         raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")
@@ -190,19 +177,20 @@ def open_evidence(
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, or all for val and test.")
     chosen, names = pick_device(device), ("val", "test") if split == "all" else (split,)
     G, info = load_generator(path, chosen)
-    given = {"cache_dir": cache_dir, **{name: value for name, value in taken.items() if value is not None}}
-    slices = slices_of(info, data, **given)
-    reference = slices if train_data is None else slices_of(info, train_data, **given).split("train")
+    slices = slices_of(info, data, **taken)
+    reference = slices if train_data is None else slices_of(info, train_data, **taken).split("train")
     trained_on = {person(name) for name in info.get("train_subjects", ())}
     if not trained_on and train_data is not None:
         trained_on = set(people_of(reference))
-    parts, reasons = _parts(slices, reference, names, trained_on, num, seed)
+    parts, reasons = _parts(slices, reference, names, trained_on, num)
     if reasons and split != "all":
         raise ValueError(reasons[0])
-    train, held = _training_slices(reference, trained_on), np.isin(slices.splits, names)
-    seen = _seen(train, parts[-1], seed) if split == "all" and parts else []
-    return Evidence(G, info, Path(path), slices, trained_on, train, slices.select(held) if held.any() else None, seen + parts,
-                    [*_doubts(slices, trained_on), *reasons], space, chosen, cache_folder(cache_dir), seed)  # fmt: skip
+    saw = np.flatnonzero(np.isin(people_of(reference), list(trained_on)) if trained_on else reference.splits == "train")
+    some, held = np.sort(np.random.default_rng(0).permutation(saw)[:MOST_TRAINING]), np.isin(slices.splits, names)
+    train = reference.select(some) if len(saw) else None
+    seen = _seen(train, parts[-1]) if train and split == "all" and parts else []
+    return Evidence(G, info, Path(path), slices, train, slices.select(held) if held.any() else None, seen + parts,
+                    _doubts(slices, trained_on) + reasons, space, chosen)  # fmt: skip
 
 
 def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]:
@@ -215,8 +203,7 @@ def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]
     for path in files:
         found = read_json(path)
         try:
-            own = [answer["real"] == answer["said_real"] for answer in found["answers"]]
-            model = found["model_hash"]
+            own, model = [answer["real"] == answer["said_real"] for answer in found["answers"]], found["model_hash"]
         except (TypeError, KeyError):
             raise ValueError(f"{path} holds no answers of the quiz; give files that its page saved.") from None
         if model != info.get("model_hash") or not own:
@@ -225,11 +212,8 @@ def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]
     return {**share(sum(right), len(right)), "n": len(right), "readers": len(files)}
 
 
-# --- Who is who ---------------------------------------------------------------------------------------------------------------
-
-
 def _parts(
-    slices: SliceDataset, reference: SliceDataset, names: Sequence[str], trained_on: set[str], num: int, seed: int
+    slices: SliceDataset, reference: SliceDataset, names: Sequence[str], trained_on: set[str], num: int
 ) -> tuple[list[Part], list[str]]:
     """(the splits that can be scored, why the others cannot). ValueError for people the generator was trained on."""
     parts, reasons = [], []
@@ -238,54 +222,44 @@ def _parts(
         people = set(people_of(real))
         if both := sorted(people & trained_on):
             shown = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
-            raise ValueError(
-                f"The generator was trained on {len(both)} of the {len(people)} subjects of split {name!r} ({shown}): "
-                "a score on them would measure memory; evaluate on subjects it has not seen."
-            )
+            seen = f"The generator was trained on {len(both)} of the {len(people)} subjects of split {name!r} ({shown})"
+            raise ValueError(f"{seen}: a score on them would measure memory; evaluate on subjects it has not seen.")
         try:
-            parts.append(_part(name, real, reference, num, seed))
+            parts.append(_part(name, real, reference, num))
         except ValueError as error:
             counts = ", ".join(f"{split} {np.sum(slices.splits == split)}" for split in SPLITS)
             reasons.append(f"{slices.title} cannot be scored on split {name!r} ({counts} slices): {error}")
     return parts, reasons
 
 
-def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int, seed: int) -> Part:
-    people, rng = people_of(real), np.random.default_rng(seed)
+def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int) -> Part:
+    people, rng = people_of(real), np.random.default_rng(0)
     if len(set(people)) < 2:
         raise ValueError(f"{'one subject is' if len(people) else 'nobody is'} in it, and an interval takes at least 2.")
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
-        there = f"there are {len(others)}; give the training set as --train-data."
-        raise ValueError(f"the floor takes slices of other subjects, and {there}")
+        raise ValueError(
+            f"the floor takes slices of other subjects: there are {len(others)}; give the training set as --train-data."
+        )
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
     slices_each = np.unique(people_of(real), return_counts=True)[1]
-    count = len(slices_each)
-    if count < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too
+    if (count := len(slices_each)) < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too
         raise ValueError(f"{n} slices of {count} subjects are too few for an interval by subject.")
     # Four times what one draw for the floor takes: enough for unlike draws, where all of a large set would take minutes.
-    return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)), seed)
+    return Part(name, real, others.select(draw_people(people_of(others), 4 * count, min(4 * n, len(others)), rng)))
 
 
-def _seen(train: SliceDataset | None, held: Part, seed: int) -> list[Part]:
+def _seen(train: SliceDataset, held: Part) -> list[Part]:
     """As many training people and slices as the held-out split has, against the other training people; [] where they are too few."""
-    count, n = len(set(held.people)), len(held.slices)
-    people = np.array([]) if train is None else people_of(train)
+    count, n, people = len(set(held.people)), len(held.slices), people_of(train)
     if len(set(people)) < 2 * count or len(people) < 2 * n:
         return []
-    rows = draw_people(people, count, n, np.random.default_rng(seed))
+    rows = draw_people(people, count, n, np.random.default_rng(0))
     rest = train.select(~np.isin(people, people[rows]))
     with contextlib.suppress(ValueError):  # chance may draw people with too unlike numbers of slices
-        return [_part("train", train.select(rows), rest, n, seed)] if len(rest) >= n else []
+        return [_part("train", train.select(rows), rest, n)] if len(rest) >= n else []
     return []
-
-
-def _training_slices(reference: SliceDataset, trained_on: set[str]) -> SliceDataset | None:
-    """The slices the generator saw, by name or, where it names nobody, those of the training split; None where there are none."""
-    where = np.isin(people_of(reference), list(trained_on)) if trained_on else reference.splits == "train"
-    rows = np.flatnonzero(where)
-    return reference.select(np.sort(np.random.default_rng(0).permutation(rows)[:MOST_TRAINING])) if len(rows) else None
 
 
 def _doubts(slices: SliceDataset, trained_on: set[str]) -> list[str]:
@@ -294,13 +268,9 @@ def _doubts(slices: SliceDataset, trained_on: set[str]) -> list[str]:
     if not trained_on:
         found.append("The generator's file does not name its training subjects, so nothing tells whether they are scored on.")
     elif not trained_on & set(people_of(slices)):
-        found.append(
-            "No training subject of the generator occurs in this data under its name: if the same people are in it under "
-            "other names, the scores flatter the generator."
-        )
+        same = "if the same people are in it under other names, the scores flatter the generator."
+        found.append(f"No training subject of the generator occurs in this data under its name: {same}")
     if not slices.subjects_known:
-        found.append(
-            "This layout hides who is who: one person may stand on both sides of the split and of the floor, and the "
-            "intervals are too narrow; a table of subjects (--subjects) restores people."
-        )
+        both = "one person may stand on both sides of the split and of the floor, and the intervals are too narrow"
+        found.append(f"This layout hides who is who: {both}; a table of subjects (--subjects) restores people.")
     return found

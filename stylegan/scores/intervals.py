@@ -14,36 +14,45 @@ from scipy import stats
 
 Statistic = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]  # rows of real and of fake slices -> named numbers
 Interval = dict[str, float]  # {value, low, high}
-GROUPS = 24  # of people in the jackknife: with at most so many people each is left out alone
 
 
-def leave_out(statistic: Statistic, people: np.ndarray, fakes: int = 0, *, seed: int = 0) -> dict[str, Interval]:
+def leave_out(statistic: Statistic, people: np.ndarray, fakes: int = 0) -> dict[str, Interval]:
     """Each number of ``statistic(real rows, fake rows)`` as {value, low, high}, a 95 % interval by person.
 
-    ``people`` [n] names the person of each real slice. They fall at random into g = min(people, 24) groups; the numbers are taken
-    g times, each time without one group and without one g-th of the fakes, and their variance is (g-1)/g times the summed
-    squared deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of freedom). So
-    the interval holds both sources of chance, who was scanned and which fakes were drawn, and the bias at small n, being the
-    same in all g, stays out of its width. A group without which a number cannot be taken (nan) is passed over. Raises
-    ValueError for fewer than two people.
+    ``people`` [n] names the person of each real slice. They fall at random into g = min(people, 24) groups; the numbers are taken g
+    times, each time without one group and without one g-th of the fakes, and their variance is (g-1)/g times the summed squared
+    deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of freedom). So the interval holds
+    both sources of chance, who was scanned and which fakes were drawn, and the bias at small n, the same in all g, stays out of it. A
+    group without which a number cannot be taken (nan) is passed over. Raises ValueError for fewer than two people.
     """
     names, index = np.unique(people, return_inverse=True)
-    groups = min(len(names), GROUPS)
+    groups = min(len(names), 24)  # with so many people each is left out alone
     if groups < 2:
         raise ValueError(f"An interval by subject needs slices of at least 2 subjects; these are of {len(names)}.")
-    real_group = np.random.default_rng(seed).permutation(len(names))[index] % groups
+    real_group = np.random.default_rng(0).permutation(len(names))[index] % groups
     fake_group = np.arange(fakes) % groups
     whole = statistic(np.arange(len(people)), np.arange(fakes))
     parts = [statistic(np.flatnonzero(real_group != g), np.flatnonzero(fake_group != g)) for g in range(groups)]
-    return {name: _interval(value, np.array([part[name] for part in parts])) for name, value in whole.items()}
+    found = {}
+    for name, value in whole.items():
+        without, half = np.array([part[name] for part in parts]), 0.0
+        without = without[np.isfinite(without)]
+        if (g := len(without)) > 1:
+            half = stats.t.ppf(0.975, g - 1) * np.sqrt((g - 1) / g * np.square(without - without.mean()).sum())
+        found[name] = {"value": float(value), "low": float(value - half), "high": float(value + half)}
+    return found
 
 
-def _interval(value: float, without: np.ndarray) -> Interval:
-    """{value, low, high} from the values [g] that leave one group out each; the value alone where fewer than two can be taken."""
-    without, half = without[np.isfinite(without)], 0.0
-    if (g := len(without)) > 1:
-        half = stats.t.ppf(0.975, g - 1) * np.sqrt((g - 1) / g * np.square(without - without.mean()).sum())
-    return {"value": float(value), "low": float(value - half), "high": float(value + half)}
+def interval_of(
+    statistic: Callable[[np.ndarray, np.ndarray], float], people: np.ndarray, fakes: int = 0, high: float = np.inf
+) -> Interval:
+    """`leave_out` of a single number, cut to the range from 0 to ``high`` that it can have."""
+    return clipped(leave_out(lambda *rows: {"": float(statistic(*rows))}, people, fakes)[""], high=high)
+
+
+def clipped(interval: Interval, low: float = 0.0, high: float = np.inf) -> Interval:
+    """An interval cut to the range that its score can have: that of a jackknife knows no bounds."""
+    return {name: float(np.clip(value, low, high)) for name, value in interval.items()}
 
 
 def spread_of(values: Sequence[float]) -> Interval:
@@ -55,11 +64,6 @@ def spread_of(values: Sequence[float]) -> Interval:
 def floors_of(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     """`spread_of` of each number that some draws of other people gave, its name followed by ``_floor``."""
     return {f"{name}_floor": spread_of([row[name] for row in rows]) for name in rows[0]}
-
-
-def clipped(interval: Interval, low: float = 0.0, high: float = np.inf) -> Interval:
-    """An interval cut to the range that its score can have: that of a jackknife knows no bounds."""
-    return {name: float(np.clip(value, low, high)) for name, value in interval.items()}
 
 
 def share(right: int, n: int) -> Interval:
@@ -78,8 +82,6 @@ def draw_people(people: np.ndarray, count: int, n: int, rng: np.random.Generator
 
 
 class Chance(NamedTuple):
-    """The outcome of `p_value`."""
-
     value: float
     expected: float  # mean of the values that chance gives
     p_value: float

@@ -6,6 +6,7 @@ is too large. `evaluate` gives each score its interval and its floor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from stylegan.scores.intervals import Interval, clipped, leave_out
+from stylegan.scores.intervals import Interval, interval_of
 
 Rows = np.ndarray | slice
 EVERY = slice(None)
@@ -83,11 +84,9 @@ def _kernel_distance(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, d: int) -> 
         scaled = products / d + 1
         return scaled * scaled * scaled
 
-    def mean_within(products: np.ndarray) -> float:
-        n = len(products)
-        return (cubed(products).sum() - cubed(products.diagonal()).sum()) / (n * (n - 1))  # without k(a_i, a_i): unbiased
-
-    return float(mean_within(xx) + mean_within(yy) - 2 * cubed(xy).mean())
+    # without k(a_i, a_i): unbiased
+    within = [(cubed(some).sum() - cubed(some.diagonal()).sum()) / (len(some) * (len(some) - 1)) for some in (xx, yy)]
+    return float(within[0] + within[1] - 2 * cubed(xy).mean())
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -142,10 +141,9 @@ class Comparison:
 
     def distances(self, real: Rows = EVERY, fake: Rows = EVERY) -> dict[str, float]:
         """{kid, fd} of these rows; KID times 1000."""
-        x, y = _as_samples(self.real.at[real], self.fake.at[fake])
+        fd = frechet_distance(self.real.at[real], self.fake.at[fake])
         within = self.real.products[real][:, real], self.fake.products[fake][:, fake]
-        kid = _kernel_distance(*within, self.products[real][:, fake], x.shape[1])
-        return {"kid": 1000 * kid, "fd": frechet_distance(x, y)}
+        return {"kid": 1000 * _kernel_distance(*within, self.products[real][:, fake], self.real.at.shape[1]), "fd": fd}
 
     def neighbours(self, real: Rows = EVERY, fake: Rows = EVERY) -> dict[str, float]:
         """The `NEIGHBOUR_SCORES` of these rows; the reach of a slice is its distance to the k-th nearest of its own kind.
@@ -190,16 +188,16 @@ def _kth_nearest(distances: np.ndarray, k: int) -> np.ndarray:
     return np.where(np.isfinite(radius), radius, 0)
 
 
-def told_apart(real: Side, fake: Side, folds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def told_apart(real: Side, fake: Side) -> tuple[np.ndarray, np.ndarray]:
     """The classifier two-sample test (Lopez-Paz & Oquab 2017): which slices a classifier puts right that never saw their person.
 
-    (right [n], right [m]), bool. Logistic regression on 64 principal components, each fold of people judged by one that was
+    (right [n], right [m]), bool. Logistic regression on 64 principal components, each fifth of the people judged by one that was
     fitted to the others. Half of them right: it cannot tell; all right: everything here tells real from fake.
     """
     x, y = np.concatenate([real.at, fake.at]), np.repeat([0, 1], [len(real), len(fake)])
     groups = np.unique([*(f"r{p}" for p in real.people), *(f"f{p}" for p in fake.people)], return_inverse=True)[1]
     right = np.zeros(len(x), bool)
-    for fit, judge in GroupKFold(min(folds, len(np.unique(groups)))).split(x, y, groups):
+    for fit, judge in GroupKFold(min(5, len(np.unique(groups)))).split(x, y, groups):
         if len(set(y[fit])) == 2:  # of two people, one fold holds all the real slices there are: nothing is told apart there
             parts = PCA(min(64, len(fit) - 1, x.shape[1]), random_state=0)
             model = make_pipeline(StandardScaler(), parts, LogisticRegression(C=0.1, class_weight="balanced", max_iter=500))
@@ -246,11 +244,6 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales of MS-S
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def scales_that_fit(resolution: int) -> int:
-    """How many of MS-SSIM's five scales a picture of R x R pixels has: the window of 11 pixels must fit into the smallest."""
-    return int(np.clip(1 + np.floor(np.log2(max(resolution, WINDOW) / WINDOW)), 1, len(WEIGHTS)))
-
-
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Multi-scale structural similarity of pairs of slices, uint8 [n, R, R] each: [n], 1 for equal pictures.
 
@@ -258,30 +251,26 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     2 x 2 in between. Their five scales need 176 px; here as many as fit are taken (3 at 64 px), their weights scaled to the
     sum 1, so that numbers compare at one resolution only. Negative structure counts as 0.
     """
-    x, y = as_floats(a), as_floats(b)
-    scales, result = scales_that_fit(x.shape[-1]), torch.ones(len(x))
+    x, y = (torch.tensor(pictures, dtype=torch.float32) for pictures in (a, b))
+    scales = int(np.clip(1 + np.floor(np.log2(max(x.shape[-1], WINDOW) / WINDOW)), 1, len(WEIGHTS)))
+    result = torch.ones(len(x))
     for scale, weight in enumerate(np.array(WEIGHTS[:scales]) / sum(WEIGHTS[:scales])):
-        structure, luminance = _ssim_parts(x, y, _moments(x), _moments(y))
+        structure, luminance = _ssim_parts(_moments(x), _moments(y))
         part = structure * luminance if scale == scales - 1 else structure
         result *= part.mean(dim=(1, 2)).clamp(min=0) ** weight
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return result.numpy()
 
 
-def as_floats(pictures: np.ndarray) -> Tensor:
-    """float32 [n, R, R] from 0 to 255."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).float()
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of pictures [n, H, W] at every place where the window fits."""
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(pictures [n, H, W], their mean and variance at every place where the window fits)."""
     mean = _window(x)
-    return mean, _window(x * x) - mean * mean
+    return x, mean, _window(x * x) - mean * mean
 
 
-def _ssim_parts(x: Tensor, y: Tensor, at_x: tuple[Tensor, Tensor], at_y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(contrast and structure, luminance) of pictures [n, H, W] and their `_moments` (Wang et al. 2004, eq. 13)."""
-    (mx, vx), (my, vy) = at_x, at_y
+def _ssim_parts(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(contrast and structure, luminance) of pairs of pictures, from their `_moments` (Wang et al. 2004, eq. 13)."""
+    (x, mx, vx), (y, my, vy) = a, b
     return (2 * (_window(x * y) - mx * my) + C2) / (vx + vy + C2), (2 * mx * my + C1) / (mx * mx + my * my + C1)
 
 
@@ -301,41 +290,39 @@ def _band(size: int) -> Tensor:
     return band
 
 
-def similarity_of_pairs(
-    pictures: np.ndarray, people: np.ndarray | None = None, pairs: int = 1000, *, seed: int = 0
-) -> Interval:
-    """{value, low, high}: mean MS-SSIM of random pairs of slices [n, R, R], those of two people where ``people`` are named.
+def similarity_of_pairs(pictures: np.ndarray, people: np.ndarray | None = None) -> Interval:
+    """{value, low, high}: mean MS-SSIM of 1000 random pairs of slices [n, R, R], those of two people where ``people`` are named.
 
     High means that all look alike: a generator above the real value has lost variety (Odena et al. 2017, arXiv:1610.09585,
     section 4.2). The jackknife leaves out every pair that has a slice of the group.
     """
     names = np.arange(len(pictures)) if people is None else people
-    a, b = np.random.default_rng(seed).integers(0, len(pictures), (2, 4 * pairs))
-    a, b = (rows[names[a] != names[b]][:pairs] for rows in (a, b))
+    a, b = np.random.default_rng(0).integers(0, len(pictures), (2, 4000))
+    a, b = (rows[names[a] != names[b]][:1000] for rows in (a, b))
     values = ms_ssim(pictures[a], pictures[b])
 
-    def mean(rows: np.ndarray, _: np.ndarray) -> dict[str, float]:
+    def mean(rows: np.ndarray, _: np.ndarray) -> float:
         kept = values[np.isin(a, rows) & np.isin(b, rows)]
-        return {"": float(kept.mean()) if len(kept) else np.nan}
+        return kept.mean() if len(kept) else np.nan
 
     blocks = np.arange(len(pictures)) % 24 if people is None else people  # fakes are independent: any groups will do
-    return clipped(leave_out(mean, blocks)[""], high=1)
+    return interval_of(mean, blocks, high=1)
 
 
-def best_similarity(real: np.ndarray, fake: np.ndarray, most: int = 200, candidates: int = 48) -> Interval:
+def best_similarity(real: np.ndarray, fake: np.ndarray) -> Interval:
     """{value, low, high}: mean over ``fake`` [m, R, R] of the largest SSIM to any of ``real`` [n, R, R], uint8; of 200 drawn by chance.
 
     Often reported as *the* SSIM of a generator, and no measure of quality: a copy of the test set would have 1, a blurred slice
     has more than a sharp one, and one good picture drawn again and again more than a population. The largest is looked for among
-    the nearest in pixels.
+    the 48 nearest in pixels.
     """
-    chosen = np.random.default_rng(0).permutation(len(fake))[:most]  # slices stand by class or person
-    x, y = as_floats(fake[chosen]), as_floats(real)
-    near = torch.cdist(x.flatten(1), y.flatten(1)).argsort(dim=1)[:, :candidates]
+    chosen = np.random.default_rng(0).permutation(len(fake))[:200]  # slices stand by class or person
+    x, y = (torch.tensor(pictures, dtype=torch.float32) for pictures in (fake[chosen], real))
+    near = torch.cdist(x.flatten(1), y.flatten(1)).argsort(dim=1)[:, :48]
     at_x, at_y = _moments(x), _moments(y)
     found = np.empty(len(x))
     for i, rows in enumerate(near):
-        structure, luminance = _ssim_parts(x[i], y[rows], [part[i] for part in at_x], [part[rows] for part in at_y])
+        structure, luminance = _ssim_parts([part[i] for part in at_x], [part[rows] for part in at_y])
         found[i] = (structure * luminance).mean(dim=(1, 2)).max()
     half = 1.96 * found.std() / np.sqrt(len(found))  # the fakes are independent, and the real slices those it is asked for
     return {"value": float(found.mean()), "low": float(found.mean() - half), "high": float(found.mean() + half)}
