@@ -193,7 +193,8 @@ def test_a_run_s_table_levels_and_contrast_reach_its_slices(generator_file, monk
 ALL, NOBODY = ["train", "val", "test"], []
 
 
-@pytest.mark.parametrize(("counts", "levels", "changes", "scored"), [  # people in train, val and test, slices of each, ... what is scored
+# People in train, val and test; slices of each; what else is changed -> what is scored.
+@pytest.mark.parametrize(("counts", "levels", "changes", "scored"), [
     pytest.param((5, 0, 0), 4, {}, NOBODY, marks=pytest.mark.long),
     pytest.param((6, 0, 3), 2, {}, ["train", "test"], marks=pytest.mark.long),
     ((3, 1, 1), 4, {}, NOBODY),

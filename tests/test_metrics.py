@@ -139,7 +139,7 @@ def test_the_classifier_judges_people_it_never_saw():
 
 
 def test_realism_is_the_best_ratio_of_reach_and_distance():
-    """Four corners of a square 2 wide reach each other's farthest, one far away is left out; a fake in the middle, one beyond."""
+    """Four corners of a square reach across it, one slice far away is left out; a fake in the middle, one beyond."""
     real = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1], [90, 0]], np.float32)
     found = Comparison(side(real), side(np.array([[0, 0], [4, 1]], np.float32))).realism()
     assert found == pytest.approx([2, np.sqrt(8) / 3])
@@ -199,7 +199,7 @@ def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pic
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
-    """(40 slices of 10 held-out people, 40 of a perfect generator that draws nobody twice, 80 of 20 others, draws), and the evidence."""
+    """(40 slices of 10 held-out people, 40 of a generator that draws nobody twice, 80 of 20 others, draws), the evidence."""
     data = dataset_of(30, size=32)
     held, others = data.select(np.arange(120) < 40), data.select(np.arange(120) >= 40)
     info, part = {"config": make_config("smoke", mirror=False).to_dict()}, Part("test", held, others)

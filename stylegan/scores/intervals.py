@@ -19,11 +19,11 @@ Interval = dict[str, float]  # {value, low, high}
 def leave_out(statistic: Statistic, people: np.ndarray, fakes: int = 0) -> dict[str, Interval]:
     """Each number of ``statistic(real rows, fake rows)`` as {value, low, high}, a 95 % interval by person.
 
-    ``people`` [n] names the person of each real slice. They fall at random into g = min(people, 24) groups; the numbers are taken g
-    times, each time without one group and without one g-th of the fakes, and their variance is (g-1)/g times the summed squared
-    deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of freedom). So the interval holds
-    both sources of chance, who was scanned and which fakes were drawn, and the bias at small n, the same in all g, stays out of it. A
-    group without which a number cannot be taken (nan) is passed over. Raises ValueError for fewer than two people.
+    ``people`` [n] names the person of each real slice. They fall at random into g = min(people, 24) groups; the numbers are
+    taken g times, each time without one group and without one g-th of the fakes, and their variance is (g-1)/g times the summed
+    squared deviations from their mean (the delete-a-group jackknife, Kott 2001; Student's t with g-1 degrees of freedom). So
+    the interval holds both sources of chance, who was scanned and which fakes were drawn, and the bias at small n, the same in
+    all g, stays out of it. A group without which a number is nan is passed over. ValueError for fewer than two people.
     """
     names, index = np.unique(people, return_inverse=True)
     groups = min(len(names), 24)  # with so many people each is left out alone

@@ -37,11 +37,11 @@ def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
 def memory(fake: np.ndarray, heldout: np.ndarray, people: np.ndarray) -> dict[str, float | None]:
     """``{ratio, low, high, p_value}`` from distances to the nearest training slice, of fakes [m] and of held-out slices [n].
 
-    The ratio of the medians, about 1 where fakes lie as near to the training slices as new people do and 0 for copies; its interval
-    is by ``people`` [n]. The p-value is of the one-sided test that fakes lie *nearer* than new people: for each person the share of
-    (slice, fake) in which the fake is nearer, and Wilcoxon's signed-rank test of these shares against 1/2, so that n is the number of
-    people. A bad generator lies far from everything, and a ratio above 1 is no proof that it copied none: `copied` looks at the near
-    end. All None for fewer than two held-out people.
+    The ratio of the medians, about 1 where fakes lie as near to the training slices as new people do and 0 for copies; its
+    interval is by ``people`` [n]. The p-value is of the one-sided test that fakes lie *nearer* than new people: for each person
+    the share of (slice, fake) in which the fake is nearer, and Wilcoxon's signed-rank test of these shares against 1/2, so that
+    n is the number of people. A bad generator lies far from everything, and a ratio above 1 is no proof that it copied none:
+    `copied` looks at the near end. All None for fewer than two held-out people.
     """
     if len(set(people)) < 2:
         return dict(UNKNOWN)
@@ -60,11 +60,11 @@ def copied(fake: np.ndarray, heldout: np.ndarray) -> float:
 def nearest_people(fake: np.ndarray, at: np.ndarray, people: np.ndarray, member: np.ndarray) -> dict:
     """Is the person nearest to a fake more often one it was trained on? ``{share, expected, p_value}``.
 
-    Fakes [m, D], slices [n, D] of ``people`` [n], of which ``member`` [n] were trained on. For each fake the nearest slice of all
-    names a person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and 'held-out' meant
-    nothing, and p how often chance gives as large a share (`intervals.p_value`). Blur, which shifts the ratio of `memory`, does so
-    here for both sides (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675). A copy too blurred for the
-    feature space escapes all the same.
+    Fakes [m, D], slices [n, D] of ``people`` [n], of which ``member`` [n] were trained on. For each fake the nearest slice of
+    all names a person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and
+    'held-out' meant nothing, and p how often chance gives as large a share (`intervals.p_value`). Blur, which shifts the ratio
+    of `memory`, does so here for both sides (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675). A
+    copy too blurred for the feature space escapes all the same.
     """
     names, index = np.unique(people, return_inverse=True)
     weight = np.bincount(index[nearest(fake, at)[1]], minlength=len(names)) / len(fake)  # of each person, among the nearest
@@ -74,7 +74,7 @@ def nearest_people(fake: np.ndarray, at: np.ndarray, people: np.ndarray, member:
 
 
 def closest_pairs(fake: np.ndarray, index: np.ndarray) -> list[tuple[int, int, float]]:
-    """(fake, training slice, distance) of the 16 nearest pairs, each training slice once, from `nearest`'s distances and indices."""
+    """(fake, training slice, distance) of the 16 nearest pairs, each training slice once, from what `nearest` returns."""
     pairs = {}
     for row in np.argsort(fake).tolist():
         pairs.setdefault(int(index[row]), (row, int(index[row]), float(fake[row])))
@@ -186,9 +186,9 @@ def duplicates_sentence(found: Mapping) -> str:
 def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], dict]:
     """Are fakes nearer to training slices than people it never saw? (`memory` of all held-out splits, the distances).
 
-    The distances: ``{drawn, fake, row, mirrored, heldout}``, the fakes, of each the nearest of `Evidence.at_train`, its slice's row and
-    whether it is the mirrored one, and the distance of each held-out slice. Without training or held-out slices all numbers are None
-    and there are none.
+    The distances: ``{drawn, fake, row, mirrored, heldout}``, the fakes, of each the nearest of `Evidence.at_train`, its slice's
+    row and whether it is the mirrored one, and the distance of each held-out slice. Without training or held-out slices all
+    numbers are None and there are none.
     """
     if evidence.train is None or evidence.held is None:
         return dict(UNKNOWN), {}

@@ -191,8 +191,8 @@ def _kth_nearest(distances: np.ndarray, k: int) -> np.ndarray:
 def told_apart(real: Side, fake: Side) -> tuple[np.ndarray, np.ndarray]:
     """The classifier two-sample test (Lopez-Paz & Oquab 2017): which slices a classifier puts right that never saw their person.
 
-    (right [n], right [m]), bool. Logistic regression on 64 principal components, each fifth of the people judged by one that was
-    fitted to the others. Half of them right: it cannot tell; all right: everything here tells real from fake.
+    (right [n], right [m]), bool. Logistic regression on 64 principal components, each fifth of the people judged by one that
+    was fitted to the others. Half of them right: it cannot tell; all right: everything here tells real from fake.
     """
     x, y = np.concatenate([real.at, fake.at]), np.repeat([0, 1], [len(real), len(fake)])
     groups = np.unique([*(f"r{p}" for p in real.people), *(f"f{p}" for p in fake.people)], return_inverse=True)[1]
@@ -291,7 +291,7 @@ def _band(size: int) -> Tensor:
 
 
 def similarity_of_pairs(pictures: np.ndarray, people: np.ndarray | None = None) -> Interval:
-    """{value, low, high}: mean MS-SSIM of 1000 random pairs of slices [n, R, R], those of two people where ``people`` are named.
+    """{value, low, high}: mean MS-SSIM of 1000 random pairs of slices [n, R, R], of two people where ``people`` are named.
 
     High means that all look alike: a generator above the real value has lost variety (Odena et al. 2017, arXiv:1610.09585,
     section 4.2). The jackknife leaves out every pair that has a slice of the group.

@@ -190,9 +190,9 @@ def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) ->
 def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
     """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `evaluate`.
 
-    Variety passes only among slices that lie where real ones do: where precision fails it is borderline at best.
-    ``memory``: what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, and of few people a large
-    one is unsure: borderline.
+    Variety passes only among slices that lie where real ones do: where precision fails it is borderline at best. ``memory``:
+    what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, and of few people a large one is
+    unsure: borderline.
     """
     split, space, rows, marks = last_split(scores), scores["feature_space"], [], {}
     for doubt, key, better in DOUBTS:
