@@ -1,18 +1,15 @@
-"""The command line: ``python -m stylegan COMMAND``. Each command is one public function of the package."""
+"""The command line: ``python -m stylegan COMMAND``. A command is one public function, its options the arguments."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-from stylegan.config import CHOICES, PRESETS, Config, make_config
+from stylegan.config import CHOICES, FIELDS, PRESETS, make_config
 from stylegan.files import printable
 
 
@@ -20,14 +17,15 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the terminal cannot show is spelt out, and ends nothing
             stream.reconfigure(errors="backslashreplace")
-    args = build_parser().parse_args(argv)
+    options = vars(build_parser().parse_args(argv))
+    run = options.pop("run")
     try:
         with contextlib.ExitStack() as stack:
             if "LOCAL_RANK" in os.environ:  # torchrun started several, which share the work of train, sample and evaluate
                 from stylegan.distributed import process_group
 
                 stack.enter_context(process_group())
-            args.run(args)
+            run(**options)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # who reads what is printed, such as head, has seen enough
@@ -46,88 +44,77 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stylegan", description="StyleGANs for brain MRI slices.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        child = commands.add_parser(name, help=command.text, description=command.text)
-        child.set_defaults(run=command.run)
-        for flags, settings in command.options:
+    for name, (run, text, options) in COMMANDS.items():
+        child = commands.add_parser(name, help=text, description=text)
+        child.set_defaults(run=run)
+        for flags, settings in options:
             child.add_argument(*flags, **settings)
-        if name == "train":
-            _config_options(child.add_argument_group("fields of the config, in place of the preset's"))
+    group = commands.choices["train"].add_argument_group("fields of the config, in place of the preset's")
+    for name, field in FIELDS.items():
+        if name not in ("preset", "c_dim"):
+            kind, about = type(field.default), {"default": None, "help": field.metadata["help"].replace("%", "%%")}
+            given = {"choices": CHOICES[name]} if name in CHOICES else {"type": kind, "metavar": kind.__name__}
+            if kind is bool:
+                given = {"action": argparse.BooleanOptionalAction}
+            group.add_argument("--" + name.replace("_", "-"), **given, **about)
     return parser
-
-
-def _config_options(group: argparse._ArgumentGroup) -> None:
-    for field in dataclasses.fields(Config):
-        if field.name in ("preset", "c_dim"):
-            continue
-        flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
-        about = {"default": None, "help": field.metadata.get("help", "").replace("%", "%%")}
-        given = {"choices": CHOICES[field.name]} if field.name in CHOICES else {"type": kind, "metavar": kind.__name__}
-        group.add_argument(flag, **({"action": argparse.BooleanOptionalAction} if kind is bool else given), **about)
 
 
 # --- What each command does -------------------------------------------------------------------------------------------------
 
 
-def _from(args: argparse.Namespace, *names: str) -> dict:
-    """How the slices are to be read, for every function that loads them, and further options that keep their names."""
-    slices = {"subjects_csv": args.subjects, "levels": args.levels, "contrast": args.contrast}
-    return slices | {name: getattr(args, name) for name in names}
-
-
-def _data(args: argparse.Namespace) -> None:
+def _data(data: Path | None, resolution: int, as_json: bool, csv: Path | None, **reading: object) -> None:
     from stylegan.dataset import load_slices, render_report, write_csv
 
-    slices = load_slices(args.dir, args.resolution, **_from(args))
+    slices = load_slices(data, resolution, **reading)
     report = slices.describe()
-    print(json.dumps(report, indent=2) if args.json else render_report(report))
-    if args.csv:
-        write_csv(slices, args.csv)
+    print(json.dumps(report, indent=2) if as_json else render_report(report))
+    if csv:
+        write_csv(slices, csv)
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(data: Path | None, run_dir: Path, preset: str, **options: object) -> None:
     from stylegan.run import train_run
     from stylegan.scores.evaluate import validation_scorer
 
-    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Config) if f.name != "preset"}
-    config = make_config(args.preset, **{name: value for name, value in given.items() if value is not None})
-    train_run(config, args.data, args.run_dir, **_from(args), scorer=validation_scorer)
+    fields = {name: options.pop(name) for name in FIELDS if name in options}
+    config = make_config(preset, **{name: value for name, value in fields.items() if value is not None})
+    train_run(config, data, run_dir, scorer=validation_scorer, **options)
 
 
-def _presets(args: argparse.Namespace) -> None:
+def _presets(as_json: bool) -> None:
     from stylegan.networks import preset_rows
 
-    if args.json:
-        print(json.dumps(preset_rows(), indent=2))
-    for row in [] if args.json else preset_rows():
+    rows = preset_rows()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
         size = f"{row['resolution']:4} px  G {row['parameters_g'] / 1e6:6.2f} M  D {row['parameters_d'] / 1e6:6.2f} M"
         print(f"{row['name']:26}{size}  {row['loss']}\n{'':26}{row['note']} [{row['source']}]")
 
 
-def _sample(args: argparse.Namespace) -> None:
+def _sample(path: Path, out: Path, seeds: str, **options: object) -> None:
     from stylegan.predict import parse_seeds, sample
 
-    names = ("truncation_psi", "truncation_cutoff", "noise_mode", "class_name", "device", "extras")
-    written = sample(args.path, args.out, seeds=parse_seeds(args.seeds), **{name: getattr(args, name) for name in names})
-    print(f"Wrote {len(written)} files to {args.out}; all of them say that they are synthetic.")
+    written = sample(path, out, seeds=parse_seeds(seeds), **options)
+    print(f"Wrote {len(written)} files to {out}; all of them say that they are synthetic.")
 
 
-def _evaluate(args: argparse.Namespace) -> None:
+def _evaluate(path: Path, data: Path | None, as_json: bool, **options: object) -> None:
     from stylegan.scores.evaluate import evaluate
     from stylegan.scores.verdict import plain_scores
 
-    names = ("split", "train_data", "num", "fakes", "controls", "space", "device", "all", "answers", "out")
-    scores = evaluate(args.path, args.data, **_from(args, *names))
-    print(json.dumps(scores, indent=2) if args.json else "\n".join(plain_scores(scores)))
+    scores = evaluate(path, data, **options)
+    print(json.dumps(scores, indent=2) if as_json else "\n".join(plain_scores(scores)))
 
 
-def _embed(args: argparse.Namespace) -> None:
+def _embed(path: Path, data: Path | None, out: Path, seeds: str, **options: object) -> None:
     from stylegan.notebook import markdown_table
     from stylegan.predict import parse_seeds
     from stylegan.truth.maps import stability, study, write_study
 
-    options = _from(args, "num", "early", "device") | {"neighbours": args.neighbors, "seeds": parse_seeds(args.seeds)}
-    found = study(args.path, args.data, **options)
+    found = study(path, data, seeds=parse_seeds(seeds), **options)
     for note in filter(None, (*found.sample.evidence.warnings, found.sample.note)):
         print(f"Note: {note}")
     for name, claim in found.result["claims"].items():
@@ -135,44 +122,37 @@ def _embed(args: argparse.Namespace) -> None:
     print(markdown_table(stability(found.result["maps"])))
     for control in found.controls:
         print(f"control, {control.name}: {control.claim}")
-    print(f"Wrote {len(write_study(found, args.out))} files to {args.out}.")
+    print(f"Wrote {len(write_study(found, out))} files to {out}.")
 
 
-def _groundtruth(args: argparse.Namespace) -> None:
+def _groundtruth(path: Path, data: Path | None, out: Path | None, as_json: bool, **options: object) -> None:
     from stylegan.truth.groundtruth import conclusions, ground_truth, write_ground_truth
 
-    result, strip = ground_truth(args.path, args.data, **_from(args, "num", "device"))
-    print(json.dumps(result, indent=2) if args.json else "\n".join(f"- {line}" for line in conclusions(result)))
-    if args.out:
-        write_ground_truth(result, strip, args.out)
+    result, strip = ground_truth(path, data, **options)
+    print(json.dumps(result, indent=2) if as_json else "\n".join(f"- {line}" for line in conclusions(result)))
+    if out:
+        write_ground_truth(result, strip, out)
 
 
-def _project(args: argparse.Namespace) -> None:
+def _project(path: Path, out: Path, **options: object) -> None:
     from stylegan.latent import project_held_out
 
-    found = project_held_out(args.path, args.out, args.data, count=args.slices, **_from(args, "space", "device"))
+    found = project_held_out(path, out, **options)
     for name, value in found["mean"].items():
         print(f"{name:32} {value:6.1f} grey levels")
-    print(f"Wrote projection.png and projection.json to {args.out}; the picture shows real slices of {found['data']}.")
+    print(f"Wrote projection.png and projection.json to {out}; the picture shows real slices of {found['data']}.")
 
 
-def _report(args: argparse.Namespace) -> None:
+def _report(**options: object) -> None:
     try:
         from stylegan.reporting.html import report
     except ModuleNotFoundError as error:
         raise ValueError(f"The report needs {error.name}; install it with: pip install -e '.[notebook]'") from error
 
-    page = report(args.data, args.run_dir, args.preset, args.out, quiz=args.quiz, **_from(args))
-    print(f"The report is {page}.")
+    print(f"The report is {report(**options)}.")
 
 
 # --- The table --------------------------------------------------------------------------------------------------------------
-
-
-class Command(NamedTuple):
-    run: Callable[[argparse.Namespace], None]
-    text: str
-    options: list[tuple[tuple[str, ...], dict]]
 
 
 def _opt(*flags: str, **settings: object) -> tuple[tuple[str, ...], dict]:
@@ -198,38 +178,35 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _num(default: int, what: str = "slices of each kind at most") -> tuple[tuple[str, ...], dict]:
-    return _opt("--num", "-n", type=int, default=default, help=what)  # torchrun takes --num for its own: -n works under it
-
-
 SLICES = [
-    _opt("--subjects", type=_path, metavar="CSV", help="table of people, joined by id"),
+    _opt("--subjects", dest="subjects_csv", type=_path, metavar="CSV", help="table of people, joined by id"),
     _opt("--levels", metavar="A-B", help="range of axial levels to take from each head"),
     _opt("--contrast", metavar="NAME", help="MRI contrast to read where a folder holds several, such as T2w; without it T1"),
 ]
-DATA, DATA_OF_RUN = (
-    [_opt("--data", type=_path, metavar="DIR|ZIP", help=f"{what}; without it {otherwise}"), *SLICES]
-    for what, otherwise in (("slices or volumes", "the simulated slices"), ("slices to compare with", "those of its training"))
-)
+DATA = [_opt("--data", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"), *SLICES]
+DATA_OF_RUN = [
+    _opt("--data", type=_path, metavar="DIR|ZIP", help="slices to compare with; without it those of its training"),
+    *SLICES,
+]
 GENERATOR = _opt("path", type=_path, metavar="RUN|FILE", help="run folder or .safetensors file")
 PRESET = _opt("--preset", default="quick", choices=list(PRESETS), help="settings to start from; see the command presets")
 DEVICE = _opt("--device", default="auto", choices=CHOICES["device"], help="where to compute")
-JSON = _opt("--json", action="store_true", help="print JSON")
+JSON = _opt("--json", dest="as_json", action="store_true", help="print JSON")
 OUT = _opt("--out", type=_folder, required=True, metavar="DIR", help="folder to write to")
 
-COMMANDS = {
-    "data": Command(_data, "Say what a folder of slices holds: layout, people, classes, splits, what was left out.", [
-        _opt("dir", nargs="?", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"),
+COMMANDS = {  # name: (what runs it, with the options as arguments; what it does; its options)
+    "data": (_data, "Say what a folder of slices holds: layout, people, classes, splits, what was left out.", [
+        _opt("data", nargs="?", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"),
         _opt("--resolution", type=int, default=64, metavar="R", help="side of the slices in pixels, a power of two"),
         *SLICES, JSON,
         _opt("--csv", type=_path, metavar="FILE", help="also write one line per slice"),
     ]),
-    "train": Command(_train, "Train in a run folder, or go on where it stopped.", [
+    "train": (_train, "Train in a run folder, or go on where it stopped.", [
         PRESET, *DATA,
         _opt("--run-dir", type=_folder, required=True, metavar="DIR", help="folder of the run; the same command resumes it"),
     ]),
-    "presets": Command(_presets, "List the presets: size, loss, source, and where each departs from it.", [JSON]),
-    "sample": Command(_sample, "Write generated slices, each from its seed alone, and pictures of the latent space.", [
+    "presets": (_presets, "List the presets: size, loss, source, and where each departs from it.", [JSON]),
+    "sample": (_sample, "Write generated slices, each from its seed alone, and pictures of the latent space.", [
         GENERATOR,
         _opt("--seeds", default="0-63", help="seeds such as 0-63 or 1,5,7-9"),
         _opt("--truncation-psi", type=float, default=0.7, metavar="PSI", help="1: all variety, 0: the average slice"),
@@ -239,11 +216,11 @@ COMMANDS = {
         _opt("--extras", nargs="*", default=[], metavar="PICTURE", help="also: truncation mixing interpolation noise classes explorer"),
         DEVICE, OUT,
     ]),
-    "evaluate": Command(_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [
+    "evaluate": (_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [
         GENERATOR, *DATA_OF_RUN,
         _opt("--split", default="all", choices=("train", "val", "test", "all"), help="people to score on; all: val and test"),
         _opt("--train-data", type=_path, metavar="DIR|ZIP", help="the slices it was trained on, where --data is another folder"),
-        _num(1000),
+        _opt("--num", "-n", type=int, default=1000, help="slices of each kind at most"),  # torchrun keeps --num for its own
         _opt("--fakes", type=int, default=5000, metavar="N", help="generated slices among which copies are looked for"),
         _opt("--space", default="efficientnet-lite0", help="feature space: efficientnet-lite0 or inception"),
         _opt("--no-controls", dest="controls", action="store_false", help="leave out the sets that must fail"),
@@ -252,24 +229,27 @@ COMMANDS = {
         _opt("--out", type=_folder, metavar="DIR", help="folder for the result as JSON and its pictures"),
         DEVICE, JSON,
     ]),
-    "embed": Command(_embed, "Draw maps of real and generated slices in many settings, with tests and controls.", [
-        GENERATOR, *DATA_OF_RUN, _num(400),
+    "embed": (_embed, "Draw maps of real and generated slices in many settings, with tests and controls.", [
+        GENERATOR, *DATA_OF_RUN,
+        _opt("--num", "-n", type=int, default=400, help="slices of each kind at most"),
         _opt("--seeds", default="0-4", help="seeds of the maps"),
-        _opt("--neighbors", type=int, nargs="+", default=[5, 15, 50, 150], metavar="K", help="n_neighbors of UMAP"),
+        _opt("--neighbors", dest="neighbours", type=int, nargs="+", default=[5, 15, 50, 150], metavar="K", help="n_neighbors of UMAP"),
         _opt("--early", type=_path, metavar="RUN|FILE", help="an early generator as a control; without it an untrained one"),
         DEVICE, OUT,
     ]),
-    "groundtruth": Command(_groundtruth, "Read class, level, ventricles and brain off generated slices with models of real people.", [
-        GENERATOR, *DATA_OF_RUN, _num(2000, "generated slices"), DEVICE, JSON,
+    "groundtruth": (_groundtruth, "Read class, level, ventricles and brain off generated slices with models of real people.", [
+        GENERATOR, *DATA_OF_RUN,
+        _opt("--num", "-n", type=int, default=2000, help="generated slices"),
+        DEVICE, JSON,
         _opt("--out", type=_folder, metavar="DIR", help="folder for groundtruth.json and the figures"),
     ]),
-    "project": Command(_project, "Search the w that draws held-out slices best, and say how far they stay apart.", [
+    "project": (_project, "Search the w that draws held-out slices best, and say how far they stay apart.", [
         GENERATOR, *DATA_OF_RUN,
-        _opt("--slices", type=int, default=6, metavar="N", help="how many slices"),
+        _opt("--slices", dest="count", type=int, default=6, metavar="N", help="how many slices"),
         _opt("--space", default="w", choices=("w", "w+"), help="one style for all layers, or one for each"),
         DEVICE, OUT,
     ]),
-    "report": Command(_report, "Run the notebooks in order and write them as one HTML page.", [
+    "report": (_report, "Run the notebooks in order and write them as one HTML page.", [
         PRESET, *DATA,
         _opt("--run-dir", type=_folder, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
         _opt("--no-quiz", dest="quiz", action="store_false", help="leave out the quiz, which shows single held-out slices"),
