@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -60,17 +60,13 @@ def write(path: str | Path, out: str | Path) -> Path:
     return Path(out) / "explorer.html"
 
 
-def frame(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES, height: int = 620) -> str:
-    """The page in a frame, for another page that keeps its own style and script."""
-    look = f'style="width: 100%; height: {height}px; border: 0"'
-    return f'<iframe title="A generator to explore" srcdoc="{escape(page(path, gauges))}" {look}></iframe>'
-
-
 def show(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> None:
-    """Show the frame as the output of a notebook's cell."""
+    """Show the page as the output of a notebook's cell, in a frame, so that both keep their own style and script."""
     from IPython.display import display
 
-    display({"text/html": frame(path, gauges), "text/plain": "The generator, to explore in a browser"}, raw=True)
+    look = 'style="width: 100%; height: 620px; border: 0"'
+    frame = f'<iframe title="A generator to explore" srcdoc="{escape(page(path, gauges))}" {look}></iframe>'
+    display({"text/html": frame, "text/plain": "The generator, to explore in a browser"}, raw=True)
 
 
 def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
@@ -79,10 +75,13 @@ def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
     The page's Content-Security-Policy is that of `csp`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them.
     """
     G, info = load_generator(path)
-    R, why = G.synthesis.blocks[-1].resolution, obstacle(G)
+    R, why = G.synthesis.full, obstacle(G)
     about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
+    tiles = to_uint8(generate(G, range(12), truncation_psi=PSI))
+    rows = tiles.reshape(2, 6, *tiles.shape[1:]).swapaxes(1, 2)  # [2, R, 6, R, ...]
+    sheet = data_uri(Image.fromarray(rows.reshape(2 * R, 6 * R, *tiles.shape[3:])))
     still = (
-        f'<figure class="sheet"><img src="{sheet(G)}" alt="Sheet of 12 synthetic slices, seeds 0 to 11, ψ = {PSI:g}">'
+        f'<figure class="sheet"><img src="{sheet}" alt="Sheet of 12 synthetic slices, seeds 0 to 11, ψ = {PSI:g}">'
         f"<figcaption>Seeds 0 to 11 at ψ = {PSI:g}. {why and f'It does not draw in the page: {why}.'}</figcaption></figure>"
     )
     if why:
@@ -105,17 +104,9 @@ def obstacle(G: Generator) -> str:
         return "it has attention layers"
     if net.now.fading or net.now.resolution != net.full:
         return "it was kept while it was growing"
-    million = multiplications(G) / 1e6
+    sizes = [(layer["weight"], layer["R"] // (2 if layer["up"] else 1)) for layer in _layers(G)]
+    million = sum(weight.numel() * res**2 for weight, res in sizes if weight is not None) / 1e6
     return f"a slice takes {million:,.0f} million multiplications, and {MOST} are the most" if million > MOST else ""
-
-
-def multiplications(G: Generator) -> int:
-    """Of the convolutions in a slice."""
-    return sum(
-        layer["weight"].numel() * (layer["R"] // (2 if layer["up"] else 1)) ** 2
-        for layer in _layers(G)
-        if layer["weight"] is not None
-    )
 
 
 def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[str, Gauge] = GAUGES) -> dict[str, Tensor]:
@@ -132,13 +123,6 @@ def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[
         if result["model_hash"] == model_hash and "step" in grown and held:
             steps["Ventricles"] = torch.tensor(grown["step"])
     return steps
-
-
-def sheet(G: Generator) -> str:
-    """Two rows of six slices as a data URI."""
-    tiles = to_uint8(generate(G, range(12), truncation_psi=PSI))
-    rows = tiles.reshape(2, 6, *tiles.shape[1:]).swapaxes(1, 2)  # [2, R, 6, R, ...]
-    return data_uri(Image.fromarray(rows.reshape(2 * tiles.shape[1], -1, *tiles.shape[3:])))
 
 
 def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
@@ -167,44 +151,34 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
     """What `explorer.js` draws with: constant factors folded into the weights.
 
-    Large tensors are halves. What is small is exact: AdaIN would enlarge the rounding of a start that hardly varies.
+    The layers' matrices and kernels are halves. Vectors, and the start, are exact: AdaIN would enlarge the rounding of what hardly varies.
     """
-    centre = G.mapping.w_avg.reshape(-1, G.w_dim)
+    halves, floats = [], []
+
+    def place(tensor: Tensor) -> dict[str, int]:
+        """Add it to the halves, a vector to the floats, and say where it is there."""
+        name, parts = ("half", halves) if tensor.ndim > 1 else ("float", floats)
+        begin = sum(map(len, parts))
+        parts.append(tensor.detach().flatten())
+        return {name: begin, "size": tensor.numel()}
+
+    steps = torch.cat([*directions.values()]) if directions else torch.zeros(0)
+    centre, layers = G.mapping.w_avg.reshape(-1, G.w_dim), _layers(G)
     ws = torch.stack([styles(G, range(SEEDS), class_index=c)[:, 0] for c in (range(G.c_dim) if G.c_dim else [None])], dim=1)
-    halves, floats = _Store("half", np.float16), _Store("float", np.float32)
-    steps = torch.stack(list(directions.values())) if directions else torch.zeros(0)
-    start, layers = _start(G.synthesis.blocks[0]), _layers(G)
+    if _kind(G) == "dcgan":  # the matrix [C * 16, w_dim + 1] that makes the start of w
+        first = G.synthesis.blocks[0]
+        start = F.pad((first.conv.weight * _normalised(first.norm)[0][:, None, None]).flatten(1).t(), (0, 1))
+    else:
+        start = G.synthesis.blocks[0].const  # [C, 4, 4]
     found = {
         "resolution": G.synthesis.full, "channels": generate(G, [0]).shape[1], "num_ws": G.num_ws, "w_dim": G.w_dim,
-        "centres": len(centre), "ws": floats(ws), "centre": floats(centre), "directions": floats(steps),
-        "dense": start.ndim == 2, "start": floats(start), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
-        "layers": _map(layers, lambda tensor: (halves if tensor.ndim > 1 else floats)(tensor)),
+        "centres": len(centre), "ws": ws.flatten(), "centre": centre.flatten(), "directions": steps,
+        "dense": start.ndim == 2, "start": start.flatten(), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2", "layers": layers,
     }  # fmt: skip
-    return {**found, "halves": halves.text(), "floats": floats.text()}
-
-
-class _Store:
-    """Tensors one after another in one array; each becomes its place there."""
-
-    def __init__(self, name: str, kind: type):
-        self.name, self.kind, self.parts, self.size = name, kind, [], 0
-
-    def __call__(self, tensor: Tensor) -> dict[str, int]:
-        self.parts.append(tensor.detach().cpu().numpy().ravel().astype(self.kind))
-        self.size += tensor.numel()
-        return {self.name: self.size - tensor.numel(), "size": tensor.numel()}
-
-    def text(self) -> str:
-        return base64.b64encode(np.concatenate(self.parts).tobytes()).decode()
-
-
-def _map(value: object, function: Callable[[Tensor], object]) -> object:
-    """Nested lists and dicts with each tensor replaced."""
-    if isinstance(value, dict):
-        return {name: _map(inner, function) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_map(inner, function) for inner in value]
-    return function(value) if isinstance(value, Tensor) else value
+    found = json.loads(json.dumps(found, default=place))
+    for name, parts, kind in (("halves", halves, torch.half), ("floats", floats, torch.float)):
+        found[name] = base64.b64encode(torch.cat(parts).to(kind).numpy().tobytes()).decode()
+    return found
 
 
 def _kind(G: Generator) -> str:
@@ -223,14 +197,6 @@ def _layers(G: Generator) -> list[dict]:
     return found
 
 
-def _start(block: torch.nn.Module) -> Tensor:
-    """The constant [C, 4, 4] that the layers begin with, or the matrix [C * 16, w_dim + 1] that makes it of w in a DCGAN."""
-    if hasattr(block, "const"):
-        return block.const
-    weight = (block.conv.weight * _normalised(block.norm)[0][:, None, None]).flatten(1).t()
-    return _affine(weight, torch.zeros(len(weight)))
-
-
 def _layer(R: int, weight: Tensor | None, bias: Tensor, w: int, **further: object) -> dict:
     """One layer; weight [out, in, k, k], None where there is none."""
     usual = {"up": None, "style": None, "noise": None, "strength": None, "adain": None, "rgb": None, "slope": 1.0, "gain": 1.0}
@@ -238,14 +204,10 @@ def _layer(R: int, weight: Tensor | None, bias: Tensor, w: int, **further: objec
     return {**usual, **sizes, "weight": weight, "bias": bias, **further}
 
 
-def _affine(weight: Tensor, bias: Tensor) -> Tensor:
-    """[n, w_dim] and [n] -> [n, w_dim + 1]."""
-    return torch.cat([weight, bias[:, None]], dim=1)
-
-
-def _linear(layer: torch.nn.Module, plus: float = 0.0, gain: float = 1.0) -> Tensor:
+def _linear(layer: torch.nn.Module, plus: float | Tensor = 0.0) -> Tensor:
     """An `EqualLinear` as one matrix [n, w_dim + 1]."""
-    return _affine(layer.weight * layer.scale * gain, layer.bias * layer.lr_multiplier * gain + plus)
+    bias = layer.bias * layer.lr_multiplier + plus
+    return torch.cat([layer.weight * layer.scale, bias[:, None]], dim=1)
 
 
 def _noise(noise: torch.nn.Module, channels: int, gain: float = 1.0) -> dict:
