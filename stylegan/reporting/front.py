@@ -44,23 +44,33 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
         return [output for cell in cells if cell.id == name for output in cell.outputs if kind in output.get("data", {})]
 
     card = verdict.verdict_rows(scores)
+    named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
+    rows = [{"verdict": sign, "how many": len(found), "which": "; ".join(found)} for sign, found in named.items() if found]
     text = f"{counted(card)}. The doubts, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
     parts = {
         "Abstract": [_text(abstract(run, scores, card))],
         "Real and generated slices": shown("03-beside", "image/png"),
         "A map, and what it may claim": shown("05-fit", "image/png") + shown("05-summary", "text/markdown"),
-        "The verdict in short": [_text(markdown_table(short(card))), _text(text)],
+        "The verdict in short": [_text(markdown_table(rows)), _text(text)],
         "Try the generator": [_text(explorer.fragment(run.folder, make_gauges(run.slices)), "text/html")],
         "Almost indistinguishable?": [_text(questions(run, scores), "text/html")] if quiz else [],
     }
-    return [cell for title, outputs in parts.items() if outputs for cell in (new_markdown_cell(f"# {title}"), _cell(outputs))]
+    return [cell for title, outputs in parts.items() if outputs for cell in _part(title, outputs)]
 
 
 def after(notebooks: Mapping[str, NotebookNode], run: Run | None = None, scores: Mapping | None = None) -> Cells:
     """Discussion, where there is a finished run, and the references of all notebooks as cells."""
     listed = "\n".join(f"- {reference}" for reference in references(notebooks))
-    cells = [new_markdown_cell(f"# References\n\n{listed}")] if listed else []
-    return cells if run is None else [new_markdown_cell("# Discussion"), _cell([_text(discussion(run, scores))]), *cells]
+    cells = [] if run is None else _part("Discussion", [_text(discussion(run, scores))])
+    return [*cells, new_markdown_cell(f"# References\n\n{listed}")] if listed else cells
+
+
+def _part(title: str, outputs: list[NotebookNode]) -> Cells:
+    return [new_markdown_cell(f"# {title}"), new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})]
+
+
+def _text(text: str, kind: str = "text/markdown") -> NotebookNode:
+    return new_output("display_data", {kind: text})
 
 
 # --- Words --------------------------------------------------------------------------------------------------------------------
@@ -90,12 +100,6 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
 def counted(card: Sequence[Mapping]) -> str:
     """How many of the doubts are answered by a pass, and how many are not, without their names."""
     return verdict.summary(card).partition(":")[0].rstrip(".")
-
-
-def short(card: Sequence[Mapping]) -> list[dict]:
-    """The verdict card as one row for each verdict that was given."""
-    named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
-    return [{"verdict": sign, "how many": len(found), "which": "; ".join(found)} for sign, found in named.items() if found]
 
 
 def discussion(run: Run, scores: Mapping) -> str:
@@ -197,14 +201,3 @@ def result(right: int, n: int, classifier: Mapping | None) -> str:
     words = words if found["high"] >= 0.5 else "worse than by chance: what you took for real is not"
     text = f"You were right in {right} of {n}: {form.format(**found)} (Clopper and Pearson). Chance gives 50%; this is {words}."
     return text if classifier is None else f"{text} The classifier of notebook 4 is right in {form.format(**classifier)}."
-
-
-# --- Cells ------------------------------------------------------------------------------------------------------------------------
-
-
-def _cell(outputs: list[NotebookNode]) -> NotebookNode:
-    return new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})
-
-
-def _text(text: str, kind: str = "text/markdown") -> NotebookNode:
-    return new_output("display_data", {kind: text})
