@@ -78,8 +78,7 @@ class Run:
         config = replace(self.config, snapshot_ticks=int(self.row in ladder.CURVES))
         if self.minutes:
             config = replace(config, max_minutes=max(self.minutes - self.metrics().get("seconds", 0.0) / 60, 0.01))
-        usual = make_config(config.preset).to_dict()
-        flags = [_flag(k, v) for k, v in config.to_dict().items() if usual[k] != v and k not in ("preset", "c_dim")]
+        flags = [_flag(name, value) for name, value in config.departures().items()]
         start = [sys.executable, "-m", "stylegan", "train", "--preset", config.preset, "--run-dir", str(self.folder)]
         return [*start, *(["--data", str(data)] if data else []), *(word for flag in flags for word in flag)]
 

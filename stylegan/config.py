@@ -9,6 +9,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+ARCHITECTURES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN1", "dcgan": "DCGAN"}  # as a config and as a text names them
+
 
 def option(default: object, help: str, allowed: str | tuple[str, ...] | None = None, *, free: bool = False):
     """A field with its help text, its range ("> 0", ">= 0" or "0 to 1") or choices, and whether a resumed run may change it."""
@@ -32,7 +34,7 @@ class Config:
     normalise: str = option("fixed", "grey values to [-1, 1]: fixed, or by the grey values of each subject first",
                             ("fixed", "percentiles", "standardise"))
     # Networks
-    architecture: str = option("stylegan2", "which networks", ("stylegan2", "stylegan1", "dcgan"))
+    architecture: str = option("stylegan2", "which networks", tuple(ARCHITECTURES))
     z_dim: int = option(128, "length of z", "> 0")
     w_dim: int = option(128, "length of w", "> 0")
     mapping_layers: int = option(4, "layers of the mapping network", ">= 0")
@@ -135,6 +137,11 @@ class Config:
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+    def departures(self) -> dict:
+        """The fields that differ from the preset, with their values here; all of them where there is no such preset."""
+        usual = make_config(self.preset).to_dict() if self.preset in PRESETS else {}
+        return {name: value for name, value in self.to_dict().items() if name != "c_dim" and usual.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: dict) -> Config:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stylegan.checkpoint import load_generator, save_generator
-from stylegan.config import FREE_TO_CHANGE, PRESETS, Config, make_config
+from stylegan.config import ARCHITECTURES, FREE_TO_CHANGE, Config
 from stylegan.dataset import SliceDataset, slices_of
 from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters
@@ -247,9 +247,7 @@ def _history(run_dir: Path, path: Path) -> dict:
 
 def changes(config: dict) -> dict:
     """In which fields a run's config differs from its preset as it is now; older versions knew fewer fields and some that are gone."""
-    config = Config.from_dict(config).to_dict()
-    usual = make_config(config["preset"]).to_dict() if config["preset"] in PRESETS else {}
-    return {k: v for k, v in config.items() if k not in FREE_TO_CHANGE | {"c_dim"} and usual.get(k) != v}
+    return {k: v for k, v in Config.from_dict(config).departures().items() if k not in FREE_TO_CHANGE}
 
 
 def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
@@ -277,7 +275,7 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
     known = f"of the {entry['train_subjects']} training subjects; nobody of validation or test"
     return CARD.format(
         name=name, resolution=config["img_resolution"], preset=config["preset"], seed=config["seed"], slices=len(train),
-        architecture={"stylegan1": "StyleGAN1", "dcgan": "DCGAN"}.get(config.get("architecture"), "StyleGAN2"),
+        architecture=ARCHITECTURES[config.get("architecture", "stylegan2")],
         whose=known if train.subjects_known else hidden, minded="".join(f"\n\n**Mind:** {text}" for text in scores["warnings"]),
         changes=", ".join(f"`{k} = {v}`" for k, v in entry["changes"].items()) or "nothing changed",
         space=scores["feature_space"], scores=markdown_table(verdict.score_rows(scores)), verdict=verdict.distance_sentence(scores["splits"][last]),
