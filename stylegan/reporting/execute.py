@@ -14,28 +14,26 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 
-class NotebookError(ValueError):
-    """A notebook stopped; the message names notebook and cell."""
-
-
 def set_parameters(notebook: NotebookNode, values: dict) -> None:
     """Replace values in the cell tagged ``parameters``, line by line; a name without such a line is left out."""
-
-    def replaced(line: str) -> str:
-        parts = re.match(r"(\w+) = .*?(  #.*)?$", line)
-        return f"{parts[1]} = {values[parts[1]]!r}{parts[2] or ''}" if parts and parts[1] in values else line
-
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = "\n".join(map(replaced, cell.source.splitlines()))
+            for name, value in values.items():
+                given = f"{name} = {value!r}".replace("\\", r"\\")  # as `sub` takes it
+                cell.source = re.sub(rf"^{name} = .*?(?=  #|$)", given, cell.source, flags=re.M)
 
 
 def execute(notebook: NotebookNode, path: Path) -> None:
     """Run all cells in place, in a kernel of this very Python and in the notebook's own folder.
 
-    What cells tagged ``progress`` print appears here as well. Raises NotebookError where a cell stops and KeyboardInterrupt,
-    after the kernel has stopped and saved, when the user wants to stop.
+    What cells tagged ``progress`` print appears here as well. Raises ValueError, naming notebook and cell, where one stops, and
+    KeyboardInterrupt, after the kernel has stopped and saved, when the user wants to stop.
     """
+    # STYLEGAN_STILL says that the notebook runs for a page, where no slider can move; then what keeps tqdm quiet without widgets.
+    paths = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])  # with the package to import
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "STYLEGAN_STILL": "1"}
+    environment |= {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment.pop("MPLBACKEND", None)  # that of another program
     specs = KernelSpecManager(kernel_dirs=[])  # only the kernel of sys.executable, whatever else is installed as python3
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, shutdown_wait_time=20)
     client = _Client(
@@ -43,17 +41,17 @@ def execute(notebook: NotebookNode, path: Path) -> None:
         extra_arguments=["--log-level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}},
     )  # fmt: skip
     try:
-        client.execute(env=_environment(), cleanup_kc=True)
+        client.execute(env=environment, cleanup_kc=True)
     except CellExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         place = f"{path.name}, code cell {client.code_cells_executed}"  # counted when it is sent to the kernel
-        raise NotebookError(f"{place}, stopped with {error.ename}: {error.evalue}") from None
+        raise ValueError(f"{place}, stopped with {error.ename}: {error.evalue}") from None
     except DeadKernelError:
         if manager.shutting_down:  # a signal came, and nbclient stopped the kernel
             raise KeyboardInterrupt from None
         cause = "its kernel died, most likely for lack of memory; close other programs or take a smaller preset."
-        raise NotebookError(f"{path.name}, code cell {client.code_cells_executed}: {cause}") from None
+        raise ValueError(f"{path.name}, code cell {client.code_cells_executed}: {cause}") from None
     notebook.metadata.pop("widgets", None)  # without their state GitHub refuses to show the notebook
 
 
@@ -70,14 +68,3 @@ class _Client(NotebookClient):
         """Once is enough: after a signal nbclient would clean up what is gone already, and fail."""
         if self.km is not None:
             await super()._async_cleanup_kernel()
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, without a plotting backend that belongs to another program, with the package to import.
-
-    ``STYLEGAN_STILL`` says that the notebook runs for a page, where no slider can move.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    places = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH")]
-    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # of tqdm without widgets
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, places)), "STYLEGAN_STILL": "1", **quiet}
