@@ -5,7 +5,6 @@ All of it is computed from the run and from what its notebooks showed. Texts are
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import unicodedata
@@ -18,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
+from stylegan.config import ARCHITECTURES
 from stylegan.data.subjects import people_of
 from stylegan.latent import make_gauges
 from stylegan.notebook import Run, markdown_table
@@ -84,7 +84,7 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     who, apart = ("people", "nobody is in two of these splits") if slices.subjects_known else hidden
     text = (
         "What has a network understood of brains when it draws slices of people who do not exist? A "
-        f"{run.config.architecture.replace('stylegan', 'StyleGAN').replace('dcgan', 'DCGAN')} of {run.config.img_resolution} px was trained on "
+        f"{ARCHITECTURES[run.config.architecture]} of {run.config.img_resolution} px was trained on "
         f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. The best generator was chosen on "
         f"{counts['val']} others and is judged on {counts['test']} more; {apart}. Training took "
         f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
@@ -156,15 +156,6 @@ def references(notebooks: Mapping[str, NotebookNode]) -> list[str]:
             text = text.replace(number[0], f"[{number[0]}](https://arxiv.org/abs/{key})") if number else text
             found[key] = max(found.get(key, ""), text, key=len)
     return sorted(found.values(), key=lambda text: unicodedata.normalize("NFKD", text.casefold()))
-
-
-def without_end(cells: Cells) -> Cells:
-    """The cells of a notebook without its references and its table of versions, which the page has once for all."""
-    cells = [copy.deepcopy(cell) for cell in cells if not cell.id.endswith("-closing")]
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            cell.source = cell.source.partition("### References")[0].rstrip()
-    return cells
 
 
 # --- The quiz -------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from stylegan.config import PRESETS, make_config
+from stylegan.config import ARCHITECTURES
 from stylegan.files import checkout, read_json, replacing
 from stylegan.notebook import Run, machine, open_run, provenance, run_folder
 from stylegan.plots import data_uri
@@ -36,8 +36,6 @@ from stylegan.reporting.execute import execute, set_parameters
 
 NAMES = ("01_data_preview", "02_train", "03_generate", "04_evaluate", "05_umap_embedding", "06_styles_compared",
          "07_how_to_fool_yourself")  # fmt: skip
-TITLE = "StyleGAN2 for brain MRI slices"
-LEAD = "Training, pictures and scores of one run, all computed by it; those of the shipped generator are marked."
 TEMPLATES = Path(__file__).with_name("templates")
 WIDE = 700  # pixels: on a phone a wider picture gets a box to scroll in, because its words would be too small
 
@@ -60,7 +58,9 @@ def report(
     notebooks' parameters by name, such as ``max_minutes``; None keeps the notebook's own. Raises FileNotFoundError where there are
     no notebooks, and a ValueError naming notebook and cell where one stops; the page then shows everything up to that cell.
     """
-    folder, out = find_notebooks(), Path(out).resolve()
+    folder, out = checkout() / "notebooks", Path(out).resolve()
+    if not all((folder / f"{name}.ipynb").is_file() for name in NAMES):
+        raise FileNotFoundError(f"{folder} lacks the notebooks of the report; run it inside a clone of the repository.")
     out.mkdir(parents=True, exist_ok=True)
     place = run_folder(run_dir, preset, data).resolve()
     given = {"data": data and Path(data), "run_dir": place, "preset": preset, **parameters}
@@ -80,24 +80,16 @@ def report(
         for name, notebook in notebooks.items():
             nbformat.write(notebook, out / f"{name}.ipynb")
         with replacing(out / "index.html") as temporary:
-            text = page(notebooks, before, after or front.after(notebooks), origin(seconds, preset, run))
+            system = ARCHITECTURES[run.config.architecture if run else "stylegan2"]
+            text = page(notebooks, before, after or front.after(notebooks), origin(seconds, preset, run), system)
             temporary.write_text(text, encoding="utf-8")
     return out / "index.html"
-
-
-def find_notebooks() -> Path:
-    """The folder of the notebooks in the checkout around the working directory."""
-    folder = checkout() / "notebooks"
-    if not all((folder / f"{name}.ipynb").is_file() for name in NAMES):
-        raise FileNotFoundError(f"{folder} lacks the notebooks of the report; run it inside a clone of the repository.")
-    return folder
 
 
 def seen_from(folder: Path, path: Path) -> str:
     """A path as the notebooks see it: relative inside the checkout, so that the page does not show the name of a home folder."""
     path = Path(os.path.expanduser(path)).resolve()
-    inside = path.is_relative_to(folder.parent)
-    return Path(os.path.relpath(path, folder)).as_posix() if inside else str(path)
+    return Path(os.path.relpath(path, folder)).as_posix() if path.is_relative_to(folder.parent) else str(path)
 
 
 def origin(seconds: Mapping[str, float], preset: str, run: Run | None) -> dict[str, str]:
@@ -105,11 +97,9 @@ def origin(seconds: Mapping[str, float], preset: str, run: Run | None) -> dict[s
     times = [f"{name} {int(took) // 60}:{int(took) % 60:02}" for name, took in seconds.items()]
     ran = f"{len(seconds)} of {len(NAMES)} ran to the end, in minutes: {', '.join(times)}"
     known = {"Run": "not finished"} if run is None else provenance(run.slices, run)
-    preset, config = (preset, {}) if run is None else (run.config.preset, run.config.to_dict())
-    usual = make_config(preset).to_dict() if preset in PRESETS else {}
-    changed = ", ".join(f"{k} = {v}" for k, v in config.items() if k != "c_dim" and v != usual.get(k))
+    changed = ", ".join(f"{k} = {v}" for k, v in run.config.departures().items()) if run else ""
     trained = changed and f" of a run trained with {changed}"
-    command = f"python -m stylegan report --preset {preset}{trained}, with the same --data"
+    command = f"python -m stylegan report --preset {run.config.preset if run else preset}{trained}, with the same --data"
     return {"Command": command, **known, "Notebooks": ran, **machine()}
 
 
@@ -121,38 +111,36 @@ def page(
     before: Sequence[NotebookNode] = (),
     after: Sequence[NotebookNode] = (),
     origin: Mapping[str, object] | None = None,
+    system: str = "StyleGAN2",
 ) -> str:
     """Executed notebooks, by file name without ending, as one HTML page between the cells ``before`` and ``after``.
 
-    ``origin``: the table that it ends with.
+    ``origin``: the table that it ends with. ``system``: what its title names.
     """
     exporter = _Exporter()
-    sections = [_section(f"notebook-{name[:2]}", front.without_end(notebook.cells)) for name, notebook in notebooks.items()]
+    sections = [_section(f"notebook-{name[:2]}", notebook.cells) for name, notebook in notebooks.items()]
     parts = {"before": _section("summary", before), "body": [*itertools.chain(*sections)], "after": _section("end", after)}
     html = {name: exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0] for name, cells in parts.items()}
     known = {"explorer": explorer.SCRIPT, "quiz": front.QUIZ.read_text(encoding="utf-8")}
     scripts = [text for kind, text in known.items() if f'<div class="{kind}"' in html["before"]]
+    # The colours of code in light and dark: two sets that can be read on the page's own background.
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
     return environment.get_template("page.html.j2").render(
-        title=TITLE, lead=LEAD, style=_style(), policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
+        system=system, light=light, dark=dark, explorer_style=explorer.STYLE, policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
         contents=[heading for heading in exporter.headings if heading["level"] <= 3],
     )  # fmt: skip
 
 
 def _section(name: str, cells: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Copies of these cells that are one section of the page."""
-    cells = copy.deepcopy(list(cells))
+    """Copies of these cells that are one section, without references and table of versions: the page has them once for all."""
+    cells = [copy.deepcopy(cell) for cell in cells if not cell.id.endswith("-closing")]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.partition("### References")[0].rstrip()
     if cells:
         cells[0].metadata["begins"], cells[-1].metadata["ends"] = name, True
     return cells
-
-
-def _style() -> str:
-    """The style sheet, with the colours of code in light and dark: two sets that can be read on our backgrounds."""
-    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
-    plain = ".highlight, .highlight pre { background: var(--code); }"  # the page's own background, also in the dark
-    css = (TEMPLATES / "report" / "report.css").read_text(encoding="utf-8")
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{css}\n{explorer.STYLE}\n{plain}"
 
 
 class _Exporter(HTMLExporter):
