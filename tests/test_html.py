@@ -16,8 +16,10 @@ mistune = pytest.importorskip("nbconvert.filters.markdown_mistune")
 from conftest import notebook_of  # noqa: E402
 
 from stylegan.notebook import table, tell  # noqa: E402
+from stylegan.plots import data_uri  # noqa: E402
 from stylegan.reporting import front  # noqa: E402
 
+new_output = nbformat.v4.new_output
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -25,10 +27,6 @@ def page(*notebooks, **parts):
     """(soup of the page, its text as HTML) of notebooks 01, 02 and so on."""
     text = html.page({f"0{k}_x": notebook for k, notebook in enumerate(notebooks, 1)}, **parts)
     return bs4.BeautifulSoup(text, "html.parser"), text
-
-
-def outputs(*found):
-    return [nbformat.v4.new_output(kind, **values) for kind, values in found]
 
 
 def test_formulas_links_and_headings_become_html():
@@ -59,13 +57,14 @@ def test_references_are_merged_sorted_and_moved_to_the_end():
     assert "### References" in one.cells[0].source  # the notebook keeps its own
 
 
-def test_scripts_run_only_where_there_is_something_to_run():
+def test_scripts_run_only_where_there_is_something_to_run_and_the_title_names_the_system():
     cell = notebook_of("x").cells[0]
-    cell.outputs = outputs(("display_data", {"data": {"text/html": '<div class="quiz"></div>'}}))
-    for before, count in (([], 0), ([cell], 1)):
-        soup, _ = page(notebook_of("# One"), before=before)
+    cell.outputs = [new_output("display_data", {"text/html": '<div class="quiz"></div>'})]
+    for before, count, system in (([], 0, "DCGAN"), ([cell], 1, "StyleGAN1")):
+        soup, _ = page(notebook_of("# One"), before=before, system=system)
         policy = soup.find("meta", {"http-equiv": True})["content"]
         assert len(soup("script")) == policy.count("sha256-") == count and ("script-src" in policy) == bool(count)
+        assert soup.title.text == soup.h1.text == f"{system} for brain MRI slices"
 
 
 def test_what_cells_print_is_text_and_never_html(monkeypatch):
@@ -73,10 +72,9 @@ def test_what_cells_print_is_text_and_never_html(monkeypatch):
     printed = f"| class |\n| --- |\n| {HOSTILE} |\n\n{HOSTILE}\n"
     notebook = notebook_of("# One", "code")
     notebook.cells[1].source = f"# {HOSTILE}\n'{HOSTILE}'"
-    notebook.cells[1].outputs = outputs(
-        ("display_data", {"data": {"text/markdown": sentence}}), ("display_data", {"data": {"text/markdown": printed}}),
-        ("stream", {"text": HOSTILE}), ("error", {"ename": "E", "evalue": HOSTILE}), ("display_data", {"data": {"text/plain": HOSTILE}}),
-    )  # fmt: skip
+    texts = (("text/markdown", sentence), ("text/markdown", printed), ("text/plain", HOSTILE))
+    shown = [new_output("display_data", {kind: text}) for kind, text in texts]
+    notebook.cells[1].outputs = [*shown, new_output("stream", text=HOSTILE), new_output("error", ename="E", evalue=HOSTILE)]
     soup, text = page(notebook, origin={HOSTILE: HOSTILE})
     assert not soup("script") and not soup("img") and not soup("a", href=re.compile("javascript"))
     assert soup.main.get_text().count(HOSTILE) == 12 and "<code>\\frac{</code>" in text
@@ -90,34 +88,32 @@ def test_what_cells_print_is_text_and_never_html(monkeypatch):
     assert "p &lt; 0.05" in plain
 
 
-def picture(mode, colour, size=(20, 10), alt="A head."):
+def picture(mode, colour, size, alt="A head."):
     """(the output of a cell that shows a PNG with one pixel of another shade, the picture)."""
     image = Image.new(mode, size, colour)
     image.putpixel((3, 4), tuple(c // 2 for c in colour[:3]) + colour[3:])
-    png = io.BytesIO()
-    image.save(png, "png")
-    data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "x"}
-    return nbformat.v4.new_output("display_data", data, metadata={"image/png": {"alt": alt}}), image
+    data = {"image/png": data_uri(image).partition(",")[2], "text/plain": "x"}
+    return new_output("display_data", data, metadata={"image/png": {"alt": alt}}), image
 
 
 @pytest.mark.parametrize(
     ("mode", "colour", "kept"),
     [("RGBA", (200, 200, 200, 255), "L"), ("RGBA", (200, 100, 0, 255), "RGB"), ("RGBA", (200, 200, 200, 9), "RGBA"), ("RGB", (9, 9, 9), "L")],
 )  # fmt: skip
-def test_pictures_lose_bytes_and_no_pixel(mode, colour, kept):
-    output, image = picture(mode, colour)
-    small = Image.open(io.BytesIO(base64.b64decode(html._picture(output)["src"].split(",")[1])))
-    assert small.mode == kept and np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
+def test_a_picture_keeps_its_pixels_and_its_description_and_only_a_wide_one_scrolls(mode, colour, kept):
+    notebook, pictures = notebook_of("pictures"), [picture(mode, colour, (width, 10)) for width in (700, 701)]
+    notebook.cells[0].outputs = [output for output, _ in pictures]
+    for img, (_, image), wide in zip(page(notebook)[0]("img"), pictures, (None, ["wide"]), strict=True):
+        small = Image.open(io.BytesIO(base64.b64decode(img["src"].partition(",")[2])))
+        assert small.mode == kept and np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
+        assert img["alt"] == "A head." and img.parent.get("class") == wide
 
 
-def test_a_picture_keeps_its_description_and_only_a_wide_one_scrolls():
-    for width, wide in ((700, None), (701, ["wide"])):
-        notebook = notebook_of("picture")
-        notebook.cells[0].outputs = [picture("RGB", (9, 9, 9), (width, 10))[0]]
-        soup, _ = page(notebook)
-        assert soup.img["alt"] == "A head." and soup.img.parent.get("class") == wide
+def test_a_picture_without_a_description_is_refused():
+    notebook = notebook_of("picture")
+    notebook.cells[0].outputs = [picture("RGB", (9, 9, 9), (20, 10), alt=" ")[0]]
     with pytest.raises(ValueError, match="no alt text"):
-        html._picture(picture("RGB", (9, 9, 9), alt=" ")[0])
+        page(notebook)
 
 
 def test_tables_name_their_rows_and_many_columns_get_a_box():
