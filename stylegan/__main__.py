@@ -27,10 +27,8 @@ def main(argv: list[str] | None = None) -> int:
                 stack.enter_context(process_group())
             run(**options)
         sys.stdout.flush()
-        return 0
     except BrokenPipeError:  # who reads what is printed, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself writes at its end
-        return 0
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "LostProcessError":  # what all say, one says
             system = isinstance(error, OSError) and error.strerror
@@ -39,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ def execute(notebook: NotebookNode, path: Path) -> None:
     What cells tagged ``progress`` print appears here as well. Raises ValueError, naming notebook and cell, where one stops, and
     KeyboardInterrupt, after the kernel has stopped and saved, when the user wants to stop.
     """
-    # STYLEGAN_STILL says that the notebook runs for a page, where no slider can move; then what keeps tqdm quiet without widgets.
+    # STYLEGAN_STILL: the notebook runs for a page, where no slider can move. The last two keep tqdm quiet without widgets.
     paths = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])  # with the package to import
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "STYLEGAN_STILL": "1"}
     environment |= {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

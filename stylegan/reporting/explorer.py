@@ -151,7 +151,7 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
     """What `explorer.js` draws with: constant factors folded into the weights.
 
-    The layers' matrices and kernels are halves. Vectors, and the start, are exact: AdaIN would enlarge the rounding of what hardly varies.
+    Kernels and matrices of layers are halves. All else is exact: AdaIN enlarges the rounding of a start that hardly varies.
     """
     halves, floats = [], []
 
@@ -173,7 +173,8 @@ def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
     found = {
         "resolution": G.synthesis.full, "channels": generate(G, [0]).shape[1], "num_ws": G.num_ws, "w_dim": G.w_dim,
         "centres": len(centre), "ws": ws.flatten(), "centre": centre.flatten(), "directions": steps,
-        "dense": start.ndim == 2, "start": start.flatten(), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2", "layers": layers,
+        "dense": start.ndim == 2, "start": start.flatten(), "width": layers[0]["in"], "skip": _kind(G) == "stylegan2",
+        "layers": layers,
     }  # fmt: skip
     found = json.loads(json.dumps(found, default=place))
     for name, parts, kind in (("halves", halves, torch.half), ("floats", floats, torch.float)):

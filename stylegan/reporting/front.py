@@ -32,7 +32,6 @@ EACH, LEAST = 10, 4  # real and generated slices of the quiz; people that it tak
 CHOICE = 10  # generated slices among which the quiz takes one of about the height of a real slice
 NOBODY = "The slices are simulated: nobody is shown."
 SOMEBODY = "The real slices show people, as other parts of this report do; <code>report --no-quiz</code> leaves the quiz out."
-FEW = 30  # people: on fewer the intervals are wide
 Cells = list[NotebookNode]
 
 
@@ -137,7 +136,7 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
             split["spectrum"]["low"] > split["spectrum_floor"]["high"],
         "Fewer steps or more people: generated slices lie nearer to training slices than people do.":
             memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05,
-        f"More people to judge by: {split['subjects']} give wide intervals.": split["subjects"] < FEW,
+        f"More people to judge by: {split['subjects']} give wide intervals.": split["subjects"] < 30,
     }  # fmt: skip
     return steps + [step for step, holds in asked.items() if holds]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import copy
 import io
-import itertools
 import os
 import re
 import time
@@ -19,7 +18,7 @@ from html import escape, unescape
 from pathlib import Path
 
 import nbformat
-from jinja2 import Environment, FileSystemLoader, pass_context
+from jinja2 import pass_context
 from latex2mathml.converter import convert as mathml
 from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -118,17 +117,16 @@ def page(
     ``origin``: the table that it ends with. ``system``: what its title names.
     """
     exporter = _Exporter()
-    sections = [_section(f"notebook-{name[:2]}", notebook.cells) for name, notebook in notebooks.items()]
-    parts = {"before": _section("summary", before), "body": [*itertools.chain(*sections)], "after": _section("end", after)}
+    body = [cell for name, notebook in notebooks.items() for cell in _section(f"notebook-{name[:2]}", notebook.cells)]
+    parts = {"before": _section("summary", before), "body": body, "after": _section("end", after)}
     html = {name: exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0] for name, cells in parts.items()}
     known = {"explorer": explorer.SCRIPT, "quiz": front.QUIZ.read_text(encoding="utf-8")}
     scripts = [text for kind, text in known.items() if f'<div class="{kind}"' in html["before"]]
     # The colours of code in light and dark: two sets that can be read on the page's own background.
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
-    environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=False)
-    return environment.get_template("page.html.j2").render(
-        system=system, light=light, dark=dark, explorer_style=explorer.STYLE, policy=explorer.csp(*scripts), scripts=scripts, origin=origin or {}, **html,
-        contents=[heading for heading in exporter.headings if heading["level"] <= 3],
+    return exporter.environment.get_template("page.html.j2").render(
+        system=system, light=light, dark=dark, explorer_style=explorer.STYLE, policy=explorer.csp(*scripts), scripts=scripts,
+        contents=[heading for heading in exporter.headings if heading["level"] <= 3], origin=origin or {}, **html,
     )  # fmt: skip
 
 
