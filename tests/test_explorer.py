@@ -174,7 +174,8 @@ def test_sample_writes_it_and_the_classes_are_text(tmp_path):
     text = (tmp_path / "out" / "explorer.html").read_text(encoding="utf-8")
     assert written[-1].name == "explorer.html" and text.count('name="step"') == 3
     assert "<i>well" not in text and explorer.csp(explorer.SCRIPT) in text
-    assert "default-src 'none'" in explorer.csp() and "unsafe-eval" not in explorer.csp(explorer.SCRIPT)
+    assert explorer.csp() == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert "unsafe-eval" not in explorer.csp(explorer.SCRIPT)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
