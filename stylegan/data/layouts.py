@@ -186,9 +186,8 @@ class Tree:
         names = self.folders(depth)
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
-        if all(
-            re.fullmatch(r"\d", name) for name in names
-        ):  # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels
+        # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels.
+        if all(re.fullmatch(r"\d", name) for name in names):
             files = _gather(zip(self.at(depth), self.stems, strict=True)).values()
             return "0" not in names and 2 * len(set.intersection(*files)) > max(map(len, files))
         alike = len({re.sub(r"\d+", "#", name) for name in names}) <= max(1, len(names) // 3)
