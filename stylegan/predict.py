@@ -23,7 +23,7 @@ from stylegan.files import write_json
 from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
 
-CHUNK = 8  # rows that the networks see at once; the last chunk is padded
+CHUNK = 8  # rows that the networks see at once; the last chunk is filled up with its first row
 Classes, Images = int | Sequence[int] | None, np.ndarray | Tensor
 
 
@@ -32,16 +32,16 @@ def to_uint8(images: Images) -> np.ndarray:
 
     The one rule from floats to grey levels: sheets, PNG files and scores see the same pixels.
     """
-    if isinstance(images, Tensor):
-        images = images.detach().cpu().numpy()
-    images = np.asarray(images)
+    images = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
     if images.dtype != np.uint8:
         images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
+    if images.ndim == 3:
+        return images
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
         images = np.moveaxis(images, 1, -1)
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"Slices have shape [n, R, R], [n, 1, R, R] or [n, 3, R, R], not {list(images.shape)}.")
-    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+    return images[..., 0] if images.shape[-1] == 1 else images
 
 
 # --- From seeds to pictures ---------------------------------------------------------------------------------------------
@@ -49,14 +49,14 @@ def to_uint8(images: Images) -> np.ndarray:
 
 def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
     """One standard normal z per seed: [n, z_dim] on the CPU. Row k depends on seed k alone."""
-    return torch.stack([torch.randn(z_dim, generator=_stream(seed)) for seed in _checked(seeds)])
+    return torch.stack([torch.randn(z_dim, generator=torch.Generator().manual_seed(seed)) for seed in _checked(seeds)])
 
 
 def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> Tensor | None:
     """The class of each seed: int64 [n], None for a generator without classes.
 
-    class_index: one for all, or one per seed; without it a conditional G gives seed s the class s mod c_dim: that too depends on
-    the seed alone. Raises ValueError for classes that G does not know.
+    class_index: one for all, or one per seed; without it a conditional G gives seed s the class s mod c_dim. Raises ValueError
+    for classes that G does not know.
     """
     if not G.c_dim:
         if class_index is not None:
@@ -90,7 +90,8 @@ def synthesize(G: Generator, ws: Tensor, *, noise_mode: str = "const", noise: li
 def seed_noise(G: Generator, seeds: Sequence[int], draw: int = 0) -> list[Tensor]:
     """Noise maps for noise_mode 'random', one [n, 1, H, W] for each convolution; row k depends on (seed k, draw) alone."""
     sizes = [block.resolution for block in G.synthesis.blocks for _ in range(block.num_conv)]
-    streams = [_stream(seed, draw) for seed in _checked(seeds)]
+    states = [int(np.random.SeedSequence([seed, draw]).generate_state(1)[0]) for seed in _checked(seeds)]
+    streams = [torch.Generator().manual_seed(state) for state in states]
     rows = [[torch.randn(1, size, size, generator=stream) for size in sizes] for stream in streams]
     return [torch.stack(maps) for maps in zip(*rows, strict=True)]
 
@@ -128,21 +129,11 @@ def _checked(seeds: Sequence[int]) -> list[int]:
     return seeds
 
 
-def _stream(seed: int, *draw: int) -> torch.Generator:
-    """The random numbers of this seed; with a draw number an independent stream."""
-    state = int(np.random.SeedSequence([seed, *draw]).generate_state(1)[0]) if draw else seed
-    return torch.Generator().manual_seed(state)
-
-
 def _in_chunks(G: Generator, step: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
-    """step(rows of each input [n, ...]) chunk by chunk in G's evaluation mode, joined on the CPU [n, ...] as float32.
-
-    Each chunk has exactly `CHUNK` rows; the last one is filled up with its first row.
-    """
+    """step(rows of each input [n, ...]) chunk by chunk in G's evaluation mode, joined on the CPU [n, ...] as float32."""
     found = []
     with sampling(G) as device:
-        for start in range(0, len(inputs[0]), CHUNK):
-            chunk = [x[start : start + CHUNK] for x in inputs]
+        for chunk in zip(*(x.split(CHUNK) for x in inputs), strict=True):
             rows = len(chunk[0])
             full = [torch.cat([x, x[:1].expand(CHUNK - rows, *x.shape[1:])]).to(device) for x in chunk]
             found.append(step(*full)[:rows].float().cpu())
@@ -179,8 +170,8 @@ def class_sweep(G: Generator, seeds: Sequence[int], classes: Sequence[int] | Non
     """Each seed's z and noise under every class, or under these: [n, classes, C, R, R]. ValueError for a generator without classes."""
     if not G.c_dim:
         raise ValueError("This generator was trained without classes: there is none to sweep; train with --conditional class.")
-    classes = range(G.c_dim) if classes is None else classes
-    return torch.stack([generate(G, seeds, **{**kwargs, "class_index": index}) for index in classes], dim=1)
+    sweep = [generate(G, seeds, **{**kwargs, "class_index": index}) for index in classes or range(G.c_dim)]
+    return torch.stack(sweep, dim=1)
 
 
 def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossover: int | None = None, **kwargs) -> Tensor:
@@ -217,8 +208,7 @@ def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple
     """
     ws = styles(G, [seed], **kwargs)
     noise = [torch.cat(maps) for maps in zip(*(seed_noise(G, [seed], draw) for draw in range(draws)), strict=True)]
-    # Double precision, so that pictures that do not differ deviate by exactly 0.
-    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).clamp(-1, 1).double()
+    pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).clamp(-1, 1).double()  # equal ones deviate by exactly 0
     return synthesize(G, ws, noise_mode="none")[0], pictures.mean(dim=0).float(), pictures.std(dim=0, correction=0).float()
 
 
@@ -242,7 +232,7 @@ def sample(
     """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
 
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
-    Raises ValueError for an unknown class or an extra that it has not, FileNotFoundError without a generator.
+    Raises ValueError for an unknown class or an extra that the generator has not, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
     from stylegan.reporting import explorer
@@ -252,13 +242,7 @@ def sample(
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
         raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
-    G, info = load_generator(path, pick_device(device))
-    info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
-    there = {"classes": G.c_dim, "mixing": G.num_ws > 1, "noise": has_noise(G)}
-    if lacking := [name for name in extras if not there.get(name, True)]:
-        what = {"classes": "classes", "mixing": "a style for each layer", "noise": "noise that changes pictures"}[lacking[0]]
-        raise ValueError(f"{path} was trained without {what}, so there is nothing to draw; leave {lacking[0]!r} out.")
-    kind = _class_index(info["classes"], class_name)
+    G, info, kind = _load(path, device, extras, class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}
     for start in range(0, len(seeds), BLOCK)[distributed.rank() :: distributed.world()]:
@@ -272,37 +256,36 @@ def sample(
         return [out / file for file in texts]
     for name in ("grid", *(name for name in extras if name != "explorer")):
         for file, (picture, shown, fields) in latent.sheets(name, G, info, seeds, settings).items():
-            texts[file] = png_text(info, settings, seeds=shown, **fields)
+            texts[file] = png_text(info, settings, seeds=",".join(map(str, shown)), **fields)
             plots.save(out / file, picture, texts[file])
-    _write_manifest(info, out / "manifest.json", texts)
+    told = ("seed", "seeds", "truncation_psi", "class", "noise_mode")  # for those who cannot see the entries inside the files
+    pictures = {file: {key: text[key] for key in told if key in text} for file, text in texts.items()}
+    model = {"model_hash": info["model_hash"], "kimg": info["cur_nimg"] / 1000, "data": info["data"].get("title", "")}
+    write_json(out / "manifest.json", {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
     written = [out / file for file in (*texts, "manifest.json")]
     return [*written, explorer.write(path, out)] if "explorer" in extras else written
 
 
-def _class_index(classes: Sequence[str], name: str | None) -> int | None:
-    """The number of a class by its name; None for None. Raises ValueError that names the classes, or says that there are none."""
-    if name is None:
-        return None
-    if name not in classes:
+def _load(path: str | Path, device: str, extras: list[str], class_name: str | None) -> tuple[Generator, dict, int | None]:
+    """(G, info, number of the class asked for). ValueError where G lacks what an extra needs, or does not know the class."""
+    G, info = load_generator(path, pick_device(device))
+    classes = info["classes"] = list(info.get("classes") or [])[: G.c_dim]  # none for a generator that is not told them
+    needs = {"classes": (G.c_dim, "classes"), "mixing": (G.num_ws > 1, "a style for each layer"),
+             "noise": (has_noise(G), "noise that changes pictures")}  # fmt: skip
+    for name in extras:
+        there, what = needs.get(name, (True, ""))
+        if not there:
+            raise ValueError(f"{path} was trained without {what}, so there is nothing to draw; leave {name!r} out.")
+    if class_name is not None and class_name not in classes:
         knows = f"knows {', '.join(classes)}" if classes else "was trained without classes"
-        raise ValueError(f"There is no class {name!r} to draw: this generator {knows}.")
-    return list(classes).index(name)
-
-
-def _write_manifest(info: dict, path: Path, texts: dict[str, dict[str, str]]) -> None:
-    """What made each picture, for those who cannot see the entries inside the files."""
-    told = ("seed", "seeds", "truncation_psi", "class", "noise_mode")
-    pictures = {file: {key: text[key] for key in told if key in text} for file, text in texts.items()}
-    model = {"model_hash": info["model_hash"], "kimg": info["cur_nimg"] / 1000, "data": info["data"].get("title", "")}
-    write_json(path, {"synthetic": True, "notice": NOTICE, **model, "pictures": pictures})
+        raise ValueError(f"There is no class {class_name!r} to draw: this generator {knows}.")
+    return G, info, None if class_name is None else classes.index(class_name)
 
 
 def png_text(info: dict, settings: dict, **fields: object) -> dict[str, str]:
     """The PNG text entries of a picture of one ``seed`` or several ``seeds``: that it is synthetic, and what it takes to make it again."""
     made = {"Software": f"stylegan {__version__}", "model_hash": info["model_hash"], **settings}
     made = {**made, "class": _class_name(info, settings, fields.get("seed")), **fields}
-    if "seeds" in made:
-        made["seeds"] = ",".join(map(str, made["seeds"]))
     told = {key: "" if value is None else str(value) for key, value in made.items() if key != "class_index"}
     return {"Description": NOTICE, "synthetic": "true", **told}
 
