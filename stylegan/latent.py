@@ -144,10 +144,10 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
 
 
 def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
-    """What can be read off a slice of this kind; ``level`` only where the data knows levels and the gauge is found to read them.
+    """`GAUGES`, and ``level`` where the data knows levels and they can be read.
 
-    It is a ridge regression from 16 x 16 means of training slices, kept if it correlates by .8 or more with the true levels of people
-    it has not seen. The means are divided by the brightness of the head, or the regression goes astray on generated slices.
+    It is a ridge regression from `_means` of training slices, kept if it correlates by more than .8 with the true levels of
+    people it has not seen.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -161,7 +161,7 @@ def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
 
 
 def _means(pixels: np.ndarray) -> np.ndarray:
-    """Means of 16 x 16 fields (of 8 x 8 at 8 px) in units of the head's mean: [n, R, R] -> [n, 256]."""
+    """[n, R, R] -> [n, 256]: means of 16 x 16 fields (8 x 8 at 8 px) in units of the head's mean, or fakes are misread."""
     n, size, fields = len(pixels), pixels.shape[1], min(16, pixels.shape[1])
     means = pixels.reshape(n, fields, size // fields, fields, size // fields).mean(axis=(2, 4)).reshape(n, -1)
     return means / _brightness(pixels)[:, None].clip(1)
@@ -210,16 +210,13 @@ class Projection(NamedTuple):
     away: np.ndarray  # [n], distance of w from the average, 1 for the farthest of 1,000 seeds: above, hardly a seed gives it
 
 
-def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, lr: float = 0.1, seed: int = 0) -> Projection:
-    """Search the styles that draw these slices: target [n, C, R, R] in [-1, 1], all at once.
+def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, seed: int = 0) -> Projection:
+    """Search the styles that draw these slices, all at once: target [n, C, R, R] in [-1, 1]. ValueError for what does not fit.
 
-    After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w by `schedule`, with noise on w that fades out, so
-    that the search explores before it settles. space 'w': one style for all layers; 'w+': one for each (Abdal et al. 2019,
-    arXiv:1904.03189), which fits better and leaves what seeds can give.
-
-    The paper's loss is a distance of VGG features; here it is the mean squared difference of pixels, since slices are registered and
-    share one grey window. And the paper also bends the noise maps, which under a loss of pixels would carry what w cannot draw: just
-    what we ask for. Raises ValueError for another space or size.
+    After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w by `schedule`, noise on w that fades out.
+    space 'w': one style for all layers; 'w+': one for each (Abdal et al. 2019, arXiv:1904.03189), which leaves what seeds give.
+    Unlike the paper's, the loss is the mean squared difference of pixels, as slices are registered and share one grey window,
+    and the noise maps stay as they are: bent, they would carry what w cannot draw, which is what we ask for.
     """
     size = G.synthesis.blocks[-1].resolution
     if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size) or steps < 1:
@@ -231,10 +228,9 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
     with sampling(G) as device, torch.enable_grad():
         wanted = target.to(device)
         w = drawn.mean(dim=0).repeat(len(target), G.num_ws if space == "w+" else 1, 1).to(device).requires_grad_()
-        optimizer = torch.optim.Adam([w], lr)
+        optimizer = torch.optim.Adam([w])
         for step in range(steps):
-            rate, strength = schedule(step / steps)
-            optimizer.param_groups[0]["lr"] = lr * rate
+            optimizer.param_groups[0]["lr"], strength = schedule(step / steps)
             noise = strength * usual * torch.randn(G.w_dim, generator=stream)  # one for all slices
             images = G.synthesis((w + noise.to(device)).expand(-1, G.num_ws, -1), "const")
             loss = (images - wanted).square().mean(dim=(1, 2, 3)).sum()  # a sum: no slice's gradient depends on the others
@@ -246,12 +242,12 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
 
 
 def schedule(t: float) -> tuple[float, float]:
-    """(learning rate as a share of its highest, noise on w in usual lengths of w) at fraction t of the steps.
+    """(learning rate, noise on w in usual lengths of w) at fraction t of the steps.
 
-    The rate rises over the first 5 % and falls over the last 25 %; the noise fades out over the first 75 %.
+    The rate rises to 0.1 over the first 5 % and falls over the last 25 %; the noise fades out over the first 75 %.
     """
     rate = min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25)))
-    return rate, 0.05 * max(0, 1 - t / 0.75) ** 2
+    return 0.1 * rate, 0.05 * max(0, 1 - t / 0.75) ** 2
 
 
 def residual(target: Images, images: Images) -> np.ndarray:
@@ -289,30 +285,24 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray, *counts: int) -> list[np.ndar
     return [np.sqrt(np.square(flat - np.stack(each)).mean(axis=1)) for each in means]
 
 
-def held_out(slices: SliceDataset, info: Mapping, count: int, seed: int = 0) -> SliceDataset:
+def held_out(slices: SliceDataset, info: Mapping, count: int) -> SliceDataset:
     """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are.
 
     From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
     """
     people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
-    unseen = {name: np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test")}
-    rows = np.random.default_rng(seed).permutation(unseen["val"] if len(unseen["val"]) else unseen["test"])
-    if count < 1 or not len(rows):
-        none = f"{slices.title} holds no slice that the generator was not trained on; give other people's slices."
-        raise ValueError(none if count > 0 else f"{count} slices cannot be projected; ask for one or more.")
+    val, test = (np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test"))
+    rows = np.random.default_rng(0).permutation(val if len(val) else test)
+    if count < 1:
+        raise ValueError(f"{count} slices cannot be projected; ask for one or more.")
+    if not len(rows):
+        raise ValueError(f"{slices.title} holds no slice that the generator was not trained on; give other people's slices.")
     turn = [np.sum(people[rows[:i]] == people[row]) for i, row in enumerate(rows)]  # 0 for a person's first slice
     return slices.select(np.sort(rows[np.argsort(turn, kind="stable")][:count]))
 
 
 def project_held_out(
-    path: str | Path,
-    out: str | Path,
-    data: SliceDataset | str | Path | None = None,
-    *,
-    count: int = 6,
-    space: str = "w",
-    device: str = "auto",
-    **options: object,
+    path: str | Path, out: str | Path, data: str | Path | None, *, count: int, space: str, device: str, **options: object
 ) -> dict:
     """Project held-out slices and write ``projection.png`` and ``projection.json`` into ``out``; returns what the latter holds.
 
@@ -320,6 +310,7 @@ def project_held_out(
     """
     import pandas as pd
 
+    out = Path(out)
     G, info = load_generator(path, pick_device(device))
     slices = slices_of(info, data, **options)
     chosen = held_out(slices, info, count)
@@ -328,7 +319,7 @@ def project_held_out(
     result = {"model_hash": info["model_hash"], "data": slices.title, "split": str(chosen.splits[0]), "space": space}
     result |= {"unit": "root mean square of grey levels of 255", "mean": rows[list(compared)].mean().round(2).to_dict()}
     result["slices"] = rows.round(2).to_dict("records")
-    note, out = f"projected into {space.upper()} · model {info['model_hash']}", Path(out)
+    note = f"projected into {space.upper()} · model {info['model_hash']}"
     figure = plots.compare(chosen.images, found.images, ("real", "projection"), difference=True, caption=note)
     out.mkdir(parents=True, exist_ok=True)
     text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."

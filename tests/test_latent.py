@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import save_untrained
 from PIL import Image
 from sklearn.decomposition import PCA
 
 from stylegan import latent, predict
 from stylegan.__main__ import main
-from stylegan.checkpoint import save_generator
 from stylegan.config import make_config
 from stylegan.networks import Generator
 
@@ -38,18 +38,18 @@ def test_the_closed_form_gives_what_changes_the_styles_most(G):
     units = torch.stack([d.step / d.step.norm() for d in found]).double()
     assert torch.allclose(units @ units.T, torch.eye(G.w_dim).double(), atol=1e-5)
     A = latent.style_weights(G)
-    count = sum(weight.shape[0] for name, weight in G.named_parameters() if name.endswith("affine.weight"))
-    assert A.shape == (count, G.w_dim) and torch.allclose(A.norm(dim=1), torch.ones(count).double())
     gains = (units @ A.T).norm(dim=1)
-    assert (gains[:-1] >= gains[1:] - 1e-6).all()
-    random = torch.nn.functional.normalize(torch.randn(100, G.w_dim, generator=torch.Generator().manual_seed(0)).double())
+    assert torch.allclose(A.norm(dim=1), torch.ones(len(A)).double()) and (gains[:-1] >= gains[1:] - 1e-6).all()
+    random = torch.nn.functional.normalize(torch.randn(100, G.w_dim).double())
     assert (random @ A.T).norm(dim=1).max() <= gains[0]
 
 
 def test_a_direction_is_named_after_what_it_moves_and_turned_so_that_it_rises(G):
     bright = {"brightness": lambda pixels: pixels.mean(axis=(1, 2)), "nothing": lambda pixels: np.zeros(len(pixels))}
     (found,) = latent.find_directions(G, bright, 1, "PCA")
-    low, high = predict.to_uint8(latent.move(G, [found], (-2, 2))[0]).mean(axis=(1, 2))
+    walk = latent.move(G, [found], (-2, 0, 2))[0]
+    assert torch.allclose(walk[1], predict.generate(G, [0], truncation_psi=0)[0], atol=1e-6)
+    low, _, high = predict.to_uint8(walk).mean(axis=(1, 2))
     assert found.effects["brightness"] > 0 and found.effects["nothing"] == 0
     assert (high > low) == (found.agreed["brightness"] > 0.5)
     (turned,) = latent.find_directions(G, {"darkness": lambda pixels: -pixels.mean(axis=(1, 2))}, 1, "PCA")
@@ -64,14 +64,6 @@ def test_a_name_needs_a_large_effect_on_most_seeds():
     agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
     assert name(effects, agreed) == "size down, level up"
     assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing measured"
-
-
-def test_a_walk_passes_its_start(G):
-    found = latent.find_directions(G, {}, 2, "SeFa")
-    walk = latent.move(G, found, (-1, 0, 1))
-    assert walk.shape == (2, 3, 1, 16, 16)
-    average = predict.generate(G, [0], truncation_psi=0)[0]
-    assert torch.allclose(walk[:, 1], average, atol=1e-6) and not torch.allclose(walk[0, 0], walk[0, 2])
 
 
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
@@ -103,25 +95,20 @@ def test_levels_are_read_where_the_data_knows_them_and_they_can_be_read(simulate
         assert "level" not in latent.make_gauges(dataclasses.replace(simulated, levels=levels))
 
 
-# --- Projection -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def drawn(G):
     return predict.generate(G, [3, 4, 5])
 
 
-@pytest.fixture(scope="module")
-def found(G, drawn):
-    return latent.project(G, drawn)
-
-
-def test_it_finds_the_way_back_to_slices_that_the_generator_drew(G, drawn, found):
+def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G, drawn):
+    before, state = {key: value.clone() for key, value in G.state_dict().items()}, torch.get_rng_state()
+    found = latent.project(G, drawn)
+    assert torch.equal(torch.get_rng_state(), state) and all(p.requires_grad and p.grad is None for p in G.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in G.state_dict().items())
     start = latent.residual(drawn, predict.generate(G, [0, 0, 0], truncation_psi=0))
-    assert (found.residual < 0.6 * start).all()
+    assert (found.residual < 0.6 * start).all() and (found.away > 0.1).all() and (found.away < 1).all()
     assert found.ws.shape == (3, G.num_ws, G.w_dim) and torch.equal(found.ws[:, 0], found.ws[:, -1])
     assert torch.equal(found.images, predict.synthesize(G, found.ws)) and not found.ws.requires_grad
-    assert (found.away > 0.1).all() and (found.away < 1).all()
 
 
 def test_a_style_for_each_layer_fits_better_what_no_seed_gives(G):
@@ -130,15 +117,8 @@ def test_a_style_for_each_layer_fits_better_what_no_seed_gives(G):
     assert (each < one).all()
 
 
-def test_generator_and_random_state_are_left_alone(G, drawn):
-    before, state = {key: value.clone() for key, value in G.state_dict().items()}, torch.get_rng_state()
-    latent.project(G, drawn[:1], steps=3)
-    assert torch.equal(torch.get_rng_state(), state) and all(p.requires_grad and p.grad is None for p in G.parameters())
-    assert all(torch.equal(value, before[key]) for key, value in G.state_dict().items())
-
-
 def test_the_schedule_is_that_of_the_paper():
-    assert [round(latent.schedule(t)[0], 3) for t in (0, 0.025, 0.05, 0.75, 0.875, 1)] == [0, 0.5, 1, 1, 0.5, 0]
+    assert [round(latent.schedule(t)[0], 3) for t in (0, 0.025, 0.05, 0.75, 0.875, 1)] == [0, 0.05, 0.1, 0.1, 0.05, 0]
     assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
 
 
@@ -146,15 +126,9 @@ def test_what_does_not_fit_is_refused(G, drawn):
     for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
         with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
             latent.project(G, **{"target": drawn, **wrong})
-    for wrong in ({"method": "ica"}, {"count": 99}, {"count": 0}):
+    for wrong in ({"method": "ica"}, {"count": 99}):
         with pytest.raises(ValueError, match="Take 1 to 16 directions by PCA or SeFa"):
             latent.find_directions(G, {}, **wrong)
-
-
-def test_residuals_are_root_mean_squares_of_grey_levels():
-    a, b = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
-    b[1, :2, :2] = 8
-    assert latent.residual(a, b).tolist() == [0, 4]
 
 
 def test_a_projection_is_measured_by_simpler_answers(G, slices):
@@ -162,15 +136,18 @@ def test_a_projection_is_measured_by_simpler_answers(G, slices):
     found, residuals = latent.reach(G, chosen, train, num=4)
     assert list(residuals)[1::4] == ["generated slice, found again", "nearest of 4 generated"]
     assert found.images.shape == (3, 1, 16, 16) and all(values.shape == (3,) for values in residuals.values())
-    mean = train.mean(axis=0).round().astype(np.uint8)[None].repeat(3, axis=0)
-    for name, images in (("projection", found.images), ("mean training slice", mean)):
-        assert residuals[name] == pytest.approx(latent.residual(chosen.images, images), abs=1e-3)
-    for x, nearest, mean in zip(
-        chosen.images, residuals["nearest training slice"], residuals["mean of the ten nearest"], strict=True
+    away = np.sqrt(np.square(chosen.images[:, None].astype(float) - train).mean(axis=(2, 3)))  # [3, train]
+    tens = np.stack([train[row[:10]].mean(axis=0) for row in away.argsort(axis=1)])
+    average = np.broadcast_to(train.mean(axis=0).round(), tens.shape)
+    assert residuals["nearest training slice"] == pytest.approx(away.min(axis=1), abs=1e-3)
+    for name, images in (
+        ("mean of the ten nearest", tens),
+        ("mean training slice", average),
+        ("projection", predict.to_uint8(found.images)),
     ):
-        order = np.argsort([latent.residual(x[None], t[None])[0] for t in train])
-        assert nearest == pytest.approx(latent.residual(x[None], train[order[:1]])[0], abs=1e-3)
-        assert mean == pytest.approx(np.sqrt(np.square(train[order[:10]].mean(axis=0) - x).mean()), abs=1e-3)
+        assert residuals[name] == pytest.approx(
+            np.sqrt(np.square(chosen.images - images.astype(float)).mean(axis=(1, 2))), abs=1e-3
+        )
 
 
 def test_held_out_slices_are_of_many_people_and_of_none_trained_on(slices):
@@ -179,21 +156,14 @@ def test_held_out_slices_are_of_many_people_and_of_none_trained_on(slices):
     assert set(chosen.subjects.tolist()) == people and set(chosen.splits.tolist()) == {"val"}
     assert set(latent.held_out(slices, {}, len(people) + 1).subjects.tolist()) == people
     assert set(latent.held_out(slices, {"train_subjects": val}, 2).splits.tolist()) == {"test"}
-    for known, count, says in (
-        (slices.subjects.tolist(), 2, "no slice that the generator was not"),
-        ([], 0, "ask for one or more"),
-    ):
+    for known, count, says in ((slices.subjects.tolist(), 2, "no slice that the generator was not"), ([], 0, "one or more")):
         with pytest.raises(ValueError, match=says):
             latent.held_out(slices, {"train_subjects": known}, count)
 
 
 def test_the_command_writes_a_picture_and_the_numbers(class_folders, tmp_path, capsys):
-    torch.manual_seed(0)
-    config = make_config("smoke")
-    info = {"config": config.to_dict(), "classes": [], "train_subjects": [], "data": {}, "cur_nimg": 0}
-    save_generator(tmp_path / "G.safetensors", Generator(config), info)
-    out, given = tmp_path / "out", [str(tmp_path / "G.safetensors"), "--data", str(class_folders), "--slices", "2"]
-    assert main(["project", *given, "--out", str(out)]) == 0
+    path, out = save_untrained(tmp_path / "G.safetensors", make_config("smoke")), tmp_path / "out"
+    assert main(["project", str(path), "--data", str(class_folders), "--slices", "2", "--out", str(out)]) == 0
     told = json.loads((out / "projection.json").read_text())
     assert told["split"] == "val" and len(told["slices"]) == 2
     assert set(told["slices"][0]) == {"subject", "level", "away", *told["mean"]}
