@@ -1,7 +1,7 @@
 """Curves, bars and maps: numbers in, Figure out. Nothing here samples, trains or shows (`plots` holds the sheets of slices).
 
-Colours are those of Okabe and Ito, safe for colour-blind readers; lines and markers differ in form too, so that a grey print
-still tells them apart; where there are both, circles are real and triangles generated. Each Figure has its ``alt_text``.
+Colours are those of Okabe and Ito, safe for colour-blind readers; lines and markers differ in form too, for a grey print. Where
+there are both, circles are real and triangles generated.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
+import pandas
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -43,49 +45,39 @@ PANELS = {
     "Dimensions of variety": {"dimensions": "generated", "dimensions_fixed_noise": "noise fixed", "dimensions_real": "people"},
     "Spread": {"spread": "generated", "spread_fixed_noise": "noise fixed", "spread_real": "people"},
 }
-LAYERS = "Style participation by layer"
 LOGARITHMIC = ("Gradient penalties of D", "Gradient norms", "KID on validation subjects (×1000)")
-
-
-# --- The course of a run ----------------------------------------------------------------------------------------------------
 
 
 def curves(history: Sequence[Mapping]) -> Figure:
     """The course of a run from the lines of metrics.jsonl: one panel for each entry of `PANELS` that has numbers, and for the layers."""
-    panels = {}
+    panels: dict[str, list[tuple]] = {}
+    series = {key: line.dropna() for key, line in pandas.DataFrame(history, index=[row["kimg"] for row in history]).items()}
     for title, names in PANELS.items():
-        lines = [(name, COLOURS[i], LINES[i], _series(history, key)) for i, (key, name) in enumerate(names.items())]
-        panels[title] = [line for line in lines if len(line[-1][0])]
-    rows = [row for row in history if row.get("style_participation")]
-    last = max((len(row["style_participation"]) for row in rows), default=0) - 1  # a growing network has more and more layers
-    panels[LAYERS] = []
-    for layer in range(last + 1):
-        values = [dict(enumerate(row["style_participation"])).get(layer, np.nan) for row in rows]
-        name, colour = {0: "coarsest", last: "finest"}.get(layer), colormaps["viridis"](0.9 * layer / max(last, 1))
-        panels[LAYERS].append((name, colour, "-", ([row["kimg"] for row in rows], values)))
-    panels = {title: lines for title, lines in panels.items() if lines}
+        for i, (key, name) in enumerate(names.items()):
+            if len(line := series.get(key, ())):
+                panels.setdefault(title, []).append((name, COLOURS[i], LINES[i], line.astype(float)))
+    by_layer = series.get("style_participation", pandas.Series())
+    layers = list(zip_longest(*by_layer, fillvalue=np.nan))  # [layers][ticks]; NaN before a growing network has the layer
+    for layer, values in enumerate(layers):
+        name = {0: "coarsest", len(layers) - 1: "finest"}.get(layer)
+        line = name, colormaps["viridis"](0.9 * layer / max(len(layers) - 1, 1)), "-", pandas.Series(values, by_layer.index)
+        panels.setdefault("Style participation by layer", []).append(line)
     if not panels:
         raise ValueError("The history holds no losses yet; train for at least one tick.")
     axes = _panels(len(panels))
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        for name, colour, line, points in lines:
-            ax.plot(*points, color=colour, linestyle=line, linewidth=1.5, label=name)
+        for name, colour, style, line in lines:
+            ax.plot(line.index, line, color=colour, linestyle=style, linewidth=1.5, label=name)
         alone = f": {lines[0][0]}" if len(lines) == 1 < len(PANELS.get(title, ())) else ""
         style_axes(ax, title + alone, "kimg", legend=len(lines) > 1)
-        if title in LOGARITHMIC and min(points[1].min() for *_, points in lines) > 0:
+        if title in LOGARITHMIC and min(line.min() for *_, line in lines) > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_locator(NullLocator())
-    kimg, kid = _series(history, "kid_val")
-    best = f" KID {kid.min():.0f} at best, at {kimg[kid.argmin()]:g} kimg." if len(kid) else ""
+    kid = series.get("kid_val", ())
+    best = f" KID {kid.min():.0f} at best, at {kid.idxmin():g} kimg." if len(kid) else ""
     return set_alt_text(axes[0].figure, f"Training over {history[-1]['kimg']:g} kimg: {', '.join(panels)}.{best}")
-
-
-def _series(history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(kimg, values) of the lines that have this key."""
-    rows = [(row["kimg"], row[key]) for row in history if row.get(key) is not None]
-    return tuple(np.array(rows, float).reshape(-1, 2).T)
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------------
@@ -211,7 +203,14 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
         known, colours = np.isin(shown.values, names), np.zeros((len(coords), 4))
         for name, colour in zip(names, to_rgba_array(MAP_COLOURS), strict=False):
             colours[shown.values == name] = colour
-        pad += _legend(ax, names, shown.values, is_fake) if size == 1 else 0
+        if size == 1:
+            only_fakes = [name in shown.values and bool(is_fake[shown.values == name].all()) for name in names]
+            looks = zip(MAP_COLOURS, only_fakes, strict=False)
+            keys = [Line2D([], [], color=colour, marker=MARKERS[fake], ls="", ms=4.5) for colour, fake in looks]
+            columns = max(1, min(len(names), 42 // (max(map(len, names), default=1) + 5)))
+            below = {"loc": "upper left", "bbox_to_anchor": (-0.03, 0.0), "ncols": columns, "columnspacing": 0.8}
+            ax.legend(keys, names, fontsize=7.5, frameon=False, labelcolor=INK, handletextpad=0.2, borderpad=0.2, **below)
+            pad += 13 * -(-len(names) // columns)  # the claim stands below the legend
     ax.scatter(*coords[~known].T, s=5 * size, color=FAINT, linewidths=0)
     for block in np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(known)), BLOCKS):
         for fake, marker in enumerate(MARKERS):
@@ -219,16 +218,6 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
             ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0)
     _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), fonts[0])
     ax.set_xlabel("\n".join(textwrap.wrap(shown.claim, 46)), fontsize=fonts[1], color=INK, loc="left", labelpad=pad)
-
-
-def _legend(ax: Axes, names: Sequence[str], values: np.ndarray, is_fake: np.ndarray) -> int:
-    """The names under the map, a triangle where all of that name are generated; returns its height in points."""
-    forms = [MARKERS[bool(np.any(values == name) and is_fake[values == name].all())] for name in names]
-    keys = [Line2D([], [], color=colour, marker=form, ls="", ms=4.5) for colour, form in zip(MAP_COLOURS, forms, strict=False)]
-    columns = max(1, min(len(names), 42 // (max(map(len, names), default=1) + 5)))
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.03, 0.0), "ncols": columns, "columnspacing": 0.8}
-    ax.legend(keys, names, fontsize=7.5, frameon=False, labelcolor=INK, handletextpad=0.2, borderpad=0.2, **below)
-    return 13 * -(-len(names) // columns)
 
 
 def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str = "") -> Figure:
@@ -249,17 +238,12 @@ def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str =
 
 
 def _map_axes(ax: Axes, title: str, fontsize: float = 9.5) -> None:
-    """A map's directions and units mean nothing: no ticks."""
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[])  # a map's directions and units mean nothing
     ax.set_title(title, fontsize=fontsize, loc="left", color=INK)
     ax.spines[:].set_color(FAINT)
 
 
-# --- Axes -------------------------------------------------------------------------------------------------------------------
-
-
 def _panels(count: int, columns: int = 3, width: float = 3.0, height: float = 2.5) -> list[Axes]:
-    """So many axes of this size in a figure, row by row."""
     rows, columns = -(-count // columns), min(count, columns)
     axes = Figure(width * columns, height * rows, layout="constrained").subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[count:]:

@@ -17,7 +17,6 @@ import matplotlib.figure
 import matplotlib.text
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -30,8 +29,9 @@ from stylegan.predict import Images, to_uint8
 
 ACCENT = "#E69F00"  # of the marks on slices; Okabe and Ito's orange
 INK, DPI = "#333333", 130
+PLACES = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),  # of marks on a slice
+          (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
 WIDTH, HEIGHT, GAP = 1240, 1000, 2  # pixels that a sheet should not pass (an HTML column, a screen), and between slices
-MOST_BYTES = 1_000_000  # of a moving picture
 
 
 class Figure(matplotlib.figure.Figure):
@@ -58,7 +58,6 @@ class Figure(matplotlib.figure.Figure):
 
 
 def set_alt_text(figure: matplotlib.figure.Figure, text: str) -> matplotlib.figure.Figure:
-    """Give a figure its alt text."""
     figure.alt_text = text
     return figure
 
@@ -83,7 +82,7 @@ def save(path: Path, picture: np.ndarray | Sequence[np.ndarray] | Figure, text: 
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """uint8 [n, R, R(, 3)] -> [n, scale R, scale R(, 3)]: every pixel becomes a square."""
+    """uint8 [n, R, R(, 3)] -> [n, scale R, scale R(, 3)]."""
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
@@ -103,8 +102,7 @@ def grid(
     """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]; blank places stay white.
 
     scale: whole-number enlargement, None for the largest that fits a page, up to 4 or what the texts take. marks: what lies at the
-    (top, bottom, left, right) of a slice, such as ('A', 'P', 'R', 'L'), written on the first one. notes: one for each, in its corner.
-    bar: the colours of some of the slices, explained at the right.
+    (top, bottom, left, right), written on the first slice. notes: one for each, in its corner. bar: the colours of some slices.
     """
     if images.ndim == 5:
         columns, images = images.shape[1], images.flatten(0, 1)
@@ -129,7 +127,8 @@ def grid(
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
     for i, text in enumerate(notes):  # where no head reaches
         axes.text((i % columns) * step + 4, (i // columns + 1) * step - 4, text, fontsize=8, color="white")
-    _mark(axes, marks or (), scale * size)
+    for text, (x, y, ha, va) in zip(marks or (), PLACES, strict=False):
+        axes.text(x * (step - GAP), y * (step - GAP), text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
     figure.text(left / full_width, 5 / full_height, caption, va="bottom", fontsize=8, color="#555555")
     if bar is not None:
         place = (left + width + 8) / full_width, bottom / full_height, 12 / full_width, min(height, step) / full_height
@@ -153,14 +152,6 @@ def _mosaic(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
 
 
-def _mark(axes: Axes, marks: Sequence[str], size: int) -> None:
-    """What lies at the (top, bottom, left, right) of the first slice, ``size`` pixels wide, on it."""
-    places = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),
-              (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
-    for text, (x, y, ha, va) in zip(marks, places, strict=False):
-        axes.text(x * size, y * size, text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
-
-
 def _text_width(text: str, size: float) -> int:
     """Width in pixels of the longest line of a text of this size in points."""
     lines = [TextPath((0, 0), line.replace("$", r"\$"), size=size) for line in text.splitlines() if line.strip()]
@@ -169,7 +160,7 @@ def _text_width(text: str, size: float) -> int:
 
 def strip(images: Images, titles: Sequence[str] = (), **kwargs) -> Figure:
     """Slices [n, ...] in one row, such as a walk or a time-lapse."""
-    return grid(images, len(images), column_titles=titles, **{"alt": f"{len(images)} slices from left to right.", **kwargs})
+    return grid(images, len(images), column_titles=titles, alt=f"{len(images)} slices from left to right.", **kwargs)
 
 
 def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: int = 8, subjects=None, **kwargs) -> Figure:
@@ -189,9 +180,9 @@ def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: 
     columns = max(map(len, rows.values()))
     blank = [(0, 0), (0, 0), (0, 0)]
     tiles = [np.pad(_three_channels(images[r]), [(0, columns - len(r)), *blank], constant_values=255) for r in rows.values()]
-    text = {"column_titles": [f"level {level}" for level in wanted], "row_titles": list(rows)}
+    titles = {"column_titles": [f"level {level}" for level in wanted], "row_titles": list(rows)}
     alt = f"Slices by class in rows ({', '.join(rows)}) and by level of the head in columns."
-    return grid(np.concatenate(tiles), columns, **{**text, "alt": alt, **kwargs})
+    return grid(np.concatenate(tiles), columns, alt=alt, **titles, **kwargs)
 
 
 def compare(
@@ -213,7 +204,7 @@ def compare(
         bar, names = ScalarMappable(Normalize(-most, most), "RdBu_r"), (*names, "difference")
         rows.append(_painted(away, bar))
         alt += f" Below, what changes: at most {most:.0f} of 255 grey levels, {np.abs(away).mean():.1f} on average."
-    return grid(np.concatenate(rows), len(first), row_titles=names, bar=bar, **{"alt": alt, **kwargs})
+    return grid(np.concatenate(rows), len(first), row_titles=names, bar=bar, alt=alt, **kwargs)
 
 
 def deviation(off: Tensor, mean: Tensor, std: Tensor, **kwargs) -> Figure:
@@ -223,7 +214,7 @@ def deviation(off: Tensor, mean: Tensor, std: Tensor, **kwargs) -> Figure:
     alt = f"Where noise changes the slice: at most {away.max():.1f} of 255 grey levels, {away.mean():.2f} on average."
     titles = "noise off", "mean over noise draws", "standard deviation, of 255"
     tiles = np.concatenate([_three_channels(torch.stack([off, mean])), _painted(away, bar)])
-    return grid(tiles, 3, column_titles=titles, bar=bar, **{"alt": alt, **kwargs})
+    return grid(tiles, 3, column_titles=titles, bar=bar, alt=alt, **kwargs)
 
 
 def _painted(values: np.ndarray, colours: ScalarMappable) -> np.ndarray:
@@ -239,7 +230,7 @@ def mixing_matrix(
     sheet = torch.cat([top[None], torch.cat([rows[:, None], mixed], dim=1)])
     columns, left = ["", *(f"fine: {seed}" for seed in col_seeds)], ["", *(f"coarse: {seed}" for seed in row_seeds)]
     alt = f"Style mixing: {len(rows)} seeds in the left column give coarse styles, {len(cols)} in the top row fine ones."
-    return grid(sheet, column_titles=columns, row_titles=left, **{"alt": alt, **kwargs})
+    return grid(sheet, column_titles=columns, row_titles=left, alt=alt, **kwargs)
 
 
 # --- Moving pictures ----------------------------------------------------------------------------------------------------
@@ -254,7 +245,6 @@ class MovingPicture:
     alt_text: str
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        """A <picture> that needs no other file."""
         still, moving = data_uri(self.still), f"data:image/webp;base64,{_base64(self.webp)}"
         size = f'width="{self.still.width}" height="{self.still.height}" style="max-width:100%;height:auto"'
         html = (
@@ -266,17 +256,23 @@ class MovingPicture:
 
 
 def progress(run_dir: str | Path, count: int = 40) -> MovingPicture:
-    """The sample grids of a run, the same z in each, as one animation of at most ``count`` frames, about a megabyte at most.
-
-    Raises FileNotFoundError where there are no grids.
-    """
-    grids = sample_grids(run_dir, count)
-    frames, durations = [_frame(sheet, kimg, max(grids)) for kimg, sheet in grids.items()], [160] * (len(grids) - 1)
+    """The grids of `sample_grids` over a bar of how far training was, as one animation of about a megabyte at most."""
+    grids, frames = sample_grids(run_dir, count), []
+    for kimg, sheet in grids.items():
+        size, scale = sheet.width // 8, max(1, 640 // sheet.width)
+        sheet = sheet.crop((0, 0, size * min(8, max(2, 1024 // size)), sheet.height))  # as many of the eight columns as fit
+        sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+        frame = Image.new("RGB", (sheet.width, sheet.height + 20), "white")
+        frame.paste(sheet)
+        draw, done = ImageDraw.Draw(frame), round(sheet.width * kimg / max(*grids, 1e-9))
+        draw.rectangle((0, sheet.height, done, sheet.height + 3), fill=ACCENT)
+        draw.text((2, sheet.height + 4), f"{kimg:g} of {max(grids):g} kimg", fill=INK, font=ImageFont.load_default(12))
+        frames.append(frame)
+    looks = {"save_all": True, "append_images": frames[1:], "duration": [160] * (len(grids) - 1) + [2500], "loop": 0}
     for quality in (90, 60, 30):
         moving = io.BytesIO()
-        looks = {"append_images": frames[1:], "duration": [*durations, 2500], "loop": 0, "quality": quality}
-        frames[0].save(moving, "webp", save_all=True, **looks)
-        if moving.tell() <= MOST_BYTES:
+        frames[0].save(moving, "webp", quality=quality, **looks)
+        if moving.tell() <= 1_000_000:
             break
     text = f"The same seeds in {len(grids)} moments of the training, from {min(grids):g} to {max(grids):g} kimg."
     return MovingPicture(moving.getvalue(), frames[-1], text)
@@ -289,19 +285,6 @@ def sample_grids(run_dir: str | Path, count: int) -> dict[float, Image.Image]:
         raise FileNotFoundError(f"{run_dir} holds no sample grids; train there first.")
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
     return {int(path.stem[5:]) / 1000: Image.open(path, formats=("PNG",)).convert("RGB") for path in chosen}
-
-
-def _frame(sheet: Image.Image, kimg: float, total: float) -> Image.Image:
-    """A sample grid, as many of its eight columns as fit, enlarged by a whole number, above a bar of how far training was."""
-    size, scale = sheet.width // 8, max(1, 640 // sheet.width)
-    sheet = sheet.crop((0, 0, size * min(8, max(2, 1024 // size)), sheet.height))
-    sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
-    frame = Image.new("RGB", (sheet.width, sheet.height + 20), "white")
-    frame.paste(sheet)
-    draw, done = ImageDraw.Draw(frame), round(sheet.width * kimg / max(total, 1e-9))
-    draw.rectangle((0, sheet.height, done, sheet.height + 3), fill=ACCENT)
-    draw.text((2, sheet.height + 4), f"{kimg:g} of {total:g} kimg", fill=INK, font=ImageFont.load_default(12))
-    return frame
 
 
 def data_uri(picture: Image.Image) -> str:
