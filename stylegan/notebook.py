@@ -80,8 +80,7 @@ def plan(
     planned without, and a sentence says so. ``options``: arguments of `load_slices` (subjects_csv, levels, contrast).
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    known = read_settings(folder)
-    if known is not None:
+    if known := read_settings(folder):
         return replace(Config.from_dict(known["config"]), **changes)
     config = make_config(preset, **changes)
     if config.conditional == "none":
@@ -98,8 +97,8 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path, o
 
     ``data`` and ``options`` as in `plan`; for a run that exists, None takes what it was trained with.
     """
-    folder, options = Path(folder), {name: value for name, value in (options or {}).items() if value is not None}
-    known = read_settings(folder)
+    folder, known = Path(folder), read_settings(folder)
+    options = {name: value for name, value in (options or {}).items() if value is not None}
     if known is None:
         data = home_slices(data)
     else:
@@ -117,12 +116,11 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path, o
 
 def run_slices(folder: Path, known: Mapping, data: str | Path | None = None) -> SliceDataset:
     """The slices of a run, as it saw them. ValueError for other slices: its people would no longer be the held-out ones."""
-    config = known["config"]
-    slices = slices_of({**known, "config": {**config, "normalise": "fixed"}}, data)
+    slices = slices_of({**known, "config": known["config"] | {"normalise": "fixed"}}, data)
     if known["data"].get("key") != slices.key:
         other = f"was trained on {known['data'].get('title')}, and these are {slices.title}, or its files have changed"
         raise ValueError(f"The run in {folder} {other}; leave data = None, or name another run_dir.")
-    return normalised(slices, config.get("normalise", "fixed"))
+    return normalised(slices, known["config"].get("normalise", "fixed"))
 
 
 def first_slices(run_dir: str | Path | None, preset: str, data: str | Path | None = None, **options: object) -> SliceDataset:
@@ -130,7 +128,7 @@ def first_slices(run_dir: str | Path | None, preset: str, data: str | Path | Non
     known = read_settings(run_folder(run_dir, preset, data))
     if known is None:
         return load_slices(home_slices(data), make_config(preset).img_resolution, **options)
-    return slices_of({**known, "config": {**known["config"], "normalise": "fixed"}}, data, **options)
+    return slices_of({**known, "config": known["config"] | {"normalise": "fixed"}}, data, **options)
 
 
 @dataclass(frozen=True)
@@ -182,16 +180,7 @@ class Reference:
     G: Generator
     info: dict  # as returned by `load_generator`
     card: dict  # scores (as returned by `evaluate`), kimg, hours, train_subjects, data, model_hash
-
-    @property
-    def about(self) -> str:
-        """One sentence: what it was trained on, for how long."""
-        card, hours = self.card, self.card["hours"]
-        took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-        return (
-            f"The shipped generator `{self.info['model_hash']}` saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects in "
-            f"{took}. Data: {card['data']}; scored on {card['scores']['feature_space']} features."
-        )
+    about: str  # what it was trained on, for how long
 
 
 def reference() -> Reference | None:
@@ -208,7 +197,10 @@ def reference() -> Reference | None:
     if card.get("model_hash") != info["model_hash"]:
         known = f"describes {card.get('model_hash', 'nothing of it')}, and the generator is {info['model_hash']}"
         raise ValueError(f"metrics.json beside {path.name} {known}; download both files again.")
-    return Reference(G, info, card)
+    took = f"{card['hours']:.1f} hours" if card["hours"] >= 1 else f"{60 * card['hours']:.1f} minutes"
+    saw = f"saw {card['kimg']:,.0f} kimg of {card['train_subjects']} subjects in {took}"
+    data = f"Data: {card['data']}; scored on {card['scores']['feature_space']} features."
+    return Reference(G, info, card, f"The shipped generator `{info['model_hash']}` {saw}. {data}")
 
 
 def written(what: str, folder: str = "oasis64") -> tuple[dict, Path] | None:
@@ -245,13 +237,10 @@ def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as a table in Markdown, with the columns of the first row; floats to four digits."""
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([_cell(row.get(name, "")) for name in head] for row in rows)]
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    for values in ([row.get(name, "") for name in rows[0]] for row in rows):
+        lines.append([f"{x:.4g}" if isinstance(x, float) else str(x).replace("|", "\\|").replace("\n", " ") for x in values])
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def closing(slices: SliceDataset, run: Run | None = None, **further: object) -> None:

@@ -131,45 +131,40 @@ def trained(tmp_path_factory, worker_id):
     from stylegan.run import train_run
     from stylegan.scores.evaluate import validation_scorer
 
-    place = _shared(tmp_path_factory, worker_id, "trained")
-    with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STYLEGAN_DATA", str(place / "cache"))
-        if not (place / "done").exists():
-            _write_slices(place / "slices")
-            train_run(make_config("smoke", total_kimg=0.1), place / "slices", place / "run", scorer=validation_scorer)
-            (place / "done").touch()
+    def train(slices, place, patch):
+        train_run(make_config("smoke", total_kimg=0.1), slices, place / "run", scorer=validation_scorer)
+
+    place = _made_once(tmp_path_factory, worker_id, "trained", train)
     return Trained(place / "run", place / "slices")
-
-
-def _shared(tmp_path_factory, worker_id, name):
-    """A folder that all processes of pytest share."""
-    base = tmp_path_factory.getbasetemp()
-    place = (base if worker_id == "master" else base.parent) / name
-    place.mkdir(exist_ok=True)
-    return place
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, worker_id):
     """The report at the preset `smoke` of a few simulated slices in class folders, made once for all processes of pytest."""
     pytest.importorskip("nbclient")
-    place = _shared(tmp_path_factory, worker_id, "report")
-    with FileLock(place / "lock"):
-        if not (place / "done").exists():
-            _make_report(place)
-            (place / "done").touch()
+    from stylegan.reporting.html import report
+
+    def write(slices, place, patch):
+        patch.chdir(Path(__file__).parents[1])
+        patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
+        report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
+
+    place = _made_once(tmp_path_factory, worker_id, "report", write)
     return Report(place / "run", place / "slices", place / "out")
 
 
-def _make_report(place):
-    from stylegan.reporting.html import report
-
-    _write_slices(place / "slices")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(Path(__file__).parents[1])
+def _made_once(tmp_path_factory, worker_id, name, make):
+    """A folder that all processes of pytest share, with simulated slices in two class folders and what ``make`` adds."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / name
+    place.mkdir(exist_ok=True)
+    with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
-        patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
-        report(place / "slices", place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
+        if not (place / "done").exists():
+            _write_slices(place / "slices")
+            make(place / "slices", place, patch)
+            (place / "done").touch()
+    return place
 
 
 def _write_slices(folder, classes=None, subject=""):

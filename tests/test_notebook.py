@@ -9,17 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("IPython")
 
-from stylegan import notebook
-from stylegan.checkpoint import checkpoints, load_generator, load_tensors, save_generator
-from stylegan.config import make_config
-from stylegan.networks import Generator
-from stylegan.run import train_run
+from conftest import save_untrained
 
-ROOT = Path(__file__).parents[1]
+from stylegan import notebook
+from stylegan.checkpoint import load_generator
+from stylegan.config import make_config
 
 
 @pytest.fixture
@@ -29,37 +26,26 @@ def run(trained, tmp_path):
     return tmp_path / "run"
 
 
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+def cut(run):
+    generator = run / "generator.safetensors"
+    generator.write_bytes(generator.read_bytes()[:1000])
 
 
-# --- Opening a run ----------------------------------------------------------------------------------------------------------
+def change(run):
+    known = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(known | {"data": "mine"}))
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def change(run, **entries):
-    (run / "config.json").write_text(json.dumps(json.loads((run / "config.json").read_text()) | entries))
-
-
-SPOILT = {
-    "the run is missing": (shutil.rmtree, "run notebook 02_train first"),
-    "the run is a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), "run notebook 02_train first"),
-    "the generator is cut": (lambda run: cut(run / "generator.safetensors"), "Copy the run folder again"),
-    "the generator is a pickle": (
-        lambda run: (run / "generator.safetensors").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR."), "Copy the run folder again",
-    ),
-    "its data is a word": (lambda run: change(run, data="mine"), "config.json is damaged"),
-    "there are no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "train there first"),
-    "no line of metrics is whole": (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("spoilt", SPOILT)
-def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoilt):
-    spoil, says = SPOILT[spoilt]
+@pytest.mark.parametrize(("spoil", "says"), [
+    (shutil.rmtree, "run notebook 02_train first"),
+    (lambda run: (shutil.rmtree(run), run.write_text("a file")), "run notebook 02_train first"),
+    (cut, "Copy the run folder again"),
+    (lambda run: (run / "generator.safetensors").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR."), "Copy the run folder again"),
+    (change, "config.json is damaged"),
+    (lambda run: (run / "metrics.jsonl").unlink(), "train there first"),
+    (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
+])  # fmt: skip
+def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoil, says):
     spoil(run)
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         notebook.open_run(run, "smoke", trained.slices)
@@ -85,9 +71,12 @@ def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp
 
 def test_training_again_does_no_harm(trained, run, tmp_path):
     """As notebook 02 does it: a finished run stays as it is, other slices are refused before anything is written."""
+
+    def content(folder):
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
     before, config = content(run), notebook.plan(run, "quick")  # what lies there decides
-    for _ in range(2):
-        assert notebook.train_or_load(config, None, run)[-1]["kimg"] >= config.total_kimg and content(run) == before
+    assert notebook.train_or_load(config, None, run)[-1]["kimg"] >= config.total_kimg and content(run) == before
     shutil.copytree(trained.slices, tmp_path / "others")
     next((tmp_path / "others").rglob("*.png")).unlink()
     for kimg in (config.total_kimg, 2 * config.total_kimg):
@@ -114,9 +103,6 @@ def test_a_preset_with_classes_is_planned_with_those_of_the_slices(trained, tmp_
     shutil.copytree(next(path for path in trained.slices.iterdir() if path.is_dir()), tmp_path / "slices")
     config = notebook.plan(tmp_path / "none", "seed001-stylegan1-classes", tmp_path / "slices", img_resolution=16)
     assert (config.conditional, config.c_dim) == ("none", 0) and len(shown) == 1
-
-
-# --- A Drive that outlives its session ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -153,62 +139,42 @@ def test_a_lost_session_is_taken_up_on_another_machine_by_the_same_cells(drive, 
     assert history[-1]["cur_nimg"] == 64 and len(drive.mounted) == 1
     assert notebook.open_run(None, "smoke").folder == folder  # notebooks 03 to 07 find it by the same parameter
 
-    train_run(make_config("smoke", total_kimg=0.064, **settings), trained.slices, tmp_path / "whole")
-    whole, resumed = (load_tensors(checkpoints(place)[-1])[0] for place in (tmp_path / "whole", folder))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
-
-def test_slices_at_home(drive, capsys):
+def test_slices_at_home(drive, capsys, monkeypatch, tmp_path):
     assert notebook.home_slices() is None and "There are no slices in" in capsys.readouterr().out
     (drive.my / "brains/slices").mkdir()
     assert notebook.home_slices() == drive.my / "brains/slices" and notebook.home_slices("elsewhere") == Path("elsewhere")
     (drive.my / "brains/more.zip").touch()
     with pytest.raises(ValueError, match=r"holds slices, more\.zip; keep one of them there"):
         notebook.home_slices()
-
-
-def test_elsewhere_the_home_is_any_folder_or_none(monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "google.colab")  # elsewhere it is any folder, or none
     monkeypatch.setenv("STYLEGAN_DRIVE", str(tmp_path))
-    assert notebook.home() == tmp_path and notebook.run_folder(None, "quick") == tmp_path / "runs/quick"
+    assert notebook.run_folder(None, "quick") == tmp_path / "runs/quick"
     monkeypatch.delenv("STYLEGAN_DRIVE")
     assert notebook.home() is None and notebook.home_slices() is None
 
 
-# --- The shipped generator ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    """The folder of models of a checkout, with a stand-in for the shipped generator."""
+def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
     (tmp_path / "models").mkdir()
-    monkeypatch.chdir(tmp_path)
-    path, config = tmp_path / "models" / f"{notebook.SHIPPED}.safetensors", make_config("smoke")
-    info = {"config": config.to_dict(), "classes": [], "train_subjects": ["a"], "data": {}, "cur_nimg": 5000}
-    save_generator(path, Generator(config), info, half=True)
+    path = save_untrained(tmp_path / f"models/{notebook.SHIPPED}.safetensors", make_config("smoke"))
     card = {"kimg": 5000, "hours": 3.25, "train_subjects": 114, "data": "OASIS-1", "scores": {"feature_space": "x"}}
-    card["model_hash"] = load_generator(path)[1]["model_hash"]
-    path.with_name("metrics.json").write_text(json.dumps({notebook.SHIPPED: card}))
-    return path.parent
-
-
-def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(models, monkeypatch):
+    for model_hash in ("of another", load_generator(path)[1]["model_hash"]):
+        with pytest.raises(ValueError, match="download both files again"):
+            notebook.reference()
+        path.with_name("metrics.json").write_text(json.dumps({notebook.SHIPPED: card | {"model_hash": model_hash}}))
     found = notebook.reference()
-    assert found.info["model_hash"] in found.about and "5,000 kimg of 114 subjects in 3.2 hours" in found.about
-    card = models / "metrics.json"
-    card.write_text(card.read_text().replace('"model_hash": "', '"model_hash": "0'))
-    with pytest.raises(ValueError, match="download both files again"):
-        notebook.reference()
-    (models / f"{notebook.SHIPPED}.safetensors").unlink()
+    assert model_hash in found.about and "5,000 kimg of 114 subjects in 3.2 hours" in found.about
+    path.unlink()
     shown = []
     monkeypatch.setattr(notebook, "tell", shown.append)
     assert notebook.reference() is None and notebook.SHIPPED in shown[0]
 
 
-@pytest.mark.parametrize("what", ["embedding", "groundtruth"])
-def test_what_was_written_beforehand_is_of_the_shipped_generator(what, monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    numbers, folder = notebook.written(what)
-    assert numbers["model_hash"] == notebook.reference().info["model_hash"] and list(folder.glob("*.png"))
+def test_what_was_written_beforehand_is_of_the_shipped_generator(monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    for numbers, folder in map(notebook.written, ("embedding", "groundtruth")):
+        assert numbers["model_hash"] == notebook.reference().info["model_hash"] and list(folder.glob("*.png"))
     monkeypatch.chdir(tmp_path)
-    assert notebook.written(what) is None
+    assert notebook.written("embedding") is None

@@ -13,17 +13,11 @@ nbformat = pytest.importorskip("nbformat")
 from stylegan.reporting.html import NAMES  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
-MOST_LINES = 10
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
 def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def test_they_are_those_of_the_report_in_order():
-    assert tuple(NOTEBOOKS) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +38,7 @@ def test_the_file_is_valid_and_kept_without_outputs_and_places(name):
 def test_code_cells_are_short_and_say_what_they_do(name):
     for cell in code(NOTEBOOKS[name])[1:]:  # the first is the set-up
         lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        assert len(lines) <= MOST_LINES, cell.id
+        assert len(lines) <= 10, cell.id
         assert cell.source.startswith("# "), cell.id  # the line that the folded cell shows
         assert "IPython" not in cell.source  # Colab's is old: `Image(alt=...)` once failed on it
 
@@ -68,6 +62,7 @@ def test_headings_go_down_step_by_step_and_links_lead_somewhere(name):
     assert "### References" in prose and "## Limits" in prose
 
 
-def test_the_front_page_finds_the_cells_that_it_shows():
+def test_they_are_those_of_the_report_in_order_with_the_cells_that_its_front_page_shows():
+    assert tuple(NOTEBOOKS) == NAMES
     ids = {cell.id for notebook in NOTEBOOKS.values() for cell in notebook.cells}
     assert {"03-beside", "05-fit", "05-summary", "04-verdict"} <= ids
