@@ -307,10 +307,13 @@ def project_held_out(
     """Project held-out slices and write ``projection.png`` and ``projection.json`` into ``out``; returns what the latter holds.
 
     path: a run folder or a .safetensors file; data and options as in `slices_of`. The picture shows real slices: treat it as such.
+    Raises ValueError for an ``out`` that is a file, and what `held_out` raises.
     """
     import pandas as pd
 
     out = Path(out)
+    if out.is_file():
+        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info = load_generator(path, pick_device(device))
     slices = slices_of(info, data, **options)
     chosen = held_out(slices, info, count)

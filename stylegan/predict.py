@@ -232,7 +232,8 @@ def sample(
     """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
 
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
-    Raises ValueError for an unknown class or an extra that the generator has not, FileNotFoundError without a generator.
+    Raises ValueError for an unknown class, an extra that the generator has not or an ``out`` that is a file, FileNotFoundError
+    without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
     from stylegan.reporting import explorer
@@ -242,6 +243,8 @@ def sample(
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
         raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
+    if out.is_file():
+        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info, kind = _load(path, device, extras, class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}
