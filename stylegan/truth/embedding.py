@@ -6,7 +6,7 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,32 +30,23 @@ LEAST = 3  # slices of each kind that a map takes
 SURE = 0.05
 POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
 Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
+Groups = np.ndarray | None  # the person of each slice
 
 
 def embed(
-    real: np.ndarray,
-    fake: np.ndarray | None = None,
-    method: str = "umap",
-    *,
-    n_neighbors: int = 15,
-    min_dist: float = 0.1,
-    seed: int = 0,
-    mode: str = "joint",
+    real: np.ndarray, fake: np.ndarray, method: str = "umap", *, n_neighbors: int = 15, seed: int = 0, mode: str = "joint"
 ) -> np.ndarray:
-    """Coordinates float32 [n, 2] of features real [n, D], or [2n, 2] of real and then fake [n, D].
+    """Coordinates float32 [2n, 2] of the features of real and then of fake slices, both [n, D].
 
-    ``mode='joint'`` fits one map to both; ``'fit-real'`` fits it to the real slices and places the fakes in it, so that
-    they cannot shape it (but what is new in them has no place of its own). The map never sees which slice is real or of
-    which class: a map fed with labels separates anything. ``method``: 'umap' (McInnes et al. 2018, arXiv:1802.03426), the
-    same for the same seed (one thread), or 'pca', without any choice. Raises ValueError for an unknown method or mode, too
-    few slices or sets of unequal size: the larger set would look the denser and wider one.
+    ``method``: 'umap' (McInnes et al. 2018, arXiv:1802.03426), the same for the same seed (one thread), or 'pca'. ``mode``:
+    'joint' fits the map to both; 'fit-real' fits it to the real slices and places the fakes in it, so that they cannot shape
+    it (but what is new in them has no place of its own). The map never sees which slice is real or of which class: a map fed
+    with labels separates anything. Raises ValueError for an unknown method or mode and for sets of unequal size: the larger
+    would look the denser and wider one.
     """
     if method not in METHODS or mode not in MODES:
         raise ValueError(f"There is no map {method!r}, {mode!r}; take one of {', '.join(METHODS)} and of {', '.join(MODES)}.")
-    least = max(n_neighbors + 1 if method == "umap" else 2, LEAST)
-    if len(real) < least:
-        raise ValueError(f"A map with n_neighbors = {n_neighbors} takes {least} slices or more; there are {len(real)}.")
-    if fake is not None and len(fake) != len(real):
+    if len(fake) != len(real):
         raise ValueError(f"A map compares equally many slices; there are {len(real)} real and {len(fake)} fake.")
     if method == "pca":
         from sklearn.decomposition import PCA
@@ -65,32 +56,10 @@ def embed(
         from umap import UMAP  # its first import takes up to a minute
 
         options = {"init": "spectral" if len(real) > 8 else "random", "n_jobs": 1}  # too few points have no spectrum
-        reducer = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, random_state=seed, transform_seed=seed, **options)
-    if fake is None or mode == "fit-real":
-        parts = [reducer.fit_transform(real), *([] if fake is None else [reducer.transform(fake)])]
-    else:
-        parts = [reducer.fit_transform(np.concatenate([real, fake]))]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def trustworthiness(features: np.ndarray, coordinates: np.ndarray, n_neighbors: int = 15) -> float:
-    """How far neighbours on the map [N, 2] are neighbours in feature space [N, D]: 1 all, about .5 for a random map.
-
-    Venna & Kaski 2001; n_neighbors < N / 2.
-    """
-    from sklearn import manifold
-
-    return float(manifold.trustworthiness(features, coordinates, n_neighbors=n_neighbors))
-
-
-def knn_overlap(features: np.ndarray, coordinates: np.ndarray, k: int = 15) -> float:
-    """Share of the k nearest in feature space [N, D] that are also among the k nearest on the map [N, 2].
-
-    Lee & Verleysen 2009 (Neurocomputing 72), their Q_NX at one k: 1 for a perfect map, k / (N - 1) for a random one. Trustworthiness
-    forgives neighbours that are nearly right; this counts them.
-    """
-    near, shown = (_neighbours(x, np.arange(len(x)), k) for x in (features, coordinates))
-    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(near, shown, strict=True)]) / k)
+        reducer = UMAP(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
+    if mode == "joint":
+        return reducer.fit_transform(np.concatenate([real, fake])).astype(np.float32)
+    return np.concatenate([reducer.fit_transform(real), reducer.transform(fake)]).astype(np.float32)
 
 
 # --- Tests among neighbours -----------------------------------------------------------------------------------------------
@@ -99,12 +68,11 @@ def knn_overlap(features: np.ndarray, coordinates: np.ndarray, k: int = 15) -> f
 def neighbour_mixing(
     real: np.ndarray,
     fake: np.ndarray,
-    k: int = 10,
+    k: int,
     *,
-    real_groups: np.ndarray | None = None,
-    fake_groups: np.ndarray | None = None,
     permutations: int = 999,
-    seed: int = 0,
+    real_groups: Groups = None,
+    fake_groups: Groups = None,
 ) -> Chance:
     """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, the share of the other set.
 
@@ -113,68 +81,61 @@ def neighbour_mixing(
     nearest; and names are shuffled by whole subject, since slices of a head stay together in any sample. Where only one set
     has groups, the other's slices fall at random into as many.
     """
-    n, m, rng = len(real), len(fake), np.random.default_rng(seed)
+    n, m, rng = len(real), len(fake), np.random.default_rng(0)
     apart, together = [], []  # who must not be a neighbour of whom, what is shuffled together
-    for size, own, other in ((n, real_groups, fake_groups), (m, fake_groups, real_groups)):
+    for first, size, own, other in ((0, n, real_groups, fake_groups), (n, m, fake_groups, real_groups)):
         numbers = np.arange(size) if own is None else np.unique(own, return_inverse=True)[1]
         blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
-        apart.append(numbers + (max(apart[0]) + 1 if apart else 0))
-        together.append(blocks + (max(together[0]) + 1 if together else 0))
-    near = _neighbours(np.concatenate([real, fake]), np.concatenate(apart), k)
+        apart.append(first + numbers)
+        together.append(first + blocks)
+    near = neighbours(np.concatenate([real, fake]), np.concatenate(apart), k)
+    some, block = np.unique(np.concatenate(together), return_index=True, return_inverse=True)[1:]
 
     def mixed(is_fake: np.ndarray) -> float:
         return float((is_fake[near] != is_fake[:, None]).mean())
 
-    deal = deal_names(np.concatenate(together))
-    return p_value(mixed, np.arange(n + m) >= n, deal, draws=permutations, seed=seed, small=True)
+    def deal(is_fake: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(is_fake[some])[block]
+
+    return p_value(mixed, np.arange(n + m) >= n, deal, draws=permutations, small=True)
 
 
 def neighbour_agreement(
-    features: np.ndarray,
-    values: np.ndarray,
-    deal: Deal,
-    k: int = 10,
-    *,
-    groups: np.ndarray | None = None,
-    permutations: int = 999,
-    seed: int = 0,
+    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, groups: Groups = None, permutations: int = 999
 ) -> Chance:
-    """How far neighbours in feature space [N, D] differ in some value [N], a name (share that is another) or a number (distance).
+    """How far neighbours in feature space [N, D] differ in some value [N]: a name (share of others) or a number (distance).
 
     The less they differ, the more the space knows of it; a one-sided permutation test. ``deal`` gives the values as they would
     be if they meant nothing: whole people (`deal_people`) for what belongs to people, `deal_within` groups for what varies
     there. Slices of one of ``groups`` [N] never count as neighbours.
     """
     alone = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    near, names = _neighbours(features, alone, k), values.dtype.kind not in "if"
+    near, names = neighbours(features, alone, k), values.dtype.kind not in "if"
 
     def differ(some: np.ndarray) -> float:
         there, here = some[near], some[:, None]
         return float((there != here).mean() if names else np.abs(there - here).mean())
 
-    return p_value(differ, values, deal, draws=permutations, seed=seed, small=True)
+    return p_value(differ, values, deal, draws=permutations, small=True)
 
 
-def _neighbours(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """Indices [N, k] of the k nearest slices of other groups, fewer where the largest group leaves fewer."""
+def neighbours(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    """Indices [N, k] of the k nearest features [N, D] of other groups (numbers [N]), fewer where the largest leaves fewer."""
     from sklearn.metrics import pairwise_distances
 
-    others = len(features) - np.bincount(groups).max()  # of the largest group
-    if min(k, others) < 1:
+    k = min(k, len(features) - np.bincount(groups).max())
+    if k < 1:
         raise ValueError("Slices of one person have no neighbours of other people; give more people.")
     distances = pairwise_distances(features)
     distances[groups[:, None] == groups] = np.inf
-    return np.argpartition(distances, min(k, others) - 1, axis=1)[:, : min(k, others)]
+    return np.argpartition(distances, k - 1, axis=1)[:, :k]
 
 
 # --- What chance would give -----------------------------------------------------------------------------------------------
 
 
 def deal_people(people: np.ndarray) -> Deal:
-    """Each person gets another person's values, in the order in which they stand.
-
-    Where everybody has the same levels in order, the level of each slice keeps its meaning and only the person loses hers.
-    """
+    """Each person gets another person's values in their order, so that of equal levels in order each keeps its meaning."""
     rows = _rows(people)
 
     def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -187,20 +148,14 @@ def deal_people(people: np.ndarray) -> Deal:
     return deal
 
 
-def deal_names(people: np.ndarray) -> Deal:
-    """Each person gets the one name of another person: as many people of each name as before."""
-    first, index = np.unique(people, return_index=True, return_inverse=True)[1:]
-    return lambda values, rng: rng.permutation(values[first])[index]
-
-
 def deal_within(groups: np.ndarray) -> Deal:
     """Values are shuffled within each group: levels within a person, people within a level."""
     rows = _rows(groups)
-    places = np.concatenate(rows)
 
     def deal(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         dealt = np.empty_like(values)
-        dealt[places] = np.concatenate([rng.permutation(values[own]) for own in rows])
+        for own in rows:
+            dealt[own] = rng.permutation(values[own])
         return dealt
 
     return deal
@@ -212,13 +167,13 @@ def _rows(groups: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(index == i) for i in range(index.max() + 1)]
 
 
-def choose_rows(slices: SliceDataset, most: int, seed: int = 0) -> np.ndarray:
+def choose_rows(slices: SliceDataset, most: int) -> np.ndarray:
     """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
 
     So people can be exchanged with the level held fixed. Levels are spread evenly over those that all people have; of more
     people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
     """
-    rng, people, levels = np.random.default_rng(seed), people_of(slices), slices.levels
+    rng, people, levels = np.random.default_rng(0), people_of(slices), slices.levels
     names = np.unique(people)
     names = np.sort(rng.choice(names, min(len(names), most), replace=False))
     shared = set.intersection(*(set(levels[people == name].tolist()) for name in names)) - {-1}
@@ -226,14 +181,10 @@ def choose_rows(slices: SliceDataset, most: int, seed: int = 0) -> np.ndarray:
         return np.sort(rng.choice(len(people), min(most, len(people)), replace=False))
     wanted = np.array(sorted(shared))
     wanted = wanted[np.unique(np.linspace(0, len(wanted) - 1, max(1, most // len(names))).round().astype(int))]
-    first = {}
-    for row, key in enumerate(zip(people.tolist(), levels.tolist(), strict=True)):
-        first.setdefault(key, row)
+    keys = [*zip(people.tolist(), levels.tolist(), strict=True)]
+    first = {key: row for row, key in reversed([*enumerate(keys)])}  # of several scans of a person the first counts
     rows = np.array([first[name, level] for name in names.tolist() for level in wanted.tolist()])
     return rows if len(rows) >= LEAST else np.arange(min(most, len(slices)))
-
-
-# --- Controls -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,7 +194,7 @@ class Control:
     name: str
     test: Chance
     differ: bool  # whether they must be told apart
-    sets: tuple[np.ndarray, np.ndarray] | None = None  # features [n, D] each, to be drawn
+    sets: Sequence[np.ndarray] | None = None  # features [n, D] of both, to be drawn
     labels: tuple[str, str] = ("", "")
     people: int = POWER  # among the real slices
 
@@ -267,31 +218,26 @@ def controls(sample: Sample, early: str | Path | None = None, permutations: int 
     """
     e, rng, n, at, people = sample.evidence, np.random.default_rng(0), len(sample.real), sample.at_real, sample.people
 
-    def compared(
-        name: str, a: np.ndarray, b: np.ndarray, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray
-    ) -> Control:
-        test = neighbour_mixing(a, b, sample.k, **groups, permutations=permutations)
-        return Control(name, test, differ, (a, b), labels, len(set(people)))
+    def compared(name: str, sets: Sequence, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray) -> Control:
+        test = neighbour_mixing(*sets, sample.k, **groups, permutations=permutations)
+        return Control(name, test, differ, sets, labels, len(set(people)))
 
-    order = rng.permutation(2 * n)
-    halves = sample.both[order[:n]], sample.both[order[n:]]
-    found = [compared("names of real and generated shuffled", *halves, ("first half", "second half"))]
+    halves = np.split(np.concatenate([at, sample.made.at])[rng.permutation(2 * n)], 2)
+    found = [compared("names of real and generated shuffled", halves, ("first half", "second half"))]
     for truth in (truth for truth in sample.truths if truth.name == "class"):
         deal = deal_people(people)
         test = neighbour_agreement(at, deal(truth.values, rng), deal, sample.k, groups=people, permutations=permutations)
         found.append(Control("classes exchanged between people", test, False))
     if not sample.note and e.train is not None and len(e.train) >= LEAST:
         train = e.train.select(choose_rows(e.train, n))
-        groups = {"real_groups": people, "fake_groups": people_of(train)}
-        found.append(compared("held-out and training people", at, e.features(train.images), ("held-out", "training"), **groups))
-    weak, about = (untrained(e.info), {}) if early is None else load_generator(early, e.device)
-    name = f"a generator of {about['cur_nimg'] / 1000:.0f} kimg" if about else "an untrained generator"
-    at_weak = e.features_once(generate(weak, range(n)))
-    return [*found, compared(f"real and {name}", at, at_weak, ("real", name), True, real_groups=people)]
-
-
-def untrained(info: Mapping, seed: int = 0) -> Generator:
-    """A generator of the same architecture that has learnt nothing; the random numbers of others are left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Generator(Config.from_dict(info["config"])).eval().requires_grad_(False)
+        sets, groups = (at, e.features(train.images)), {"real_groups": people, "fake_groups": people_of(train)}
+        found.append(compared("held-out and training people", sets, ("held-out", "training"), **groups))
+    if early is None:
+        with torch.random.fork_rng(devices=[]):  # the random numbers of others are left alone
+            torch.manual_seed(0)
+            weak, name = Generator(Config.from_dict(e.info["config"])).eval(), "an untrained generator"
+    else:
+        weak, info = load_generator(early, e.device)
+        name = f"a generator of {info['cur_nimg'] / 1000:.0f} kimg"
+    sets = at, e.features_once(generate(weak, range(n)))
+    return [*found, compared(f"real and {name}", sets, ("real", name), True, real_groups=people)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,8 @@ from stylegan.scores.intervals import Interval, clipped, p_value, spread_of
 from stylegan.scores.metrics import Side
 from stylegan.truth import readers
 from stylegan.truth.embedding import deal_people
-from stylegan.truth.readers import balanced_accuracy, correlation, fit_classifier, interval
+from stylegan.truth.readers import Reader, Target, balanced_accuracy, correlation, fit_classifier, interval
 
-LEAST_PEOPLE = 2  # on each side of the split, for a class to be learnt and tried
 SHUFFLES, BINS = 5, 24  # classifiers of shuffled people; of the histograms
 
 
@@ -56,38 +54,31 @@ def ground_truth(
     own = [e.slices.classes.index(name) if name in e.slices.classes else -1 for name in e.info.get("classes", ())]
     labels = np.full(num, -1) if asked is None else np.array(own)[made.labels]  # as the data numbers them
     fake = replace(made, labels=labels, people=np.array([f"seed {seed}" for seed in made.people]))
-    gauge = make_gauges(e.slices).get("level")
-    known = readers.targets(e.train, e.held)
-    models = {t.name: readers.fit_reader(train.at, t.of(e.train), train.people) for t in known}
-    readings = {t.name: reading(t, models[t.name], t.of(e.train), t.of(e.held), held, fake, gauge) for t in known}
-    level = models["level"].predict if "level" in models else None
-    growth, strip = readers.grow(
-        e, styles(e.G, made.people.tolist(), class_index=asked)[:, 0], fake, models["ventricles"].predict, level
-    )
+    gauges, models, readings = {"level": make_gauges(e.slices).get("level")}, {}, {}
+    for target in readers.targets(e.train, e.held):
+        values = target.of(e.train)
+        model = models[target.name] = readers.fit_reader(train.at, values, train.people).predict
+        gauge = target.gauge or gauges.get(target.name)
+        readings[target.name] = reading(target, model, values, target.of(e.held), held, fake, gauge)
+    w = styles(e.G, made.people.tolist(), class_index=asked)[:, 0]
+    growth, strip = readers.grow(e, w, fake, models["ventricles"], models.get("level"))
     result = {
-        "feature_space": e.space,
-        "n": num,
-        "model_hash": e.info.get("model_hash", ""),
-        "kimg": e.info.get("cur_nimg", 0) / 1000,
-        "data": e.about,
-        "warnings": e.warnings,
-        "people": {"train": len(set(train.people)), "held_out": len(set(held.people))},
-        "measures": measures(e.slices),
-        "classes": recognise(train, held, fake, e.slices.classes),
-        "readings": readings,
-        "direction": growth,
-        "transfer": {"group": learn_groups(train, held, fake)},
-    }
+        "feature_space": e.space, "n": num, "model_hash": e.info.get("model_hash", ""),
+        "kimg": e.info.get("cur_nimg", 0) / 1000, "data": e.about, "warnings": e.warnings, "people": dict(zip(("train", "held_out"), count, strict=True)),
+        "measures": measures(e.slices), "classes": recognise(train, held, fake, e.slices.classes), "readings": readings,
+        "direction": growth, "transfer": {"group": learn_groups(train, held, fake)},
+    }  # fmt: skip
     return {**result, "seconds": round(time.perf_counter() - begin, 1)}, strip
 
 
 def measures(slices: SliceDataset) -> dict[str, float]:
     """How far what is measured in pixels is true: correlations with what is known.
 
-    ventricles: with the true area of simulated slices of this size, where every ventricle is known; brain: with the table's
-    brain volume fraction by person, where there is one (nWBV of OASIS).
+    ventricles: with the true area on simulated slices of this size (24 people, 8 levels each), where it is known; brain: with
+    the table's brain volume fraction by person, where there is one (nWBV of OASIS).
     """
-    found = {"ventricles, simulated": _agreement(max(slices.images.shape[1], 16))}
+    known = atlas.simulate(24, 8, max(slices.images.shape[1], 16))
+    found = {"ventricles, simulated": correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"])}
     volume = slices.columns.get("nWBV")
     if volume is not None and volume.dtype.kind == "f" and np.isfinite(volume).any():
         some = slices.select(np.isfinite(volume))
@@ -96,29 +87,23 @@ def measures(slices: SliceDataset) -> dict[str, float]:
     return found
 
 
-@lru_cache(maxsize=4)
-def _agreement(resolution: int) -> float:
-    """Correlation of measured with true ventricles on 24 simulated people, 8 levels of each."""
-    known = atlas.simulate(24, 8, resolution)
-    return correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"])
-
-
-# --- Is the class recognised? ---------------------------------------------------------------------------------------------
+# --- Classes, readings, transfer ------------------------------------------------------------------------------------------
 
 
 def usable_classes(*sides: Side) -> list[int]:
     """The classes with two people or more on each side."""
     people = [[set(side.people[side.labels == i]) for side in sides] for i in range(max(sides[0].labels, default=-1) + 1)]
-    return [i for i, both in enumerate(people) if min(map(len, both)) >= LEAST_PEOPLE]
+    return [i for i, both in enumerate(people) if min(map(len, both)) >= 2]
 
 
 def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> dict:
     """An independent classifier on held-out people and on fakes; {} where there are no two classes to learn.
 
     {classes, left_out, chance, people, real{slices, by_person, confusion, p_value}, shuffled, predicted{real, fake}, fake{slices,
-    confusion, p_value}}: balanced accuracies with intervals by person (fakes: by seed). ``shuffled`` is that of classifiers
-    fitted to training people whose classes were exchanged, on the same held-out people. 'fake' only where the generator is
-    conditional: there the truth is the class asked for.
+    confusion, p_value}}: balanced accuracies with intervals by person (fakes: by seed). ``by_person``: each person is guessed
+    once in each class that she has slices of, from the mean over these. ``shuffled`` is that of classifiers fitted to training
+    people whose classes were exchanged, on the same held-out people. 'fake' only where the generator is conditional: there
+    the truth is the class asked for.
     """
     names = usable_classes(train, held)
     if len(names) < 2:
@@ -127,18 +112,19 @@ def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> di
     model = fit_classifier(own.at, own.labels, own.people)
     chances, seen = model.predict_proba(tried.at), model.predict(fake.at)
     guess = model.classes_[chances.argmax(axis=1)]
+    whose = np.unique(tried.people, return_inverse=True)[1] * (tried.labels.max() + 1) + tried.labels
+    whom, truth = np.divmod(np.unique(whose), tried.labels.max() + 1)
+    by_person = _accuracy(whom, truth, model.classes_[readers.means_by_person(chances, whose).argmax(axis=1)])
     strength, rng = tuple(model.best_params_.values()), np.random.default_rng(0)
     dealt = [deal_people(own.people)(own.labels, rng) for _ in range(SHUFFLES)]
     models = [fit_classifier(own.at, labels, own.people, strength) for labels in dealt]
     result = {
-        "classes": [classes[i] for i in names],
-        "left_out": [name for i, name in enumerate(classes) if i not in names],
-        "chance": 1 / len(names),
-        "people": len(set(tried.people)),
-        "real": _recognised(tried, guess, names) | {"by_person": _by_person(model.classes_, chances, tried)},
+        "classes": [classes[i] for i in names], "left_out": [name for i, name in enumerate(classes) if i not in names],
+        "chance": 1 / len(names), "people": len(set(tried.people)),
+        "real": _recognised(tried, guess, names) | {"by_person": by_person},
         "shuffled": spread_of([balanced_accuracy(tried.labels, one.predict(tried.at)) for one in models]),
-        "predicted": {kind: _shares(found, names) for kind, found in (("real", guess), ("fake", seen))},
-    }
+        "predicted": {"real": _shares(guess, names), "fake": _shares(seen, names)},
+    }  # fmt: skip
     return result | ({"fake": _recognised(claimed, model.predict(claimed.at), names)} if len(claimed.at) else {})
 
 
@@ -149,13 +135,6 @@ def _recognised(side: Side, guess: np.ndarray, names: Sequence[int]) -> dict:
     return {"slices": _accuracy(side.people, side.labels, guess), "confusion": rows, "p_value": chance.p_value}
 
 
-def _by_person(order: np.ndarray, chances: np.ndarray, side: Side) -> Interval:
-    """Balanced accuracy where each person is guessed once in each class that she has slices of, from the mean over these."""
-    whose = np.unique(side.people, return_inverse=True)[1] * (side.labels.max() + 1) + side.labels
-    people, truth = np.divmod(np.unique(whose), side.labels.max() + 1)
-    return _accuracy(people, truth, order[readers.means_by_person(chances, whose).argmax(axis=1)])
-
-
 def _accuracy(people: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> Interval:
     return clipped(interval(balanced_accuracy, people, truth, guess), high=1)
 
@@ -164,67 +143,45 @@ def _shares(guess: np.ndarray, names: Sequence[int]) -> list[float]:
     return [float(np.mean(guess == name)) if len(guess) else 0.0 for name in names]
 
 
-# --- Are ventricles, brains and levels spread as in real people? ----------------------------------------------------------
-
-
 def reading(
-    target: readers.Target,
-    model,
-    taught: np.ndarray,
-    truth: np.ndarray,
-    held: Side,
-    fake: Side,
-    level_gauge: Gauge | None = None,
+    target: Target, reader: Reader, taught: np.ndarray, truth: np.ndarray, held: Side, fake: Side, gauge: Gauge | None
 ) -> dict:
     """What a reader of one target finds on held-out people and on fakes.
 
     {origin, unit, held_out{error, guess_the_mean, r, r_people, people}, real{mean, sd}, fake{mean, sd}, distance, floor,
     histogram{edges, real, fake}, second{real, fake}}. Fakes are compared with what is *read* off real slices, not with the
-    truth: a regression draws all readings towards the mean. ``second``: correlation with another gauge, which tells whether
-    the reader still reads what it should where it has never been, on fakes. taught, truth: the target on either side.
+    truth: a regression draws all readings towards the mean. ``second``: correlation with a ``gauge`` of pixels, which tells
+    whether the reader still reads what it should where it has never been, on fakes. taught, truth: the target on either side.
     """
-    read, drawn = model.predict(held.at), model.predict(fake.at)
+    read, drawn = reader(held.at), reader(fake.at)
     far, floor = readers.spread_apart(read, held.people, drawn)
     edges = np.histogram_bin_edges(np.concatenate([read, drawn]), BINS)
     shares = {name: (np.histogram(x, edges)[0] / len(x)).tolist() for name, x in (("real", read), ("fake", drawn))}
     known = np.isfinite(truth)
-    people = held.people[known]
+    people, seen, true = held.people[known], read[known], truth[known]
+    found = {
+        "error": clipped(interval(lambda a, b: np.abs(a - b).mean(), people, seen, true)),
+        "guess_the_mean": float(np.abs(np.nanmean(taught) - true).mean()),
+        "r": clipped(interval(correlation, people, seen, true), -1, 1),
+        "r_people": correlation(*(readers.means_by_person(x, people) for x in (seen, true))), "people": len(set(people)),
+    }  # fmt: skip
     result = {
-        "origin": target.origin,
-        "unit": target.unit,
-        "held_out": {
-            "error": clipped(interval(_error, people, read[known], truth[known])),
-            "guess_the_mean": _error(np.full(known.sum(), np.nanmean(taught)), truth[known]),
-            "r": clipped(interval(correlation, people, read[known], truth[known]), -1, 1),
-            "r_people": correlation(*(readers.means_by_person(x[known], people) for x in (read, truth))),
-            "people": len(set(people)),
-        },
+        "origin": target.origin, "unit": target.unit, "held_out": found,
         "real": {"mean": interval(np.mean, held.people, read), "sd": clipped(interval(np.std, held.people, read))},
         "fake": {"mean": interval(np.mean, fake.people, drawn), "sd": clipped(interval(np.std, fake.people, drawn))},
-        "distance": far,
-        "floor": floor,
-        "histogram": {"edges": edges.tolist(), **shares},
-    }
-    gauge = level_gauge if target.name == "level" else target.gauge  # which sees 16 x 16 means, as the reader never does
+        "distance": far, "floor": floor, "histogram": {"edges": edges.tolist(), **shares},
+    }  # fmt: skip
     if gauge is not None:
         result["second"] = {"real": correlation(read, gauge(held.images)), "fake": correlation(drawn, gauge(fake.images))}
     return result
 
 
-def _error(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).mean())
-
-
-# --- Train on synthetic slices, test on real ones -------------------------------------------------------------------------
-# Esteban et al. 2017 (arXiv:1706.02633, section 4.2). Each arm learns from equally many slices and is tried on the same held-out
-# people. What counts is the difference to the arm that learnt from real slices, with its interval by person.
-
-
 def learn_groups(train: Side, held: Side, fake: Side) -> dict:
     """Balanced accuracy on held-out people of classifiers that learnt from real, from synthetic, from both, from shuffled slices.
 
-    {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes.
-    'synthetic, shuffled': of five shuffles, which teach nothing; one would not do, as a weight that chance gave
+    {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes. Each
+    arm learns from n slices (both: 2n); what counts is the difference to real ones (Esteban et al. 2017, arXiv:1706.02633,
+    section 4.2). 'synthetic, shuffled': of five shuffles, which teach nothing; one would not do, as a weight that chance gave
     to the widest direction tells classes apart, or just the wrong way round.
     """
     names, rng = usable_classes(train, held), np.random.default_rng(0)
@@ -255,10 +212,17 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
 
 def conclusions(result: Mapping) -> list[str]:
     """What was found, one sentence or two for each question, null results among them."""
-    told = [*result.get("warnings", []), _on_classes(result["classes"])]
+    told = [*result["warnings"], _on_classes(result["classes"])]
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
-    told.append(_on_direction(result["direction"], result["readings"]["ventricles"]["unit"]))
-    return [*told, *(_on_transfer(found) for found in result["transfer"].values() if found)]
+    found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
+    works = abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
+    level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
+    told.append(
+        f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} "
+        f"of fresh seeds they grow; a random step of that length changes them by {found['random']['value']:.2f}: "
+        f"{'there is such a direction' if works else 'no direction was found'}."
+    )
+    return told + [_on_transfer(found) for found in result["transfer"].values() if found]
 
 
 def _on_classes(found: Mapping) -> str:
@@ -294,14 +258,6 @@ def _on_reading(name: str, found: Mapping) -> str:
     return f"{text}; their mean is {mean:+.3g}, their spread {spread:.2f} times the real."
 
 
-def _on_direction(found: Mapping, unit: str) -> str:
-    works = abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
-    level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
-    text = f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}"
-    text += f"; on {found['agreed']:.0%} of fresh seeds they grow; a random step of that length changes them by {found['random']['value']:.2f}"
-    return f"{text}: {'there is such a direction' if works else 'no direction was found'}."
-
-
 def _on_transfer(found: Mapping) -> str:
     arms, apart = {name: f"{arm['value']:.0%}" for name, arm in found["arms"].items()}, found["synthetic_minus_real"]
     words = f"synthetic slices teach {'better' if apart['value'] > 0 else 'worse'}"
@@ -318,23 +274,20 @@ def write_ground_truth(result: Mapping, strip: readers.Strip, out: str | Path) -
     out, model, unit = Path(out), result["model_hash"], result["readings"]["ventricles"]["unit"]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "groundtruth.json", {**result, "conclusions": conclusions(result)})
-    figures = {"ventricles": growth_strip(strip, unit, model)}
+    pictures, found = strip  # seeds in rows, steps in columns
+    note = f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · step: 1 standard deviation of w"
+    alt = f"Seeds in rows, steps along a direction in columns; readings {found[:, 0].mean():.1f} to {found[:, -1].mean():.1f}"
+    titles = {
+        "column_titles": [f"{step:+g}" if step else "0" for step in readers.STEPS],
+        "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))],
+        "notes": [f"{x:.1f}" for x in found.ravel()],
+        "caption": f"{note} · model {model}",
+        "alt": f"{alt} {unit}.",
+    }
+    figures = {"ventricles": plots.grid(pictures.reshape(-1, *pictures.shape[2:]), len(readers.STEPS), **titles)}
     if result["classes"]:
         figures["confusion"] = charts.confusions(result["classes"])
     if result["transfer"]["group"]:
         figures["transfer"] = charts.transfers(result["transfer"]["group"])
     about = {"Description": NOTICE, "synthetic": "true", "model_hash": model}
     return [out / "groundtruth.json", *(plots.save(out / f"{name}.png", figure, about) for name, figure in figures.items())]
-
-
-def growth_strip(strip: readers.Strip, unit: str, model: str) -> plots.Figure:
-    """Seeds in rows, steps along the direction in columns, the reading written in each picture."""
-    pictures, found = strip
-    alt = f"Seeds in rows, steps along a direction in columns; readings {found[:, 0].mean():.1f} to {found[:, -1].mean():.1f} {unit}."
-    note = f"synthetic · ventricles as read, {unit} · ψ = {readers.PSI:g} · step: 1 standard deviation of w · model {model}"
-    titles = {
-        "column_titles": [f"{step:+g}" if step else "0" for step in readers.STEPS],
-        "row_titles": [f"seed {readers.FRESH + i}" for i in range(len(pictures))],
-        "notes": [f"{x:.1f}" for x in found.ravel()],
-    }
-    return plots.grid(pictures.reshape(-1, *pictures.shape[2:]), len(readers.STEPS), **titles, caption=note, alt=alt)

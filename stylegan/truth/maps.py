@@ -7,13 +7,14 @@ asked for, and what readers of real people (`readers.py`) see in them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas
+from sklearn.manifold import trustworthiness
 
 from stylegan import charts, plots
 from stylegan.charts import Panel
@@ -31,6 +32,7 @@ from stylegan.truth.readers import Truth, correlation, spread_apart, truths_of
 SEEDS, NEIGHBOURS, USUAL = (0, 1, 2, 3, 4), (5, 15, 50, 150), 15  # of all maps; neighbours of the map that is shown large
 PRIVATE = ("age", "nWBV")  # what a table knows of a person stays with the table
 LEGEND = "Circles: real slices, as known or measured. Triangles: generated ones, as read or asked for. Faint: unknown, or not named here."
+PERMUTATIONS = 999  # of each test in a study
 KINDS, QUALITIES = ("real", "generated"), ["trustworthiness", "overlap", "mixing"]
 Map = tuple[dict, np.ndarray]  # ({method, mode, n_neighbors, seed, ...}, coordinates [2n, 2]), as returned by `draw`
 
@@ -41,19 +43,11 @@ class Sample:
 
     evidence: Evidence
     real: SliceDataset  # by person and level, the same levels of everybody where these are known
-    at_real: np.ndarray  # float32 [n, D]
+    people: np.ndarray  # str [n], of the real ones
+    at_real: np.ndarray  # float32 [n, D], their features
     made: Side  # the generated ones, psi = 1
     truths: tuple[Truth, ...]
     note: str = ""  # what is not as it should be
-
-    @cached_property
-    def people(self) -> np.ndarray:
-        return people_of(self.real)
-
-    @cached_property
-    def both(self) -> np.ndarray:
-        """Features of the real slices, then of the generated ones: [2n, D]."""
-        return np.concatenate([self.at_real, self.made.at])
 
     @property
     def kinds(self) -> np.ndarray:
@@ -88,32 +82,30 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
         raise ValueError(f"A map takes {LEAST} slices or more, and {e.slices.title} has {len(pool)}; give more people.")
     real = pool.select(choose_rows(pool, max(most, LEAST)))
     made, at_real = e.fakes(real), e.features(real.images)
-    return Sample(e, real, at_real, made, truths_of(e, real, at_real, made, learn=not note), note)
+    return Sample(e, real, people_of(real), at_real, made, truths_of(e, real, at_real, made, learn=not note), note)
 
 
 # --- Claims and their tests -----------------------------------------------------------------------------------------------
 
 
 def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
-    """The test of each panel by its title: {value, expected, p_value, claim, shown}.
+    """The test of each panel by its title: {value, expected, p_value, shown, people, claim}.
 
     How far real and generated slices are mixed (`neighbour_mixing`), and for each truth how little neighbours among the real
     slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
     """
-    draws, at = {"permutations": permutations}, sample.at_real
-    tests = {"real and generated": neighbour_mixing(at, sample.made.at, sample.k, real_groups=sample.people, **draws)}
+    people, draws, found = sample.people, {"permutations": permutations}, {}
+    tests = {"real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=people, **draws)}
     for truth in sample.truths:
         known = truth.known
-        groups, k = sample.people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
-        deal = truth.deal(truth.units[known])
-        tests[truth.name] = neighbour_agreement(at[known], truth.values[known], deal, k, groups=groups, **draws)
-    truths = {truth.name: truth for truth in sample.truths}
-    shown, people = {name: bool(t.p_value < SURE / len(tests)) for name, t in tests.items()}, len(set(sample.people))
-    return {
-        name: test._asdict()
-        | {"shown": shown[name], "people": people, "claim": _claim(sample, truths.get(name), test, shown[name])}
-        for name, test in tests.items()
-    }
+        groups, k = people[known] if truth.apart else None, max(1, min(sample.k, int(known.sum()) // 4))
+        given = sample.at_real[known], truth.values[known], truth.deal(truth.units[known]), k
+        tests[truth.name] = neighbour_agreement(*given, groups=groups, **draws)
+    for (name, test), truth in zip(tests.items(), (None, *sample.truths), strict=True):
+        shown = bool(test.p_value < SURE / len(tests))
+        claim = _claim(sample, truth, test, shown)
+        found[name] = test._asdict() | {"shown": shown, "people": len(set(people)), "claim": claim}
+    return found
 
 
 def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> str:
@@ -121,12 +113,9 @@ def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> st
     if truth is None:
         words = "told apart" if shown else "not told apart" if people >= POWER else f"no test of {people} people can tell"
         return f"{value:.0%} of neighbours are of the other kind, {chance:.0%} in one population ({p}): {words}."
-    held = sample.real.levels.max() >= 0 if truth.name in ("level", "person") else sample.same_levels
-    within = (
-        {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
-        if held
-        else ", levels not held equal"
-    )
+    within = {"level": "", "person": ", within a level"}.get(truth.name, ", levels held equal")
+    if not (sample.real.levels.max() >= 0 if truth.name in ("level", "person") else sample.same_levels):
+        within = ", levels not held equal"
     words = f"({p}): {'shown' if shown else 'not shown'}{within}."
     if truth.is_name:
         return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance {words}"
@@ -137,19 +126,21 @@ def summary(told: dict[str, dict]) -> str:
     """What passed its test, in a few sentences."""
     apart, truths = told["real and generated"], {name: test for name, test in told.items() if name != "real and generated"}
     shown, silent = ([name for name, test in truths.items() if test["shown"] == wanted] for wanted in (True, False))
-    strongest = min(shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9), default="")
     text = f"These features know of {', '.join(shown) or 'nothing that was asked'}"
-    text += f", of **{strongest}** the most: it is the axis along which slices are ordered." if strongest else "."
+    if shown:
+        strongest = min(shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9))
+        text += f", of **{strongest}** the most: it is the axis along which slices are ordered"
     if silent:
-        text += f" They do not show {', '.join(silent)}: colours that seem to cluster there are chance."
+        text += f". They do not show {', '.join(silent)}: colours that seem to cluster there are chance"
+    if not apart["shown"] and apart["people"] < POWER:
+        return f"{text}. Whether generated and real slices are told apart cannot be tested with {apart['people']} people."
     if not apart["shown"]:
-        people, same = apart.get("people", POWER), "Generated and real slices are not told apart by their neighbours."
-        few = f"Whether generated and real slices are told apart cannot be tested with {people} people."
-        return f"{text} {same if people >= POWER else few}"
-    share = apart["value"] / apart["expected"]
-    where = "in a place of their own" if share < 0.25 else "among real ones in part"
-    where = where if share < 0.75 else "among real ones, less mixed than they should be"
-    return f"{text} Generated slices lie **{where}**: they have {share:.0%} of the real neighbours that one population would give them."
+        return f"{text}. Generated and real slices are not told apart by their neighbours."
+    share, where = apart["value"] / apart["expected"], "among real ones, less mixed than they should be"
+    if share < 0.75:
+        where = "in a place of their own" if share < 0.25 else "among real ones in part"
+    text += f". Generated slices lie **{where}**: they have {share:.0%} of the real neighbours"
+    return f"{text} that one population would give them."
 
 
 def reading_rows(sample: Sample) -> list[dict]:
@@ -173,15 +164,19 @@ def reading_rows(sample: Sample) -> list[dict]:
 def draw(sample: Sample, method: str = "umap", mode: str = "joint", n_neighbors: int = USUAL, seed: int = 0) -> Map:
     """({method, mode, n_neighbors, seed, trustworthiness, overlap, mixing}, coordinates [2n, 2]) of one map.
 
-    ``mixing`` is the share of neighbours *on the map* that are of the other kind: next to that in feature space it says
-    whether the map distorts the answer.
+    ``trustworthiness``: how far neighbours on the map are near in feature space, 1 all, about .5 for a random map (Venna &
+    Kaski 2001); ``overlap``: the share of the 15 nearest there that are among the 15 nearest on the map, which forgives no
+    near miss (Lee & Verleysen 2009, their Q_NX at one k); ``mixing``: of neighbours *on the map* that are of the other kind.
     """
-    n, near = len(sample.real), min(USUAL, len(sample.real) // 2)
+    n, both = len(sample.real), np.concatenate([sample.at_real, sample.made.at])
     about = {"method": method, "mode": mode, "n_neighbors": _fitting(n_neighbors, n), "seed": seed}
     coords = embed(sample.at_real, sample.made.at, method, n_neighbors=about["n_neighbors"], seed=seed, mode=mode)
-    on_map = neighbour_mixing(coords[:n], coords[n:], sample.k, real_groups=sample.people, permutations=1).value
-    kept = {"trustworthiness": embedding.trustworthiness, "overlap": embedding.knn_overlap}
-    return about | {name: keeps(sample.both, coords, near) for name, keeps in kept.items()} | {"mixing": on_map}, coords
+    near = min(USUAL, n // 2)
+    about["trustworthiness"] = float(trustworthiness(both, coords, n_neighbors=near))
+    pairs = zip(*(embedding.neighbours(x, np.arange(2 * n), near) for x in (both, coords)), strict=True)
+    about["overlap"] = float(np.mean([len(np.intersect1d(a, b)) for a, b in pairs]) / near)
+    about["mixing"] = neighbour_mixing(coords[:n], coords[n:], sample.k, real_groups=sample.people, permutations=1).value
+    return about, coords
 
 
 def _fitting(n_neighbors: int, n: int) -> int:
@@ -207,7 +202,6 @@ def study(
     seeds: Sequence[int] = SEEDS,
     neighbours: Sequence[int] = NEIGHBOURS,
     early: str | Path | None = None,
-    permutations: int = 999,
     **options: object,
 ) -> Study:
     """Maps of held-out and generated slices: joint and fit-real, all ``neighbours`` x ``seeds``, PCA; claims and controls.
@@ -221,11 +215,11 @@ def study(
     possible = dict.fromkeys(_fitting(k, len(sample.real)) for k in neighbours)  # of few slices fewer settings are left
     settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
     maps = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]
-    found = embedding.controls(sample, early, permutations)
+    found = embedding.controls(sample, early, PERMUTATIONS)
     told = [{"name": c.name, **c.test._asdict(), "differ": c.differ, "passed": c.passed, "claim": c.claim} for c in found]
     result = {
         "feature_space": e.space, "n": len(sample.real), "people": len(set(sample.people)), "k": sample.k, "note": sample.note,
-        "model_hash": e.info.get("model_hash", ""), "data": e.about, "claims": claims(sample, permutations),
+        "model_hash": e.info.get("model_hash", ""), "data": e.about, "claims": claims(sample, PERMUTATIONS),
         "maps": [about for about, _ in maps], "controls": told, "seconds": round(time.perf_counter() - begin, 1),
     }  # fmt: skip
     return Study(result, sample, maps, found)
@@ -249,8 +243,9 @@ def write_study(found: Study, out: str | Path) -> list[Path]:
     out, sample = Path(out), found.sample
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "embedding.json", found.result)
-    write_coordinates(out / "embedding.csv", sample, _usual(found.maps))
-    joint = next(coords for about, coords in _usual(found.maps) if (about["method"], about["mode"]) == ("umap", "joint"))
+    usual = _usual(found.maps)
+    write_coordinates(out / "embedding.csv", sample, usual)
+    joint = usual[0][1]
     figures = {
         "maps.png": truth_maps(sample, found.result["claims"], joint),
         "fits.png": fits(sample, found.maps, found.result["claims"]),
@@ -275,33 +270,33 @@ def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> 
     """One map in the colours of real and generated and of each truth, what its test found under each."""
     panels = [Panel("real and generated", sample.kinds, told["real and generated"]["claim"], KINDS)]
     for truth in sample.truths:
-        fakes = truth.fakes if truth.fakes is not None else np.full(len(sample.real), "" if truth.is_name else np.nan)
         title = truth.name + (f" ({truth.unit})" if truth.unit not in ("", "levels") else "")
         order = [name for name in truth.order if name in truth.values][: len(charts.MAP_COLOURS)]  # further names stay faint
-        panels.append(Panel(title, np.concatenate([truth.values, fakes]), told[truth.name]["claim"], order))
+        panels.append(Panel(title, np.concatenate([truth.values, truth.fakes]), told[truth.name]["claim"], order))
     return charts.maps([coords] * len(panels), [sample.kinds == KINDS[1]] * len(panels), panels, title=LEGEND)
 
 
 def fits(sample: Sample, maps: Sequence[Map], told: Mapping[str, dict]) -> plots.Figure:
     """Joint UMAP, UMAP fitted to the real slices, and PCA in both ways, in the colours of real and generated."""
-    true = told["real and generated"]["value"]
     text = "of the other kind: {mixing:.0%} of neighbours on the map, {true:.0%} in feature space; trust {trustworthiness:.2f}, overlap {overlap:.2f}"
-    modes = {"joint": "fitted to both", "fit-real": "of real slices, generated placed in it"}
-    return _kind_maps(sample, _usual(maps), lambda about: (
-        f"{about['method'].upper()} {modes[about['mode']]}", text.format(true=true, **about)), columns=2)  # fmt: skip
+    modes, true = {"joint": "fitted to both", "fit-real": "of real slices, generated placed in it"}, told["real and generated"]
+    shown = [(about | {"how": modes[about["mode"]], "true": true["value"]}, coords) for about, coords in _usual(maps)]
+    return _kind_maps(sample, shown, ("{method} {how}", text), columns=2)
 
 
 def seed_maps(sample: Sample, maps: Sequence[Map]) -> plots.Figure:
     """The joint map with every n_neighbors (rows) and seed (columns)."""
     shown = [one for one in maps if (one[0]["method"], one[0]["mode"]) == ("umap", "joint")]
-    texts = "{n_neighbors} neighbours, seed {seed}", "trust {trustworthiness:.2f}, overlap {overlap:.2f}"
     looks = {"columns": len({about["seed"] for about, _ in shown}), "title": "Blue circles: real; orange triangles: generated."}
-    return _kind_maps(sample, shown, lambda about: [text.format(**about) for text in texts], **looks, size=0.6)
+    texts = "{n_neighbors} neighbours, seed {seed}", "trust {trustworthiness:.2f}, overlap {overlap:.2f}"
+    return _kind_maps(sample, shown, texts, **looks, size=0.6)
 
 
-def _kind_maps(sample: Sample, maps: Sequence[Map], told: Callable[[dict], Sequence[str]], **looks: object) -> plots.Figure:
-    """Each map in the colours of real and generated, with the (title, claim) that ``told`` finds in its numbers."""
-    panels = [Panel(title, sample.kinds, claim, KINDS) for title, claim in (told(about) for about, _ in maps)]
+def _kind_maps(sample: Sample, maps: Sequence[Map], texts: tuple[str, str], **looks: object) -> plots.Figure:
+    """Each map in the colours of real and generated; the texts, its title and claim, are filled in from its numbers."""
+    numbers = [about | {"method": about["method"].upper()} for about, _ in maps]
+    told = [[text.format(**about) for text in texts] for about in numbers]
+    panels = [Panel(title, sample.kinds, claim, KINDS) for title, claim in told]
     return charts.maps([coords for _, coords in maps], [sample.kinds == KINDS[1]] * len(maps), panels, **looks)
 
 
@@ -325,10 +320,10 @@ def thumbnails(sample: Sample, coords: np.ndarray) -> plots.Figure:
 
 def write_coordinates(path: Path, sample: Sample, maps: Sequence[Map]) -> None:
     """One line for each map and slice: method, mode, n_neighbors, seed, x, y, kind, subject, and its truths; as read for generated ones."""
-    n, nothing = len(sample.real), np.full(len(sample.real), "")
-    slices = pandas.DataFrame({"kind": sample.kinds, "subject": [*sample.people, *(f"seed {i}" for i in range(n))]})
+    subjects = [*sample.people, *(f"seed {i}" for i in range(len(sample.real)))]
+    slices = pandas.DataFrame({"kind": sample.kinds, "subject": subjects})
     for truth in (truth for truth in sample.truths if truth.name not in ("person", *PRIVATE)):
-        cells = [*truth.values.tolist(), *(nothing if truth.fakes is None else truth.fakes).tolist()]
+        cells = [*truth.values.tolist(), *truth.fakes.tolist()]
         slices[truth.name] = [f"{x:.5g}" if isinstance(x, float) and np.isfinite(x) else x for x in cells]
     tables = []
     for about, points in maps:

@@ -7,7 +7,7 @@ are nearly one picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ PENALTIES = tuple(10.0**power for power in (0, 1, 1.5, 2, 2.5, 3, 4))  # of the 
 STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0))  # of the classifier, the inverse of its penalty
 STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # along a direction, in standard deviations of w
 FRESH = 10_000  # seeds from here on try a direction out; it was found on seeds below
-TRIED, RANDOM, PSI = 24, 20, 0.7  # seeds and random directions that it is tried on, at this truncation
+TRIED, RANDOM, PSI, SHOWN = 24, 20, 0.7, 3  # seeds and random directions that try it, at this truncation; seeds that are shown
 PARTS = 64  # principal components that the classifier sees
 FOLDS = 5
 HALVES = 50  # splits of people into halves
@@ -91,9 +91,10 @@ class Target:
 
 
 def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
-    """Level, ventricles, brain, and the columns of `COLUMNS`, as far as both sides have them.
+    """Level, ventricles, brain, and the columns of `COLUMNS`.
 
-    Ventricles are the true area where the data knows it (simulated slices), elsewhere `ventricle_share`.
+    Level and columns only where they vary and are known of five people on each side. Ventricles are the true area where the
+    data knows it (simulated slices), elsewhere `ventricle_share`.
     """
     columns = {name.lower(): name for name, values in reversed(train.columns.items()) if values.dtype.kind == "f"}  # Age, age
     if "ventricle_area" in columns:
@@ -104,15 +105,13 @@ def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
     level = Target("level", "levels", "known", lambda s: np.where(s.levels < 0, np.nan, s.levels.astype(float)))
     given = [(columns[of.lower()], name, unit) for of, name, unit in COLUMNS if of.lower() in columns]
     told = [Target(name, unit, "known", lambda s, of=of: s.columns[of]) for of, name, unit in given]
-    enough = [target for target in (level, *told) if _enough(target, train, held)]
-    return [*(t for t in enough if t is level), ventricles, brain, *(t for t in enough if t is not level)]
 
+    def readable(target: Target) -> bool:
+        values = [target.of(side) for side in (train, held)]
+        people = [len(set(people_of(side)[np.isfinite(x)])) for side, x in zip((train, held), values, strict=True)]
+        return min(people) >= FOLDS and np.ptp(np.concatenate(values)[np.isfinite(np.concatenate(values))]) > 0
 
-def _enough(target: Target, *sides: SliceDataset) -> bool:
-    """Whether a number differs, and is known of five people or more on each side."""
-    values = [target.of(side) for side in sides]
-    people = [len(set(people_of(side)[np.isfinite(x)])) for side, x in zip(sides, values, strict=True)]
-    return min(people) >= FOLDS and np.ptp(np.concatenate(values)[np.isfinite(np.concatenate(values))]) > 0
+    return [*filter(readable, [level]), ventricles, brain, *filter(readable, told)]
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -139,16 +138,15 @@ def fit_reader(x: np.ndarray, values: np.ndarray, people: np.ndarray) -> Ridge:
     Of fewer than three people nothing can be chosen between people: the penalty is the middle one.
     """
     known = ~np.isnan(values)
-    folds = min(FOLDS, len(np.unique(people[known])))
+    x, values, people = x[known], values[known], people[known]
+    folds = min(FOLDS, len(np.unique(people)))
     if folds < 3:
-        return Ridge(PENALTIES[len(PENALTIES) // 2]).fit(x[known], values[known])
+        return Ridge(PENALTIES[len(PENALTIES) // 2]).fit(x, values)
     search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, scoring="neg_mean_absolute_error", cv=GroupKFold(folds))
-    return search.fit(x[known], values[known], groups=people[known]).best_estimator_
+    return search.fit(x, values, groups=people).best_estimator_
 
 
-def fit_classifier(
-    x: np.ndarray, labels: np.ndarray, people: np.ndarray, strengths: Sequence[float] = STRENGTHS
-) -> GridSearchCV:
+def fit_classifier(x: np.ndarray, labels: np.ndarray, people: np.ndarray, strengths: tuple = STRENGTHS) -> GridSearchCV:
     """Logistic regression on 64 principal components of features x [n, D]; classes weigh alike, however large they are.
 
     Its strength is chosen between people, each fold holding people of every class: two or more of each are needed.
@@ -175,13 +173,13 @@ def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean([np.mean(guess[truth == name] == name) for name in np.unique(truth)]))
 
 
-def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[Interval, Interval]:
+def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray) -> tuple[Interval, Interval]:
     """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
 
     Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
     random halves, their mean and central 95 %. So both comparisons are of the same size. Two people or more.
     """
-    rng, (names, index) = np.random.default_rng(seed), np.unique(people, return_inverse=True)
+    rng, (names, index) = np.random.default_rng(0), np.unique(people, return_inverse=True)
     far, floor, unit = [], [], max(real.std(), 1e-12)
     for _ in range(HALVES):
         half = np.isin(index, rng.permutation(len(names))[: len(names) // 2])
@@ -190,19 +188,16 @@ def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray, seed: i
     return spread_of(far), spread_of(floor)
 
 
-# --- What a map is coloured by ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Truth:
-    """Something that is true of each slice: a name or a number."""
+    """A name or a number that is true of each slice."""
 
     name: str
     values: np.ndarray  # [n] of the real slices; '' and NaN where unknown
+    fakes: np.ndarray  # [n] of the generated ones: asked for, or as read; '' and NaN where neither
     units: np.ndarray  # [n], the people or levels that `deal` works on
     deal: Callable[[np.ndarray], Deal] = deal_people  # what the values would be if they meant nothing, from units
     unit: str = ""
-    fakes: np.ndarray | None = None  # [n] of the generated ones: asked for, or as read
     read: np.ndarray | None = None  # [n] of the real ones as read, to judge the reader by
     order: tuple[str, ...] = ()
     apart: bool = True  # slices of one person are no neighbours; but not where the person is what is asked for
@@ -223,31 +218,33 @@ def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, made: Side, 
     where ``learn``.
     """
     people, names = people_of(real), np.array([*real.classes, ""])[real.labels]
-    shown = tuple(sorted(np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED]))
-    asked = None if made.labels is None else names
-    found = [Truth("class", names, people, fakes=asked, order=real.classes)]
-    found.append(Truth("person", people, np.maximum(real.levels, 0), deal_within, order=shown, apart=False))
-    taught = e.train.select(choose_rows(e.train, LEARN)) if learn and e.train is not None else None
-    at_taught = None if taught is None else e.features(taught.images)
-    for target in targets(taught or real, real):
-        deal, seen = deal_within if target.name == "level" else deal_people, {}
-        if taught is not None:
+    shown, nothing = np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED], np.full(len(real), "")
+    found = [
+        Truth("class", names, nothing if made.labels is None else names, people, order=real.classes),
+        Truth("person", people, nothing, np.maximum(real.levels, 0), deal_within, order=tuple(sorted(shown)), apart=False),
+    ]
+    learn = learn and e.train is not None
+    taught = e.train.select(choose_rows(e.train, LEARN)) if learn else real
+    at_taught = e.features(taught.images) if learn else None
+    for target in targets(taught, real):
+        fakes, read, deal = np.full(len(real), np.nan), None, deal_within if target.name == "level" else deal_people
+        if learn:
             reader = fit_reader(at_taught, target.of(taught), people_of(taught))
-            seen = {"fakes": reader.predict(made.at), "read": reader.predict(at_real)}
-        found.append(Truth(target.name, target.of(real), people, deal, target.unit, **seen))
-    return tuple(truth for truth in found if _testable(truth, people))
+            fakes, read = reader.predict(made.at), reader.predict(at_real)
+        found.append(Truth(target.name, target.of(real), fakes, people, deal, target.unit, read))
 
+    def testable(truth: Truth) -> bool:
+        """Whether values differ between several people's slices and, where the person is asked for, some have several."""
+        slices = np.unique(people[truth.known], return_counts=True)[1]
+        return len(np.unique(truth.values[truth.known])) > 1 and len(slices) > 1 and (truth.apart or slices.max() > 1)
 
-def _testable(truth: Truth, people: np.ndarray) -> bool:
-    """Whether values differ between slices of several people, and where the person is asked for, some have several slices."""
-    slices = np.unique(people[truth.known], return_counts=True)[1]
-    return len(np.unique(truth.values[truth.known])) > 1 and len(slices) > 1 and (truth.apart or slices.max() > 1)
+    return tuple(filter(testable, found))
 
 
 # --- Is there a direction in W along which ventricles grow? ---------------------------------------------------------------
 
 
-def direction(w: Tensor, reading: np.ndarray, still: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
+def direction(w: Tensor, reading: np.ndarray, still: np.ndarray, classes: np.ndarray) -> Tensor:
     """The direction in which w [n, w_dim] moves with a reading [n] at the same ``still`` [n, k] and class [n, c]: [w_dim].
 
     Least squares of w on (1, reading, still, classes), solved for w rather than for the reading: the coefficient is the mean
@@ -258,8 +255,8 @@ def direction(w: Tensor, reading: np.ndarray, still: np.ndarray, classes: np.nda
     """
     w = w.double().numpy()
     w = w - w.mean(axis=0)
-    held = still if classes is None else np.column_stack([still, classes])
-    along = left_of(reading, held) @ w  # the joint regression's coefficient but for its length (Frisch & Waugh 1933)
+    # The joint regression's coefficient but for its length (Frisch & Waugh 1933).
+    along = left_of(reading, np.column_stack([still, classes])) @ w
     others = np.linalg.qr(w.T @ (still - still.mean(axis=0)))[0]  # [w_dim, k]
     along = along - others @ (others.T @ along)
     along /= max(np.linalg.norm(along), 1e-12)
@@ -275,7 +272,7 @@ def left_of(reading: np.ndarray, held: np.ndarray) -> np.ndarray:
 Reader = Callable[[np.ndarray], np.ndarray]  # features [n, D] -> [n]
 
 
-def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | None, shown: int = 3) -> tuple[dict, Strip]:
+def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | None) -> tuple[dict, Strip]:
     """(result, strip): the direction in which ``reader``'s reading of fakes with styles w [n, w_dim] grows, tried on fresh seeds.
 
     result: {step, sd, per_step, agreed, level_per_step, random{value, low, high}, seeds}. ``per_step`` is the mean change of the
@@ -283,32 +280,28 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
     grow; ``sd`` the reading's standard deviation among drawn slices of the same level and class; ``random`` the size of
     the change along 20 random directions of the same length, what any step does.
     """
-    read, n = level(fake.at) if level else None, len(fake.at)
-    still = np.zeros((n, 0)) if read is None else np.column_stack([read, np.square(read)])  # ventricles are widest half-way
+    n = len(fake.at)
+    read = np.zeros((n, 0)) if level is None else level(fake.at)[:, None]
+    still = np.hstack([read, np.square(read)])  # ventricles are widest half-way
     classes = np.column_stack([np.zeros((n, 0)), *(fake.labels == i for i in np.unique(fake.labels)[1:])]).astype(float)
     step = direction(w, reader(fake.at), still, classes)
     ws = styles(e.G, range(FRESH, FRESH + TRIED), truncation_psi=PSI)
 
-    def read_at(moved: Tensor, read: Reader) -> np.ndarray:
-        return read(e.features_once(synthesize(e.G, moved)))
-
     def change(step: Tensor, read: Reader) -> np.ndarray:
         """Of the reading per step [n], from two steps down to two steps up."""
-        return (read_at(ws + 2 * step, read) - read_at(ws - 2 * step, read)) / 4
+        up, down = (read(e.features_once(synthesize(e.G, ws + steps * step))) for steps in (2, -2))
+        return (up - down) / 4
 
     away = w[:RANDOM] - w.mean(dim=0)  # directions in which W does vary
     random = [abs(change(one, reader).mean()) for one in away / away.norm(dim=1, keepdim=True) * step.norm()]
     grown = change(step, reader)
     result = {
-        "step": step.tolist(),
-        "sd": float(left_of(reader(fake.at), np.column_stack([still, classes])).std()),
-        "per_step": float(grown.mean()),
-        "agreed": float(np.mean(grown > 0)),
+        "step": step.tolist(), "sd": float(left_of(reader(fake.at), np.column_stack([still, classes])).std()),
+        "per_step": float(grown.mean()), "agreed": float(np.mean(grown > 0)),
         "level_per_step": float(change(step, level).mean()) if level else None,
-        "random": spread_of(random),
-        "seeds": TRIED,
-    }
-    images = synthesize(e.G, torch.cat([ws[:shown] + strength * step for strength in STEPS]))
+        "random": spread_of(random), "seeds": TRIED,
+    }  # fmt: skip
+    images = synthesize(e.G, torch.cat([ws[:SHOWN] + strength * step for strength in STEPS]))
     readings = reader(e.features_once(images)).reshape(len(STEPS), -1).T
     pictures = to_uint8(images)
     return result, (pictures.reshape(len(STEPS), -1, *pictures.shape[1:]).swapaxes(0, 1), readings)
