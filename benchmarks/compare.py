@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import shutil
 import signal
 import subprocess
@@ -26,14 +25,14 @@ import ladder
 import numpy as np
 
 from stylegan.checkpoint import checkpoints, load_generator, save_generator
-from stylegan.config import PRESETS, Config, make_config
+from stylegan.config import FIELDS, PRESETS, Config, make_config
 from stylegan.dataset import SliceDataset, slices_of
 from stylegan.files import read_json, replacing, write_json
 from stylegan.networks import count_parameters, describe_loss
 from stylegan.predict import parse_seeds
 from stylegan.run import read_metrics
 from stylegan.scores.evidence import Evidence, open_evidence
-from stylegan.scores.intervals import floors_of, leave_out
+from stylegan.scores.intervals import leave_out, spread_of
 from stylegan.scores.memorisation import memory, nearest
 from stylegan.scores.metrics import PICTURES, Comparison, Variety, kernel_distance
 
@@ -41,7 +40,6 @@ SYSTEMS = ("dcgan", "stylegan1", "seed000-stylegan2", "seed001-stylegan1-classes
            "seed004-course", "oasis64", "modern")  # fmt: skip
 PIECES = 6  # ticks of a run
 REFUSED = 2  # exit status of a run that broke down or was refused
-FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
 
 # --- Rows and runs --------------------------------------------------------------------------------------------------------------------
 
@@ -112,10 +110,11 @@ def parse_change(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if name not in FIELDS or not equals:
         raise ValueError(f"{text!r} is not FIELD=VALUE with a field of the config, such as lr=0.002 or mirror=false.")
+    kind = type(FIELDS[name].default)
     try:
-        return name, {"true": True, "false": False}[value] if FIELDS[name] is bool else FIELDS[name](value)
+        return name, {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{name} must be of type {FIELDS[name].__name__}, not {value!r}.") from error
+        raise ValueError(f"{name} must be of type {kind.__name__}, not {value!r}.") from error
 
 
 def plan(
@@ -233,14 +232,10 @@ def _scored(run: Run, data: Path | None, num: int, known: dict) -> dict:
     (part,), snapshots = evidence.scored, sorted((run.folder / "snapshots").glob("*.safetensors"))
     entry |= {"img_s": last["cur_nimg"] / last["seconds"], "parameters_g": count_parameters(G.requires_grad_(True))}
     entry |= {**score(evidence), "floors": floors, "n": len(part.slices), "people": len(set(part.people))}
-    entry["curve"] = [
-        {
-            "kimg": int(p.stem) / 1000,
-            "seconds": at.get(int(p.stem)),
-            "kid": kid(open_evidence(p, slices, split="test", num=num)),
-        }
-        for p in snapshots
-    ]
+    entry["curve"] = []
+    for shot in snapshots:
+        found = kid(open_evidence(shot, slices, split="test", num=num))
+        entry["curve"].append({"kimg": int(shot.stem) / 1000, "seconds": at.get(int(shot.stem)), "kid": found})
     write_json(run.folder / "score.json", {"model_hash": info["model_hash"], "num": num, "entry": entry})
     print(f"{run.row} seed {run.seed}: KID {entry['kid']['value']:.0f}, FD {entry['fd']['value']:.0f}", flush=True)
     return entry
@@ -274,11 +269,8 @@ def floors_against(evidence: Evidence) -> dict:
         if number < 5:
             few = rng.permutation(drawn)[:PICTURES]
             rows[-1] |= both.neighbours() | Variety(others.images[few], others.people[few]).numbers()
-    near = floors_of([{name: row[name] for name in NUMBERS} for row in rows[:5]])
-    distances = floors_of([{name: row[name] for name in ("kid", "fd")} for row in rows])
-    return {name: distances[f"{name}_floor"] for name in ("kid", "fd")} | {
-        name: near[f"{name}_floor"]["value"] for name in NUMBERS
-    }
+    floors = {name: spread_of([row[name] for row in rows]) for name in ("kid", "fd")}
+    return floors | {name: spread_of([row[name] for row in rows[:5]])["value"] for name in NUMBERS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -291,14 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--minutes", type=float, default=0.0, metavar="M", help="budget of a run in minutes of training steps")
     add("--seeds", default="0,1,2", help="such as 0,1,2 or 0-4 (default 0,1,2)")
     add("--resolution", type=int, metavar="R", help="of all runs (default: each preset's own)")
-    add(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="[PRESET:]FIELD=VALUE",
-        help="for all rows, or of one preset",
-    )
+    change = {"dest": "settings", "action": "append", "default": [], "metavar": "[PRESET:]FIELD=VALUE"}
+    add("--set", **change, help="for all rows, or of one preset")
     add("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default 1)")
     add("--num", "-n", type=int, default=1000, help="slices of each kind in a score at most (default 1000)")
     add("--no-score", action="store_true", help="train only; the same command without this scores")

@@ -56,9 +56,8 @@ CURVES = ("stylegan1", "stylegan1+grow_from=0")  # rows that are scored at every
 def describe_budget(kimg: float, minutes: float, settings: Sequence[str], jobs: int) -> dict:
     """What a reader of the table has to know of its budget: {kimg, minutes, settings, jobs, text}."""
     parts = [f"{kimg:g} kimg"] * bool(kimg) + [f"{minutes:g} minutes"] * bool(minutes)
-    text = (
-        f"Each run: {' or '.join(parts) or 'as its preset says'}, {', '.join(settings) or 'no field changed'}, {jobs} at a time"
-    )
+    changed = ", ".join(settings) or "no field changed"
+    text = f"Each run: {' or '.join(parts) or 'as its preset says'}, {changed}, {jobs} at a time"
     return {"kimg": kimg, "minutes": minutes, "settings": list(settings), "jobs": jobs, "text": text}
 
 
@@ -128,17 +127,11 @@ def summarise(entries: Sequence[dict], budget: dict) -> dict:
     """{budget, floors, rows, claims, growing, runs}: the ladder as JSON values, rows from the best mean KID to the worst."""
     rows = [_row(name, [e for e in entries if e["row"] == name]) for name in dict.fromkeys(e["row"] for e in entries)]
     rows.sort(key=lambda row: row["kid"]["value"] if row["kid"] else math.inf)
-    plain = [e for e in entries if "floors" in e]
-    return {
-        "budget": budget,
-        "n": plain[0]["n"] if plain else 0,
-        "people": plain[0]["people"] if plain else 0,
-        "floors": plain[0]["floors"] if plain else {},
-        "rows": rows,
-        "claims": [decide(claim, entries) for claim in CLAIMS],
-        "growing": growing_pays(entries),
-        "runs": [{k: v for k, v in e.items() if k not in ("floors", "n", "people")} for e in entries],
-    }
+    first = next((e for e in entries if "floors" in e), {"n": 0, "people": 0, "floors": {}})
+    common = {key: first[key] for key in ("n", "people", "floors")}
+    runs = [{k: v for k, v in e.items() if k not in common} for e in entries]
+    told = [decide(claim, entries) for claim in CLAIMS]
+    return {"budget": budget, **common, "rows": rows, "claims": told, "growing": growing_pays(entries), "runs": runs}
 
 
 def _row(name: str, entries: Sequence[dict]) -> dict:
@@ -165,13 +158,14 @@ def _row(name: str, entries: Sequence[dict]) -> dict:
 def render(ladder: dict) -> str:
     """The ladder as Markdown: its budget, the table, the claims, and whether growing paid."""
     head = f"{ladder['budget']['text']}; {ladder['n']} fakes against as many slices of {ladder['people']} held-out people."
-    return "\n\n".join([head, render_rows(ladder), render_claims(ladder), growing_sentence(ladder["growing"])]) + "\n"
+    run = [_claim_cells(claim) for claim in ladder["claims"] if claim["ratio"] is not None]
+    claims = markdown_table(run) if run else "The rows of no claim were run."
+    return "\n\n".join([head, render_rows(ladder), claims, growing_sentence(ladder["growing"])]) + "\n"
 
 
 def render_rows(ladder: dict) -> str:
     """The table of rows, real people last."""
-    floors = ladder["floors"]
-    rows = [_cells(row) for row in ladder["rows"]]
+    floors, rows = ladder["floors"], [_cells(row) for row in ladder["rows"]]
     if floors:
         rows.append({"system": "*real people*", "KID × 1000": _with(floors["kid"]), "FD": _with(floors["fd"]),
                      "precision": f"{floors['precision']:.2f}", "recall": f"{floors['recall']:.2f}",
@@ -180,27 +174,17 @@ def render_rows(ladder: dict) -> str:
     return markdown_table([{column: row.get(column, "") for column in columns} for row in rows]) if rows else ""
 
 
-def render_claims(ladder: dict) -> str:
-    """The claims whose rows were run, with their verdicts."""
-    run = [_claim_cells(claim) for claim in ladder["claims"] if claim["ratio"] is not None]
-    return markdown_table(run) if run else "The rows of no claim were run."
-
-
 def _cells(row: dict) -> dict[str, str]:
     seeds = ", ".join(map(str, row["seeds"])) + f" (broke down: {', '.join(map(str, row['failed']))})" * bool(row["failed"])
     if row["kid"] is None:
         return {"system": f"`{row['row']}`", "seeds": seeds}
     return {
-        "system": f"`{row['row']}`",
-        "KID × 1000": _with(row["kid"]),
-        "FD": _with(row["fd"]),
-        "precision": f"{row['precision']:.2f}",
-        "recall": f"{row['recall']:.2f}",
+        "system": f"`{row['row']}`", "KID × 1000": _with(row["kid"]), "FD": _with(row["fd"]),
+        "precision": f"{row['precision']:.2f}", "recall": f"{row['recall']:.2f}",
         **{title: f"{row[name]:.0f}" for name, title in VARIETY.items() if row.get(name) is not None},
         **({} if row.get("memory") is None else {MEMORY: f"{row['memory']:.2f}"}),
-        "img/s": f"{row['img_s']:.0f}",
-        "seeds": seeds,
-    }
+        "img/s": f"{row['img_s']:.0f}", "seeds": seeds,
+    }  # fmt: skip
 
 
 def _with(interval: Mapping[str, float]) -> str:
@@ -208,8 +192,7 @@ def _with(interval: Mapping[str, float]) -> str:
 
 
 def _claim_cells(claim: dict) -> dict[str, str]:
-    ratio = "not run" if claim["ratio"] is None else f"{claim['ratio']:.2f}"
-    ratio += "" if claim["low"] is None else f" ({claim['low']:.2f} to {claim['high']:.2f})"
+    ratio = f"{claim['ratio']:.2f}" + ("" if claim["low"] is None else f" ({claim['low']:.2f} to {claim['high']:.2f})")
     pair = f"`{claim['row']}` / `{claim['other']}`"
     return {"claim": claim["text"], "of": claim["source"], "KID of": pair, "ratio": ratio, "verdict": claim["verdict"]}
 
@@ -245,12 +228,12 @@ def sheet(runs: Sequence, data: Path | None, order: Sequence[str]) -> Figure:
                 caption=caption, alt=alt)  # fmt: skip
 
 
-def film(run, seeds: Sequence[int] = range(12)) -> Figure | None:
-    """The same seeds at every tick of a growing run, each at the resolution that it had; None where no generators were kept."""
+def film(run) -> Figure | None:
+    """Twelve seeds at every tick of a growing run, each at the resolution that it had; None where no generators were kept."""
     paths = sorted((run.folder / "snapshots").glob("*.safetensors"))
     if not paths:
         return None
-    titles, pictures = [], []
+    seeds, titles, pictures = range(12), [], []
     for path in paths:
         G, info = load_generator(path)
         now = G.synthesis.now

@@ -37,23 +37,18 @@ from stylegan.scores.verdict import control_sentence
 COUNT, RESOLUTION, KIMG = 64, 32, 60
 
 
-def memoriser_config(classes: int = COUNT, **changes: object) -> Config:
-    """Small networks at 32 px."""
-    usual = {
-        "img_resolution": RESOLUTION, "conditional": "class", "c_dim": classes, "channel_base": 1024, "channel_max": 64, "z_dim": 16,
-        "w_dim": 64, "mapping_lr_multiplier": 1.0, "noise_lr_multiplier": 0.0, "batch_size": 16, "lr": 0.02,
-    }  # fmt: skip
-    return make_config("smoke", **usual | changes)
-
-
 def positive_control(slices: SliceDataset, *, kimg: float = KIMG, fakes: int = 1000, **changes: object) -> dict:
     """Train a memoriser and measure it: ``{slices, kimg, cpu_seconds, memorisation, copied, people, attack, logits}``.
 
     ``slices`` are of the memoriser's resolution (32 px, or the changed one); it sees one slice of each of at most 64 training
-    people, and is judged by the held-out people. The measures are those of `evaluate.memory_of`.
+    people, and is judged by the held-out people. The measures are those of `memorisation.memory_of`.
     """
     begin, few = time.process_time(), chosen_few(slices)
-    config = memoriser_config(len(few), **changes)
+    usual = {
+        "img_resolution": RESOLUTION, "conditional": "class", "c_dim": len(few), "channel_base": 1024, "channel_max": 64,
+        "z_dim": 16, "w_dim": 64, "mapping_lr_multiplier": 1.0, "noise_lr_multiplier": 0.0, "batch_size": 16, "lr": 0.02,
+    }  # fmt: skip
+    config = make_config("smoke", **usual | changes)
     plain = replace(config, conditional="none", c_dim=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -65,8 +60,8 @@ def positive_control(slices: SliceDataset, *, kimg: float = KIMG, fakes: int = 1
     return {"slices": len(few), "kimg": kimg, "cpu_seconds": round(time.process_time() - begin), **found}
 
 
-def teach(G: Generator, few: SliceDataset, config: Config, kimg: float) -> float:
-    """Teach G to draw slice k for class k, whatever z, by ``kimg`` thousand examples; returns the last loss."""
+def teach(G: Generator, few: SliceDataset, config: Config, kimg: float) -> None:
+    """Teach G to draw slice k for class k, whatever z, by ``kimg`` thousand examples."""
     target, rng = few.tensor(), torch.Generator().manual_seed(config.seed)
     optimizer, steps = torch.optim.Adam(G.parameters(), config.lr, betas=(0.9, 0.99)), _steps(config, kimg)
     for step in range(steps):
@@ -75,7 +70,6 @@ def teach(G: Generator, few: SliceDataset, config: Config, kimg: float) -> float
         loss = (G(z, F.one_hot(rows, len(few)).float()) - target[rows]).square().mean()
         optimizer.param_groups[0]["lr"] = config.lr * min(1, 2 * (1 - step / steps))
         _descend(optimizer, loss)
-    return loss.item()
 
 
 def train_discriminator(D: Discriminator, few: SliceDataset, others: SliceDataset, config: Config, kimg: float) -> None:
@@ -97,10 +91,10 @@ def _steps(config: Config, kimg: float) -> int:
     return max(int(kimg * 1000 / config.batch_size), 1)
 
 
-def chosen_few(slices: SliceDataset, count: int = COUNT) -> SliceDataset:
-    """One slice of each of at most ``count`` training people, over all levels."""
+def chosen_few(slices: SliceDataset) -> SliceDataset:
+    """One slice of each of at most 64 training people, over all levels."""
     known = slices.split("train")
-    return memorisation.one_each(known, min(count, len(set(people_of(known)))))
+    return memorisation.one_each(known, min(COUNT, len(set(people_of(known)))))
 
 
 def measure(G: Generator, D: Discriminator, config: Config, few: SliceDataset, heldout: SliceDataset, fakes: int) -> dict:

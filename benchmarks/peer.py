@@ -164,24 +164,18 @@ def compare(config: Config, module: ModuleType, data: SliceDataset, rounds: int)
     ours, peer, best = (np.array(pace[name]) for name in ("ours", "peer", "ours_best"))
     peer_best = np.maximum(peer, np.array(pace.get("peer_half", pace["peer"])))
     best_state = states["ours_best"]
+    sizes = ("img_resolution", "channel_base", "channel_max", "batch_size", "mapping_layers")
     found = {
-        "ours_img_s": float(np.median(ours)),
-        "peer_img_s": float(np.median(peer)),
+        "ours_img_s": float(np.median(ours)), "peer_img_s": float(np.median(peer)),
         "ratio_same_schedule_fp32": float(np.median(ours / peer)),
-        "best_img_s": float(np.median(best)),
-        "peer_best_img_s": float(np.median(peer_best)),
+        "best_img_s": float(np.median(best)), "peer_best_img_s": float(np.median(peer_best)),
         "ratio_best": float(np.median(best / peer_best)),
         "best_uses": [best_state.precision, "one fake batch for both steps", *["CUDA graphs"] * best_state.replay.enabled],
-        "rounds": pace,
-        "parameters": counts["ours"],
-        "config": {
-            k: getattr(config, k) for k in ("img_resolution", "channel_base", "channel_max", "batch_size", "mapping_layers")
-        },
+        "rounds": pace, "parameters": counts["ours"], "config": {name: getattr(config, name) for name in sizes},
         "peer_operators": loaded_operators(),
         "device": torch.cuda.get_device_name() if config.device == "cuda" else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
     del states, state, best_state
     if config.device == "cuda":
         found["reserved_memory_mib"] = {name: reserved_memory(make, data) for name, make in makers.items()}
@@ -221,12 +215,10 @@ def main() -> None:
     if args.json:
         print(json.dumps(found, indent=1))
         return
-    print(
-        f"{found['device']}, {found['threads']} threads, torch {found['torch']}; peer's own operators: {found['peer_operators']}"
-    )
-    print(
-        f"ours {found['ours_img_s']:.1f} img/s, peer {found['peer_img_s']:.1f} img/s, ratio {found['ratio_same_schedule_fp32']:.2f}"
-    )
+    machine = f"{found['device']}, {found['threads']} threads, torch {found['torch']}"
+    print(f"{machine}; peer's own operators: {found['peer_operators']}")
+    pace = f"ours {found['ours_img_s']:.1f} img/s, peer {found['peer_img_s']:.1f} img/s"
+    print(f"{pace}, ratio {found['ratio_same_schedule_fp32']:.2f}")
     print(f"ours, best ({', '.join(found['best_uses'])}) {found['best_img_s']:.1f} img/s")
     print(f"peer's best {found['peer_best_img_s']:.1f} img/s, ratio {found['ratio_best']:.2f}")
 

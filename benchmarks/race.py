@@ -30,8 +30,7 @@ from stylegan.scores.features import features
 from stylegan.scores.metrics import PICTURES, Variety, kernel_distance
 from stylegan.train import TrainingState, new_state
 
-FAKES = 384
-RESOLUTION = 64
+FAKES, RESOLUTION, EVERY = 384, 64, 1.0  # pictures kept each so many minutes
 
 
 def peer_config(seed: int) -> Config:
@@ -59,7 +58,7 @@ def pictures(state: TrainingState) -> np.ndarray:
     return to_uint8(torch.cat(drawn))
 
 
-def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer: Path | None, every: float = 1.0) -> None:
+def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer: Path | None) -> None:
     """Train for so many minutes and keep pictures of each minute in SIDE-SEED.npz."""
     slices = load_slices(data, RESOLUTION).split("train")
     prepare_machine()
@@ -69,7 +68,7 @@ def run(side: str, seed: int, minutes: float, data: Path | None, out: Path, peer
         begin = time.monotonic()
         train.training_step(state, slices)
         spent += time.monotonic() - begin
-        if spent >= min(minutes, every * (len(kept) + 1)) * 60:
+        if spent >= min(minutes, EVERY * (len(kept) + 1)) * 60:
             kept.append((spent / 60, state.cur_nimg / 1000, pictures(state)))
             at, kimg, shown = (np.array(column) for column in zip(*kept, strict=True))
             about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -85,13 +84,11 @@ def score(data: Path | None, out: Path) -> dict:
     for path in sorted(out.glob("*-*.npz")):
         with np.load(path) as run:
             found[path.stem] = {
-                "minutes": run["minutes"].tolist(),
-                "kimg": run["kimg"].tolist(),
+                "minutes": run["minutes"].tolist(), "kimg": run["kimg"].tolist(),
                 "kid": [1000 * kernel_distance(real, features(shown)) for shown in run["pictures"]],
                 "dimensions": [dimensions(shown) for shown in run["pictures"]],
-                "threads": int(run["threads"]),
-                "torch": str(run["torch"]),
-            }
+                "threads": int(run["threads"]), "torch": str(run["torch"]),
+            }  # fmt: skip
     (out / "race.json").write_text(json.dumps(found, indent=1))
     draw(found).savefig(out / "race.png", dpi=110)
     return found
@@ -121,9 +118,8 @@ def draw(found: dict):
         for side, (label, colour, marker) in sides.items():
             minutes, values = of_side(found, side, score)
             axes.plot(minutes.T, values.T, color=colour, linewidth=0.8, alpha=0.6)
-            axes.plot(
-                minutes.mean(0), values.mean(0), color=colour, marker=marker, label=f"{label} (mean of {len(values)} seeds)"
-            )
+            label = f"{label} (mean of {len(values)} seeds)"
+            axes.plot(minutes.mean(0), values.mean(0), color=colour, marker=marker, label=label)
         axes.set(xlabel="minutes of training", ylabel=title, xlim=(0, None), ylim=(0, None))
     axes.axhline(found["real people"]["dimensions"], color="#555555", linestyle="--", label="real people")
     axes.legend(frameon=False)

@@ -52,22 +52,14 @@ def bench(config: Config, data: SliceDataset, rounds: int = 5) -> dict:
     limit = convolution_limit(state, data, rounds)
     n = 64
     return {
-        "preset": config.preset,
-        "device": str(state.device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "precision": state.precision,
-        "resolution": state.now.resolution,
-        "batch_size": state.batch_size,
-        "img_s": img_s,
-        "limit_img_s": limit,
-        "of_limit": img_s / limit,
+        "preset": config.preset, "device": str(state.device), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "precision": state.precision, "resolution": state.now.resolution, "batch_size": state.batch_size,
+        "img_s": img_s, "limit_img_s": limit, "of_limit": img_s / limit,
         "sample_img_s": n / _median(state, lambda: generate(state.G_ema, range(n)), rounds),
-        "peak_memory_mb": peak,
-        "cuda_graphs": state.replay.enabled,
+        "peak_memory_mb": peak, "cuda_graphs": state.replay.enabled,
         "phases": phases,  # one by one as written, without recordings
         "optimizer": optimizer,  # its share of d and g
-    }
+    }  # fmt: skip
 
 
 def whole_cycle(state: TrainingState, data: SliceDataset, cycles: int = 1) -> float:
@@ -113,13 +105,10 @@ class _Convolutions(TorchDispatchMode):
         self.calls: Counter = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (aten.convolution.default, aten.convolution_backward.default) and _groups(function, args) == 1:
+        groups = {aten.convolution.default: 8, aten.convolution_backward.default: 9}.get(function)  # where they stand in args
+        if groups is not None and args[groups] == 1:
             self.calls[function, tuple(map(_shape, args))] += 1
         return function(*args, **(kwargs or {}))
-
-
-def _groups(function, args: tuple) -> int:
-    return args[8] if function is aten.convolution.default else args[9]
 
 
 def _shape(value: object) -> object:
@@ -175,9 +164,8 @@ def main() -> None:
             how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__}
             parser.add_argument(f"--{name.replace('_', '-')}", default=None, **how, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    config = make_config(
-        args.preset, **{k: v for k, v in vars(args).items() if k in FIELDS and k != "preset" and v is not None}
-    )
+    given = {k: v for k, v in vars(args).items() if k in FIELDS and k != "preset" and v is not None}
+    config = make_config(args.preset, **given)
     found = bench(config, load_slices(args.data, config.img_resolution), args.rounds)
     if args.json:
         print(json.dumps(found, indent=2))

@@ -16,8 +16,6 @@ from stylegan.config import make_config
 
 speed, peer, race = (script(f"benchmarks/{name}.py") for name in ("speed", "peer", "race"))
 
-# --- Speed ----------------------------------------------------------------------------------------------------------------------
-
 
 def test_the_command_measures_every_phase_and_prints_json(slices, monkeypatch, capsys):
     monkeypatch.setattr(speed, "load_slices", lambda data, resolution: slices)
@@ -25,10 +23,9 @@ def test_the_command_measures_every_phase_and_prints_json(slices, monkeypatch, c
     monkeypatch.setattr(sys, "argv", line.split())
     speed.main()
     found = json.loads(capsys.readouterr().out)
-    assert found["preset"] == "smoke" and found["batch_size"] == 4 and found["precision"] == "fp32"
+    assert found["preset"] == "smoke" and found["batch_size"] == 4 and found["sample_img_s"] > 0
     assert set(found["phases"]) == {"data", "d", "g", "r1", "path_length", "ema"}
-    assert found["img_s"] > 0 and found["sample_img_s"] > 0
-    assert found["limit_img_s"] > 0 and found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"])
+    assert found["of_limit"] == pytest.approx(found["img_s"] / found["limit_img_s"]) > 0
 
 
 def test_a_growing_preset_is_measured_by_the_slices_it_takes(slices, monkeypatch):
@@ -52,9 +49,6 @@ def test_the_limit_counts_dense_convolutions_forward_and_backward():
             torch.nn.functional.conv2d(x, torch.ones(4, 1, 3, 3), groups=4)  # depthwise: a filter, not counted
     counted = {function.name(): count for (function, _), count in seen.calls.items()}
     assert counted == {"aten::convolution": 3, "aten::convolution_backward": 3}
-
-
-# --- A peer ---------------------------------------------------------------------------------------------------------------------
 
 
 STAND_IN = """
@@ -90,19 +84,11 @@ def test_both_sides_take_the_same_steps_and_ratios_are_round_by_round(checkout, 
     assert json.loads(json.dumps(found)) == found
     ratios = sorted(ours / peer for ours, peer in zip(found["rounds"]["ours"], found["rounds"]["peer"], strict=True))
     assert len(ratios) == 3 and found["ratio_same_schedule_fp32"] == pytest.approx(ratios[1])
-    assert 0.2 < ratios[1] < 5  # the same networks
     assert found["best_uses"] and found["peer_operators"] == {"bias_act": False, "upfirdn2d": False, "conv2d_gradfix": False}
     with pytest.raises(AssertionError, match="not the same architecture"):
         peer.compare(make_config("smoke", device="cpu", mapping_layers=3), peer.import_peer(checkout), slices, rounds=1)
-
-
-def test_a_folder_without_networks_is_refused_in_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["peer.py", "--peer", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"holds no training/networks\.py"):
-        peer.main()
-
-
-# --- A race ---------------------------------------------------------------------------------------------------------------------
+        peer.import_peer(checkout / "training")
 
 
 def test_a_race_keeps_pictures_of_each_minute_and_scores_both_sides(checkout, slices, tmp_path, monkeypatch, capsys):
@@ -111,16 +97,16 @@ def test_a_race_keeps_pictures_of_each_minute_and_scores_both_sides(checkout, sl
     monkeypatch.setattr(race, "make_config", lambda preset, **changes: dataclasses.replace(smoke, **changes))
     monkeypatch.setattr(race, "peer_config", lambda seed: dataclasses.replace(smoke, seed=seed))
     monkeypatch.setattr(race, "FAKES", 24)
+    monkeypatch.setattr(race, "EVERY", 0.005)
     clock = itertools.count(step=0.125)  # each step takes so long, on a busy machine too
     monkeypatch.setattr(race, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     for side in ("ours", "peer"):
-        race.run(side, 0, 0.01, None, tmp_path, checkout, every=0.005)
+        race.run(side, 0, 0.01, None, tmp_path, checkout)
     monkeypatch.setattr(sys, "argv", ["race.py", "score", "--out", str(tmp_path)])
     race.main()
     found = json.loads((tmp_path / "race.json").read_text())
     assert set(found) == {"real people", "ours-0", "peer-0"} and (tmp_path / "race.png").stat().st_size > 0
     for curve in (found["ours-0"], found["peer-0"]):
         assert len(curve["minutes"]) == len(curve["kid"]) == len(curve["dimensions"]) == 2
-        assert curve["kimg"] == sorted(curve["kimg"])
     assert "dimensions of" in capsys.readouterr().out
     assert race.dimensions(np.repeat(slices.images[:1], 24, axis=0)) == 0 < race.dimensions(slices.images)
