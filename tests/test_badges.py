@@ -22,11 +22,9 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDED = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
 
-# What Colab has, with the date. Of these nothing may need an upgrade: a notebook that replaces a package already imported there
-# must be restarted, or breaks.
-LISTED = [line for line in (ROOT / "tests" / "colab.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-COLAB = dict(line.split("==") for line in LISTED)
-COLAB_PYTHON = "3.13"
+# What Colab has. Of these nothing may need an upgrade: after one that is already imported there, a notebook must be restarted.
+LISTED = (ROOT / "tests" / "colab.txt").read_text(encoding="utf-8").splitlines()
+COLAB, COLAB_PYTHON = dict(line.split("==") for line in LISTED if not line.startswith("#")), "3.13"
 
 
 def test_committed_notebooks_are_what_make_badges_writes_and_a_new_address_replaces_the_old(tmp_path):
@@ -37,8 +35,7 @@ def test_committed_notebooks_are_what_make_badges_writes_and_a_new_address_repla
         assert badges.text_of(badges.stamped(json.loads(text), path.name, badges.address(ROOT / "pyproject.toml"))) == text
         (tmp_path / "notebooks" / path.name).write_text(text, encoding="utf-8")
     badges.main(tmp_path)
-    for path in (tmp_path / "notebooks").iterdir():
-        text = path.read_text(encoding="utf-8")
+    for text in (path.read_text(encoding="utf-8") for path in (tmp_path / "notebooks").iterdir()):
         assert "your-name" not in text and text.count("colab-badge.svg") == 1 and text.count("a-b/c.d") == 2
     (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://gitlab.com/a/b"\n')
     with pytest.raises(ValueError, match="OWNER/NAME"):
@@ -57,54 +54,42 @@ def test_colab_has_what_the_package_needs_and_is_asked_for_no_other_version():
             assert fits, f"{name} wants {needed}"
 
 
-@pytest.fixture
-def colab(tmp_path, monkeypatch):
-    """A session as Colab starts it, in an empty folder, with a public repository to clone: `run(drive)` and what pip was asked."""
+def test_on_colab_the_clone_is_installed_and_found_again_and_elsewhere_the_set_up_does_nothing(tmp_path, monkeypatch):
+    """In a session as Colab starts it: an empty folder, and a public repository to clone."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    origin, content = tmp_path / "origin", tmp_path / "content"
+    origin, content, asked = tmp_path / "origin", tmp_path / "content", []
     content.mkdir()
     for name in ("pyproject.toml", "notebooks/01_data_preview.ipynb", "models/brain.safetensors"):
         (origin / name).parent.mkdir(parents=True, exist_ok=True)
         (origin / name).write_text('[project]\nname = "stylegan"\n')
-    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=origin, check=True, capture_output=True)
     monkeypatch.chdir(content)
     monkeypatch.setenv("STYLEGAN_DRIVE", "")  # set by the cell, and put back after the test
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     shell = InteractiveShell(ipython_dir=str(tmp_path / "ipython"), config=Config({"HistoryManager": {"enabled": False}}))
-    asked = []
 
     def pip(line):
         asked.append(line)
         if not line.startswith("install"):
             shell.system(f"{sys.executable} -m pip {line}")
 
-    shell.register_magic_function(pip, magic_name="pip")
-    source = badges.SET_UP.format(address=origin.as_uri())
-
     def run(drive=None):
-        shell.run_cell(source.replace("DRIVE = None", f"DRIVE = {drive!r}")).raise_error()
+        source = badges.SET_UP.format(address=origin.as_uri()).replace("DRIVE = None", f"DRIVE = {drive!r}")
+        shell.run_cell(source).raise_error()
 
-    return types.SimpleNamespace(run=run, asked=asked, content=content)
-
-
-def test_on_colab_the_clone_is_installed_and_found_again(colab):
-    colab.run("brains")
-    clone = colab.content / "course-repository"
-    assert f"torch=={importlib.metadata.version('torch')}" in (colab.content / "installed.txt").read_text().splitlines()
-    assert colab.asked[-1] == "install -q -c installed.txt ./course-repository"  # not -e, and nothing there is changed
+    shell.register_magic_function(pip, magic_name="pip")
+    run()  # elsewhere
+    assert not asked and not list(content.iterdir()) and os.environ["STYLEGAN_DRIVE"] == ""
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    run("brains")
+    clone = content / "course-repository"
+    assert f"torch=={importlib.metadata.version('torch')}" in (content / "installed.txt").read_text().splitlines()
+    assert asked[-1] == "install -q -c installed.txt ./course-repository"  # not -e, and nothing there is changed
     assert Path.cwd() == clone / "notebooks" and checkout() == clone and (clone / "models" / "brain.safetensors").is_file()
     (clone / "mine.txt").write_text("kept")
-    os.chdir(colab.content)  # a restarted session
-    colab.run()
+    os.chdir(content)  # a restarted session
+    run()
     assert Path.cwd() == clone / "notebooks" and (clone / "mine.txt").is_file()
     assert os.environ["STYLEGAN_DRIVE"] == "brains"  # the set-up of the next notebook in the same session keeps it
-
-
-def test_elsewhere_the_set_up_does_nothing(colab, monkeypatch):
-    monkeypatch.delitem(sys.modules, "google.colab")
-    colab.run()
-    assert not colab.asked and not list(colab.content.iterdir()) and os.environ["STYLEGAN_DRIVE"] == ""

@@ -43,18 +43,14 @@ def address(pyproject: Path) -> str:
     return found
 
 
-def with_badge(text: str, line: str) -> str:
-    """The first Markdown of a notebook with this badge below its heading, in place of the badge that is there."""
-    heading, *rest = [block for block in text.split("\n\n") if not block.startswith("[![Open in Colab]")]
-    return "\n\n".join([heading, line, *rest])
-
-
 def stamped(notebook: dict, name: str, repository: str) -> dict:
-    """The notebook of that file name with the badge in its first cell and the common set-up in its first code cell."""
+    """The notebook of that file name with the badge below its heading and the common set-up in its first code cell."""
     line = BADGE.format(colab=COLAB, repository=repository.removeprefix("https://github.com/"), name=name)
     first = notebook["cells"][0]
     set_up = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    first["source"] = with_badge("".join(first["source"]), line).splitlines(keepends=True)
+    blocks = "".join(first["source"]).split("\n\n")
+    heading, *rest = [block for block in blocks if not block.startswith("[![Open in Colab]")]  # in place of the old one
+    first["source"] = "\n\n".join([heading, line, *rest]).splitlines(keepends=True)
     set_up["source"] = SET_UP.format(address=repository).splitlines(keepends=True)
     return notebook
 

@@ -21,8 +21,8 @@ from stylegan.truth.readers import notes_on
 SHOWN, COUNTED = range(1, 7), 400  # seeds of the sheet; seeds of the numbers
 
 
-def where_classes_differ(e: Evidence) -> tuple[np.ndarray, float, float]:
-    """(mean change of generated slices, its correlation with that of real people, how much larger it is where people change most).
+def where_classes_differ(e: Evidence) -> tuple[float, float]:
+    """Of the mean change of generated slices: its correlation with that of people, how much larger it is where they change most.
 
     Real: training people of the last class minus those of the first. Most: the tenth of the head's pixels with the largest change.
     """
@@ -33,7 +33,7 @@ def where_classes_differ(e: Evidence) -> tuple[np.ndarray, float, float]:
     real = last - first
     most = head & (np.abs(real) >= np.quantile(np.abs(real[head]), 0.9))
     ratio = np.abs(drawn[most]).mean() / np.abs(drawn[head & ~most]).mean()
-    return drawn, float(np.corrcoef(real[head], drawn[head])[0, 1]), float(ratio)
+    return float(np.corrcoef(real[head], drawn[head])[0, 1]), float(ratio)
 
 
 def main(run: str, out: str) -> None:
@@ -41,7 +41,7 @@ def main(run: str, out: str) -> None:
     if e.G.c_dim < 2 or e.train is None:
         raise ValueError(f"{run} holds no generator with classes and their training slices; train with --conditional class.")
     pairs, names = predict.class_sweep(e.G, SHOWN, (0, e.G.c_dim - 1)), [e.info["classes"][i] for i in (0, -1)]
-    _, agreement, ratio = where_classes_differ(e)
+    agreement, ratio = where_classes_differ(e)
     notes = notes_on(e, predict.to_uint8(pairs.transpose(0, 1).flatten(0, 1)))
     titles = {"column_titles": [f"seed {seed}" for seed in SHOWN], "notes": notes, "caption": f"model {e.info['model_hash']}"}
     figure = plots.compare(pairs[:, 0], pairs[:, 1], names, difference=True, **titles)

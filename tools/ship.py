@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,13 +184,7 @@ def _write(path: Path, entry: dict, slices: SliceDataset, found: dict, control: 
     """The entry in metrics.json and the card; returns the card."""
     audit = {name: found[name] for name in FURTHER} | {"control": control or entry.get("audit", {}).get("control")}
     scores = {name: value for name, value in found.items() if name not in FURTHER}
-    entry = {
-        **entry,
-        "scores": scores,
-        "audit": audit,
-        "nearest": nearest_training(path, slices),
-        "changes": changes(entry["config"]),
-    }
+    entry |= {"scores": scores, "audit": audit, "nearest": nearest_training(path, slices), "changes": changes(entry["config"])}
     write_json(path.with_name("metrics.json"), {**(read_json(path.with_name("metrics.json")) or {}), path.stem: entry})
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text(head(path.stem, entry) + card(path.stem, entry, slices.split("train")), encoding="utf-8")
@@ -202,10 +195,8 @@ def head(name: str, entry: dict) -> str:
     """The YAML head of a card: terms, tags and the scores on the last split, those on test subjects."""
     split, scores = list(entry["scores"]["splits"].items())[-1]
     space, (licence, licence_name) = entry["scores"]["feature_space"], LICENCES[entry["terms"]]
-    lines = [
-        f"    - {{type: {key}, name: {json.dumps(f'{label} ({space})')}, value: {scores[key]['value']:.4g}}}"
-        for key, label in METRICS.items()
-    ]
+    line = "    - {{type: {}, name: {}, value: {:.4g}}}"
+    lines = [line.format(key, json.dumps(f"{label} ({space})"), scores[key]["value"]) for key, label in METRICS.items()]
     return HEAD.format(
         name=name, licence=licence, licence_name=licence_name and f"license_name: {licence_name}\n", dataset=entry["terms"],
         data=json.dumps(entry["data"]), split=split, metrics="\n".join(lines),
@@ -231,18 +222,12 @@ def _history(run_dir: Path, path: Path) -> dict:
     config, lines = info["config"], read_metrics(run_dir)
     seconds = max((line["seconds"] for line in lines if line["cur_nimg"] <= info["cur_nimg"]), default=0.0)
     return {
-        "model_hash": info["model_hash"],
-        "data": info["data"]["title"],
-        "train_subjects": len(info["train_subjects"]),
-        "kimg": info["cur_nimg"] / 1000,
-        "run_kimg": lines[-1]["kimg"],
-        "hours": seconds / 3600,
+        "model_hash": info["model_hash"], "data": info["data"]["title"], "train_subjects": len(info["train_subjects"]),
+        "kimg": info["cur_nimg"] / 1000, "run_kimg": lines[-1]["kimg"], "hours": seconds / 3600,
         "machine": (run_dir / "environment.txt").read_text(encoding="utf-8").splitlines()[-2],
-        "parameters": count_parameters(G),
-        "config": config,
-        "changes": changes(config),
+        "parameters": count_parameters(G), "config": config, "changes": changes(config),
         "kid_val": [[line["kimg"], line["kid_val"]] for line in lines if line["kid_val"] is not None],
-    }
+    }  # fmt: skip
 
 
 def changes(config: dict) -> dict:
@@ -250,16 +235,16 @@ def changes(config: dict) -> dict:
     return {k: v for k, v in Config.from_dict(config).departures().items() if k not in FREE_TO_CHANGE}
 
 
-def nearest_training(path: Path, slices: SliceDataset, seeds: Sequence[int] = SAMPLES) -> dict:
+def nearest_training(path: Path, slices: SliceDataset) -> dict:
     """How far samples of a generator lie from the nearest training slice, and held-out real slices: ``{heldout, samples}``.
 
     Distances in the space of `features`; each sample gives ``{seed, distance, ratio, subject, level}`` of its nearest slice.
     """
     train, held, at_train = slices.split("train"), slices.select(slices.splits != "train"), open_evidence(path, slices).at_train
     heldout = float(np.median(nearest(features(held.images), at_train)[0]))
-    distances, rows = nearest(features(generate(load_generator(path)[0], seeds, noise_mode="random")), at_train)
+    distances, rows = nearest(features(generate(load_generator(path)[0], SAMPLES, noise_mode="random")), at_train)
     rows %= len(train)  # of a mirrored one the slice itself
-    found = zip(seeds, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
+    found = zip(SAMPLES, distances.tolist(), train.subjects[rows].tolist(), train.levels[rows].tolist(), strict=True)
     names = ("seed", "distance", "ratio", "subject", "level")
     samples = [dict(zip(names, (seed, d, d / heldout, str(who), level), strict=True)) for seed, d, who, level in found]
     return {"heldout": heldout, "samples": samples}
@@ -293,9 +278,8 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run_dir", type=Path, metavar="RUN|FILE", help="a shipped file is scored again and its card rewritten")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR|ZIP", help="the slices it was trained on; without it only the head is written anew"
-    )
+    only = "the slices it was trained on; without it only the head is written anew"
+    parser.add_argument("--data", type=Path, metavar="DIR|ZIP", help=only)
     parser.add_argument("--name", default="", help="of the files, such as oasis1-stylegan2-64")
     parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
     parser.add_argument("--terms", default="own", choices=tuple(TERMS), help="of the data")
