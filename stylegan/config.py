@@ -178,7 +178,7 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if isinstance(allowed, tuple) and value not in allowed:
         raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(allowed)}.")
     if isinstance(allowed, str) and not {"> 0": value > 0, ">= 0": value >= 0, "0 to 1": 0 <= value <= 1}[allowed]:
-        raise ValueError(f"{field.name} is {value}; its range is {allowed}.")
+        raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
     return value
 
 

@@ -95,9 +95,8 @@ class Replay:
             return
         key = (getattr(function, "func", function).__name__, *variant)
         self.runs[key] += 1
-        if (
-            self.runs[key] <= WARM_UP
-        ):  # on the stream that recording will use: gradients remember the stream they were first made on
+        if self.runs[key] <= WARM_UP:
+            # On the stream that recording will use: gradients remember the stream they were first made on.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 function(*inputs)
