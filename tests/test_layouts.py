@@ -97,9 +97,8 @@ def test_nobody_is_in_two_splits_whatever_the_names(classes, person):
     visits = " _MR{v} _ses-{v} _visit{v} _{d} _run-{v}_T1w _I{image} /ses-{v} /{d}/I{image} /scan{v}".split(" ")
     endings = ("/{k}.png", "/slice_{k}.jpg", "_slice_{k}.png", "/t1.nii.gz", "_T1w.nii", ".mgz")
     for visit, ending in itertools.product(visits, endings):
-        if ending.startswith("/") or not visit.startswith(
-            "/"
-        ):  # else the file's name tells nothing and repeats in every folder
+        # Else the file's name tells nothing and repeats in every folder.
+        if ending.startswith("/") or not visit.startswith("/"):
             files = tree(("{c}/" if classes else "") + person + visit + ending, classes)
             found = read(files)
             check_people(found, files)

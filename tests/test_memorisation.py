@@ -35,6 +35,13 @@ def test_new_people_have_the_ratio_one_and_copies_none():
     assert memorisation.memory(np.ones(50), np.ones(8), np.arange(8))["p_value"] == 1
 
 
+def test_p_values_are_uniform_where_nothing_is_remembered():
+    train, people = gaussian(200, 4, 0), np.repeat(np.arange(12), 6)
+    sides = [(near(gaussian(300, 4, 100 + s), train), near(gaussian(72, 4, 500 + s), train)) for s in range(60)]
+    found = np.array([memorisation.memory(*both, people)["p_value"] for both in sides])
+    assert np.mean(found < 0.1) < 0.22 and 0.35 < np.mean(found) < 0.65
+
+
 def test_a_generator_that_copies_one_in_ten_is_seen_at_the_near_end():
     train, held, fresh = gaussian(400, 6, 0), gaussian(200, 6, 1), gaussian(500, 6, 2)
     usual, some = near(held, train), near(np.concatenate([fresh[50:], train[:50] + 0.01]), train)
