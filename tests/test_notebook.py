@@ -42,7 +42,7 @@ def change(run):
     (cut, "Copy the run folder again"),
     (lambda run: (run / "generator.safetensors").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR."), "Copy the run folder again"),
     (change, "config.json is damaged"),
-    (lambda run: (run / "metrics.jsonl").unlink(), "train there first"),
+    (lambda run: (run / "metrics.jsonl").unlink(), "train there: "),
     (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
 ])  # fmt: skip
 def test_a_spoilt_run_is_refused_with_one_sentence(trained, run, spoil, says):
