@@ -68,7 +68,7 @@ def run_cells(name, times=1, **parameters):
                 exec(compile(cell.source, cell.id, "exec"), names)
 
 
-@pytest.mark.parametrize(("preset", "situation"), itertools.product(PRESETS, SITUATIONS))
+@pytest.mark.parametrize(("preset", "situation"), list(itertools.product(PRESETS, SITUATIONS)))
 def test_the_notebooks_run_to_their_end(preset, situation, tmp_path, monkeypatch):
     monkeypatch.chdir(NOTEBOOKS)
     matplotlib.use("agg")
