@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from stylegan import distributed
@@ -312,6 +311,8 @@ class Recorder(contextlib.ExitStack):
 
     def _draw(self) -> None:
         """A grid of pictures from fixed z. Of more than a time-lapse can show every other one goes, but the first and the last stay."""
+        from torchvision.utils import make_grid  # two seconds to import: only who trains pays
+
         folder, c_dim = self.run_dir / "samples", self.state.config.c_dim
         classes = np.arange(len(GRID_SEEDS)) % c_dim if c_dim else None
         images = torch.from_numpy(to_uint8(generate(self.state.G_ema, GRID_SEEDS, class_index=classes)))

@@ -48,11 +48,13 @@ def test_imports_point_down():
 
 LIGHT = """import sys
 import stylegan.run, stylegan.predict
-print({"matplotlib", "sklearn"} & set(sys.modules))
+print({"matplotlib", "sklearn", "torchvision"} & set(sys.modules))
 import stylegan.scores.features, stylegan.truth.embedding
-print({"umap", "sklearn", "efficientnet_lite_pytorch"} & set(sys.modules))"""
+print({"umap", "sklearn", "efficientnet_lite_pytorch"} & set(sys.modules))
+import stylegan.notebook
+print({"torchvision"} & set(sys.modules))"""
 
 
 def test_training_imports_neither_matplotlib_nor_sklearn_and_networks_are_loaded_when_needed():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["set()"] * 2
+    assert done.stdout.split() == ["set()"] * 3
