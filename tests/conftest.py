@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else the first UMAP gives torch a second one
 
 import numpy as np
 import pytest
@@ -147,10 +149,37 @@ def made(tmp_path_factory, worker_id):
     def write(slices, place, patch):
         patch.chdir(Path(__file__).parents[1])
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
-        report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
+        with _one_kernel(patch):
+            report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
 
     place = _made_once(tmp_path_factory, worker_id, "report", write)
     return Report(place / "run", place / "slices", place / "out")
+
+
+@contextlib.contextmanager
+def _one_kernel(patch):
+    """One kernel for all notebooks, emptied after each: seven would load everything seven times and compile UMAP twice."""
+    from jupyter_core.utils import run_sync
+
+    from stylegan.reporting import execute
+
+    class Kept(execute.AsyncKernelManager):
+        async def shutdown_kernel(self, **_):
+            client = self.client()
+            client.start_channels()
+            await client.wait_for_ready()
+            await client.execute("%reset -f", reply=True)
+            client.stop_channels()
+
+        async def cleanup_resources(self, **_):
+            pass
+
+    kept = []
+    patch.setattr(execute, "AsyncKernelManager", lambda **given: kept[0] if kept else kept.append(Kept(**given)) or kept[0])
+    try:
+        yield
+    finally:
+        run_sync(super(Kept, kept[0]).shutdown_kernel)(now=True)
 
 
 def _made_once(tmp_path_factory, worker_id, name, make):

@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import torchvision.utils  # noqa: F401  what a run loads when it draws
 
 import stylegan.run
 import stylegan.scores.evaluate

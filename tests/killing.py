@@ -19,6 +19,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
+import torchvision.utils  # noqa: F401  what a run loads when it draws
 
 from stylegan import checkpoint
 from stylegan import run as runs

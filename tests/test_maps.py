@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from conftest import save_untrained
 from test_evaluate import dataset_of
 
@@ -37,6 +38,14 @@ def test_a_map_is_seeded_keeps_clusters_apart_and_fakes_cannot_shape_one_fitted_
     assert np.array_equal(alone, other) and not np.array_equal(joint[:40], alone)
     gap = np.linalg.norm(joint[:40].mean(axis=0) - joint[40:].mean(axis=0))
     assert gap > 2 * max(joint[:40].std(), joint[40:].std())
+
+
+def test_a_map_leaves_torch_its_threads(monkeypatch):
+    """The compiler of UMAP gives torch as many as there are cores."""
+    umap, before = pytest.importorskip("umap"), torch.get_num_threads()
+    monkeypatch.setattr(umap.UMAP, "fit_transform", lambda _, x: (torch.set_num_threads(before + 1), x[:, :2])[1])
+    embed(*two_sets(4.0, 40), "umap")
+    assert torch.get_num_threads() == before
 
 
 def test_wrong_maps_are_refused_in_a_sentence():

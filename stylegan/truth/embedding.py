@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from stylegan.checkpoint import load_generator
 from stylegan.config import Config
@@ -57,9 +58,10 @@ def embed(
 
         options = {"init": "spectral" if len(real) > 8 else "random", "n_jobs": 1}  # too few points have no spectrum
         reducer = UMAP(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
-    if mode == "joint":
-        return reducer.fit_transform(np.concatenate([real, fake])).astype(np.float32)
-    return np.concatenate([reducer.fit_transform(real), reducer.transform(fake)]).astype(np.float32)
+    with threadpool_limits(1):  # umap's compiler would leave torch with a thread for each core, however many it had
+        if mode == "joint":
+            return reducer.fit_transform(np.concatenate([real, fake])).astype(np.float32)
+        return np.concatenate([reducer.fit_transform(real), reducer.transform(fake)]).astype(np.float32)
 
 
 # --- Tests among neighbours -----------------------------------------------------------------------------------------------
