@@ -163,23 +163,17 @@ def _one_kernel(patch):
 
     from stylegan.reporting import execute
 
-    class Kept(execute.AsyncKernelManager):
-        async def shutdown_kernel(self, **_):
-            client = self.client()
-            client.start_channels()
-            await client.wait_for_ready()
-            await client.execute("%reset -f", reply=True)
-            client.stop_channels()
+    async def empty(client):
+        await client.kc.execute("%reset -f", reply=True)
+        client.kc.stop_channels()
 
-        async def cleanup_resources(self, **_):
-            pass
-
-    kept = []
-    patch.setattr(execute, "AsyncKernelManager", lambda **given: kept[0] if kept else kept.append(Kept(**given)) or kept[0])
+    manager = execute.AsyncKernelManager(kernel_name="python3", kernel_spec_manager=execute.KernelSpecManager(kernel_dirs=[]))
+    patch.setattr(execute, "AsyncKernelManager", lambda **_: manager)
+    patch.setattr(execute._Client, "_async_cleanup_kernel", empty)
     try:
         yield
     finally:
-        run_sync(super(Kept, kept[0]).shutdown_kernel)(now=True)
+        run_sync(manager.shutdown_kernel)(now=True)
 
 
 def _made_once(tmp_path_factory, worker_id, name, make):

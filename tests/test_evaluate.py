@@ -159,11 +159,8 @@ def test_evaluate_refuses_training_subjects_with_their_names(generator_file):
     data = dataset_of()
     for info, options, words in (
         ({}, {"split": "train"}, r"12 of the 12 subjects of split 'train' \(OAS1_0000, .*\.\.\.\)"),
-        (
-            {"train_subjects": ["OAS1_0013_MR2"]},
-            {},
-            r"1 of the 4 subjects of split 'val' \(OAS1_0013\)",
-        ),  # another scan of hers
+        # Another scan of hers.
+        ({"train_subjects": ["OAS1_0013_MR2"]}, {}, r"1 of the 4 subjects of split 'val' \(OAS1_0013\)"),
         ({"train_subjects": []}, {"split": "train", "train_data": data}, "12 of the 12"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -30,10 +30,8 @@ def test_a_measure_is_a_share_of_the_head_whatever_its_brightness_and_fluid_near
 def test_targets_are_what_the_slices_know(simulated):
     assert groundtruth.measures(simulated)["ventricles, simulated"] > 0.8  # with the true area
     found = readers.targets(simulated.split("train"), simulated.select(simulated.splits != "train"))
-    assert {target.name: target.origin for target in found} == {
-        "ventricles": "known",
-        "brain": "measured",
-    }  # few people: no level
+    # Few people: no level.
+    assert {target.name: target.origin for target in found} == {"ventricles": "known", "brain": "measured"}
     assert np.array_equal(found[0].of(simulated), simulated.columns["ventricle_area"])
     aged = replace(simulated, columns={"Age": np.unique(simulated.subjects, return_inverse=True)[1].astype(float)})
     assert "age" in [target.name for target in readers.targets(aged, aged)]  # however the column is spelt

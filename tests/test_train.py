@@ -202,10 +202,8 @@ def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_paired_loss_
 def test_the_rates_are_lowered_for_steps_of_a_regulariser_alone_and_adam_keeps_the_memory_of_as_many_main_steps():
     states = [new_state(smoke(pl_weight=1.0, g_reg_interval=n, d_reg_interval=n, lr=0.01)) for n in (1, 4)]
     groups = [(state.opt_G.param_groups[0], state.opt_D.param_groups[0]) for state in states]
-    assert [(G["base_lr"], D["base_lr"]) for G, D in groups] == [
-        (0.005, 0.01),
-        (0.008, 0.008),
-    ]  # with 1, D's is a part of its loss
+    # With 1, D's is a part of its loss.
+    assert [(G["base_lr"], D["base_lr"]) for G, D in groups] == [(0.005, 0.01), (0.008, 0.008)]
     assert groups[1][0]["betas"] == (0.0, pytest.approx(0.99 ** (4 / 5)))
 
 
