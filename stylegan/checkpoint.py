@@ -144,9 +144,8 @@ def read_settings(run_dir: str | Path) -> dict | None:
     """What config.json says (config, data, classes), None where it is missing or no JSON. ValueError where it says it wrongly."""
     path = Path(run_dir) / "config.json"
     known = read_json(path)
-    wrong = [
-        name for name in ("config", "data", "classes") if known is not None and not isinstance(known.get(name), INFO[name])
-    ]
+    needed = () if known is None else ("config", "data", "classes")
+    wrong = [name for name in needed if not isinstance(known.get(name), INFO[name])]
     if wrong:
         raise ValueError(f"{path} is damaged ({', '.join(wrong)}); copy the run folder again or take a new one.")
     return known

@@ -115,15 +115,10 @@ def notebook_of(*sources):
     return new_notebook(cells=[(new_markdown_cell if text.startswith("#") else new_code_cell)(text) for text in sources])
 
 
-class Trained(NamedTuple):
+class Made(NamedTuple):
     run: Path
     slices: Path
-
-
-class Report(NamedTuple):
-    run: Path
-    slices: Path
-    pages: Path  # the folder of index.html and the executed copies
+    pages: Path  # of the report: the folder of index.html and the executed copies
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +132,7 @@ def trained(tmp_path_factory, worker_id):
         train_run(make_config("smoke", total_kimg=0.1), slices, place / "run", scorer=validation_scorer)
 
     place = _made_once(tmp_path_factory, worker_id, "trained", train)
-    return Trained(place / "run", place / "slices")
+    return Made(place / "run", place / "slices", place / "out")
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +148,7 @@ def made(tmp_path_factory, worker_id):
             report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
 
     place = _made_once(tmp_path_factory, worker_id, "report", write)
-    return Report(place / "run", place / "slices", place / "out")
+    return Made(place / "run", place / "slices", place / "out")
 
 
 @contextlib.contextmanager

@@ -153,16 +153,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 MASK = png(fixtures.label_map(1, 1))
 DICOM = bytes(128) + b"DICM" + bytes(500)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run showpage\n%%EOF\n"
-NAMES = (
-    "a b 'c' \"d\"",
-    "größe_слой",
-    "<b>&amp;",
-    "%s{0}$HOME",
-    "line\nbreak\x1b[31m",
-    "-rf",
-    "t\tab",
-    os.fsdecode(b"\xff\xfe"),
-)
+NAMES = ("a b 'c' \"d\"", "größe_слой", "<b>&amp;", "%s{0}$HOME", "line\nbreak\x1b[31m", "-rf", "t\tab", "\udcff\udcfe")
 
 
 def rename_all(root: Path) -> None:

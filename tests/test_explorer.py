@@ -128,7 +128,7 @@ def test_a_slow_one_draws_its_skip_picture_while_a_slider_moves(visit, tmp_path)
     assert page.evaluate("sizes") == [32, 64]
 
 
-@pytest.mark.parametrize("changes", [{"channel_base": 16384, "channel_max": 512}, {"attention": "16"}])
+@pytest.mark.parametrize("changes", [{"channel_base": 8192, "channel_max": 256}, {"attention": "16"}])
 def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
     text = explorer.fragment(made(tmp_path, **changes))
     assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text

@@ -78,13 +78,8 @@ def test_a_loaded_generator_draws_what_was_saved_at_its_stage_and_all_that_is_kn
     config = growing()
     G, _ = build_networks(config)
     set_stage(stage(config, cur_nimg), G)
-    info = {
-        "config": config.to_dict(),
-        "classes": ["a"],
-        "train_subjects": ["S1"],
-        "data": {"title": "t"},
-        "cur_nimg": cur_nimg,
-    }
+    info = {"config": config.to_dict(), "classes": ["a"], "train_subjects": ["S1"], "data": {"title": "t"}}
+    info["cur_nimg"] = cur_nimg
     save_generator(tmp_path / "generator.safetensors", G, info)
     again, known = load_generator(tmp_path)
     z = torch.randn(2, 8)

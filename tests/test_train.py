@@ -7,25 +7,13 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from stylegan import train as training
 from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
 from stylegan.predict import generate
 from stylegan.scores.metrics import kernel_distance
-from stylegan.train import (
-    d_penalty_step,
-    d_step,
-    draw_fakes,
-    g_step,
-    logits_of_both,
-    new_state,
-    path_length_step,
-    set_rates,
-    train,
-    training_step,
-    update_augment,
-    update_ema,
-)
+from stylegan.train import d_step, g_step, new_state, train, training_step
 
 DCGAN = {"architecture": "dcgan", "mapping_layers": 0, "z_dim": 16, "w_dim": 16, "style_mixing_prob": 0.0}
 SYSTEMS = [name for name in PRESETS if name.startswith(("stylegan", "seed")) or name in ("dcgan", "modern")]
@@ -104,7 +92,7 @@ def test_fakes_and_real_slices_are_judged_in_one_pass_as_in_two(fields, n):
         state.D.eval()
     fake, real = torch.randn(n, 1, 16, 16), 2 + torch.randn(n, 1, 16, 16)
     c = torch.eye(3)[torch.arange(n) % 3] if state.config.c_dim else None
-    found = logits_of_both(state, fake, real, c)
+    found = training.logits_of_both(state, fake, real, c)
     for logits, img in zip(found, (fake, real), strict=True):
         torch.testing.assert_close(logits, state.D(img, c), rtol=1e-4, atol=1e-5)
     assert (found[0] - found[1]).abs().max() > 1e-3  # they differ: mixing them would show
@@ -114,10 +102,10 @@ def test_the_lazy_steps_change_their_network_and_nothing_else(slices):
     state = new_state(smoke(r1_gamma=1.0, pl_weight=2.0, pl_batch_shrink=4))
     real, c = draw_batch(slices, state.config, 0, state.device)
     before = weights(state.D), weights(state.G)
-    d_penalty_step(state, real, c)
+    training.d_penalty_step(state, real, c)
     assert changed(state.D, before[0]) and not changed(state.G, before[1])
     before = weights(state.D), weights(state.G)
-    path_length_step(state, None)
+    training.path_length_step(state, None)
     assert changed(state.G, before[1]) and not changed(state.D, before[0])
     assert state.log.means()["path_length"] > 0 and state.pl_mean > 0
 
@@ -157,7 +145,7 @@ def test_ema_forgets_half_in_its_half_life_follows_closely_at_the_start_and_copi
         target.data.fill_(1.0)
     state.G.mapping.w_avg.fill_(7.0)
     for _ in range(steps):  # 100 batches of 8 slices are the half-life of 0.8 kimg
-        update_ema(state, 8)
+        training.update_ema(state, 8)
     assert all(torch.allclose(p, torch.full_like(p, 0.5), atol=1e-4) for p in state.G_ema.parameters())
     assert (state.G_ema.mapping.w_avg == 7).all()
 
@@ -167,14 +155,14 @@ def test_augment_p_rises_when_the_discriminator_is_too_sure_and_falls_when_it_is
     state, step = new_state(smoke(ada_interval=4, ada_kimg=1.0, augment_p_max=0.05)), 8 * 4 / 1000
     for signs, p in ((30.0, step), (30.0, 0.05), (0.0, 0.05 - step), (0.0, 0.0)):
         state.step, state.signs = 4, torch.tensor([signs, 32.0])
-        update_augment(state, 8)
+        training.update_augment(state, 8)
         assert state.augment_p == pytest.approx(p) and state.signs.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_style_mixing_gives_a_share_of_fakes_two_styles(share):
     state = new_state(smoke(style_mixing_prob=share))
-    ws = draw_fakes(state, 400, None, state.rng("d_step"))[1]
+    ws = training.draw_fakes(state, 400, None, state.rng("d_step"))[1]
     switches = (ws[:, 1:] != ws[:, :-1]).any(dim=2).sum(dim=1)  # coarse layers from one z, fine layers from the other
     assert switches.max() == (share > 0) and switches.float().mean().item() == pytest.approx(share, abs=0.08)
 
@@ -184,7 +172,7 @@ def test_the_rate_falls_with_the_root_of_the_slices_shown_and_at_last_to_nothing
     full = state.opt_G.param_groups[0]["base_lr"]
     for kimg, share in ((0, 1), (10, 1), (40, 0.5), (1000, 0.1), (1750, 0.5 * (10 / 1750) ** 0.5), (2000, 0)):
         state.cur_nimg = kimg * 1000
-        set_rates(state)
+        training.set_rates(state)
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
 
 

@@ -102,19 +102,13 @@ TWICE = {"slices": 10, "exact": 2, "near": 3, "yardstick": 1.0, "pairs": []}
 AT = {"kid": entry(10), "fd_floor": FLOOR, "kid_floor": FLOOR}
 
 
-@pytest.mark.parametrize(
-    ("sentence", "states"),
-    [
-        (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
-        (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
-        (verdict.distance_sentence, [AT | {"fd": entry(fd)} for fd in (10, 30, 70, 900)]),
-        (
-            verdict.copies_sentence,
-            [{**entry(x), "ratio": x, "p_value": p} for x, p in ((0.3, 1e-6), (0.9, 0.01), (1, 0.5), (2, 1))],
-        ),
-        (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
-    ],
-)
+@pytest.mark.parametrize(("sentence", "states"), [
+    (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
+    (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
+    (verdict.distance_sentence, [AT | {"fd": entry(fd)} for fd in (10, 30, 70, 900)]),
+    (verdict.copies_sentence, [{**entry(x), "ratio": x, "p_value": p} for x, p in ((0.3, 1e-6), (0.9, 0.01), (1, 0.5), (2, 1))]),
+    (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
+])  # fmt: skip
 def test_sentences_follow_the_numbers(sentence, states):
     """Each takes another form where its numbers say so; how it is worded is not tested."""
     words = {re.sub(r"[\d.-]+", "", sentence(state)) for state in states}
