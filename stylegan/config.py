@@ -13,7 +13,7 @@ ARCHITECTURES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN1", "dcgan": "D
 
 
 def option(default: object, help: str, allowed: str | tuple[str, ...] | None = None, *, free: bool = False):
-    """A field with its help text, its range ("> 0", ">= 0" or "0 to 1") or choices, and whether a resumed run may change it."""
+    """A field with its help text, its range ("> 0", "0 to 1" and the like) or choices, and whether a resumed run may change it."""
     return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "free": free})
 
 
@@ -75,7 +75,7 @@ class Config:
     ada_interval: int = option(4, "steps between adaptions of p", "> 0")
     ada_kimg: float = option(100.0, "kimg in which p can go from 0 to 1", "> 0")
     # Optimiser and averages
-    batch_size: int = option(16, "real slices in a step, a multiple of the group size", "> 0")
+    batch_size: int = option(16, "real slices in a step, a multiple of the group size", "1 to 4096")
     lr: float = option(2.5e-3, "learning rate of G and D", "> 0")
     lr_decay_kimg: float = option(0.0, "from here on lr falls with 1 / sqrt(slices shown) (EDM2, equation 67); 0: never", ">= 0")
     lr_end_kimg: float = option(0.0, "lr falls to 0 at so many kimg, evenly over the last quarter of them; 0: never", ">= 0")
@@ -177,7 +177,8 @@ def _checked(field: dataclasses.Field, value: object) -> object:
         raise ValueError(f"{field.name} is {value}; give a finite number.")
     if isinstance(allowed, tuple) and value not in allowed:
         raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(allowed)}.")
-    if isinstance(allowed, str) and not {"> 0": value > 0, ">= 0": value >= 0, "0 to 1": 0 <= value <= 1}[allowed]:
+    ranges = {"> 0": (5e-324, math.inf), ">= 0": (0, math.inf), "0 to 1": (0, 1), "1 to 4096": (1, 4096)}
+    if allowed in ranges and not ranges[allowed][0] <= value <= ranges[allowed][1]:
         raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
     return value
 

@@ -36,9 +36,7 @@ class EqualLinear(nn.Module):
     [N, in_features] -> [N, out_features].
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, *, bias: float = 0.0, lr_multiplier: float = 1.0, act: bool = False
-    ):
+    def __init__(self, in_features: int, out_features: int, *, bias: float = 0.0, lr_multiplier: float = 1.0, act=False):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], bias / lr_multiplier))

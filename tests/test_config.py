@@ -6,7 +6,7 @@ import pytest
 
 from stylegan.config import CHOICES, FIELDS, PRESETS, Config, make_config
 
-OUTSIDE = {"> 0": (0, -1), ">= 0": (-1,), "0 to 1": (-0.1, 1.01)}
+OUTSIDE = {"> 0": (0, -1), ">= 0": (-1,), "0 to 1": (-0.1, 1.01), "1 to 4096": (0, 4097)}
 BAD = {
     "img_resolution": (48, 4, 2048, -64), "channel_base": (32,), "batch_size": (6, "16", 16.0, True), "mapping_layers": (0,),
     "lr": (float("nan"), float("inf"), "fast", True), "r1_gamma": (float("nan"),), "device": ("tpu",), "mirror": (1,),
