@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -121,17 +122,19 @@ def _load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict,
         named = ", ".join(wrong) or "classes, train_subjects or cur_nimg"
         raise ValueError(f"{path} is damaged: {named} in its header is no such thing.")
     config = Config.from_dict(info.get("config", {}))
-    try:  # compare shapes before memory is taken for them: a header can claim any size
+    claimed = max(config.channels(4), config.z_dim, config.w_dim, config.c_dim, config.img_resolution) ** 2
+    fits = claimed <= sum(value.numel() for value in tensors.values())
+    try:  # a header can claim any size: compare shapes before memory is taken (torch's way to do so takes two seconds to import)
         if config.mapping_layers > len(tensors):
             raise ValueError(f"it claims {config.mapping_layers} mapping layers")
-        with torch.device("meta"):
-            shapes = kind(config).state_dict()
+        with contextlib.nullcontext() if fits else torch.device("meta"):
+            net = kind(config)
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} does not fit this network ({str(error).splitlines()[0]}).") from error
-    _refuse_misfit(shapes, tensors, path)
+    _refuse_misfit(net.state_dict(), tensors, path)
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ValueError(f"{path} holds weights that are not finite; take another one.")
-    net = kind(config).to(memory_format=torch.channels_last)
+    net = (net if fits else kind(config)).to(memory_format=torch.channels_last)
     net.load_state_dict(tensors)
     set_stage(stage(config, info.get("cur_nimg", 0)), net)
     return net.eval().requires_grad_(False).to(device)

@@ -193,9 +193,7 @@ class MappingNetwork(nn.Module):
     class alone, for a projection discriminator. Without ``embed`` layers see the one-hot c; without layers w is pixel_norm(z).
     """
 
-    def __init__(
-        self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, num_layers: int, lr_multiplier: float, embed: bool = True
-    ):
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, num_layers: int, lr_multiplier: float, embed=True):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
         self.embed = EqualLinear(c_dim, w_dim) if c_dim and embed else None

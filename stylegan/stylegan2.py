@@ -72,9 +72,7 @@ class ModulatedPixels(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (figure 2d)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, *, up: bool = False, noise_lr: float = 1.0
-    ):
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, *, up=False, noise_lr: float = 1.0):
         super().__init__()
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up)
         self.noise = NoiseInjection(resolution, lr_multiplier=noise_lr)
