@@ -122,8 +122,8 @@ def _load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict,
         named = ", ".join(wrong) or "classes, train_subjects or cur_nimg"
         raise ValueError(f"{path} is damaged: {named} in its header is no such thing.")
     config = Config.from_dict(info.get("config", {}))
-    claimed = max(config.channels(4), config.z_dim, config.w_dim, config.c_dim, config.img_resolution) ** 2
-    fits = claimed <= sum(value.numel() for value in tensors.values())
+    widest = max(config.channels(4), config.z_dim, config.w_dim, config.c_dim, config.img_resolution)
+    fits = widest**2 * max(config.mapping_layers, 9) <= sum(value.numel() for value in tensors.values())
     try:  # a header can claim any size: compare shapes before memory is taken (torch's way to do so takes two seconds to import)
         if config.mapping_layers > len(tensors):
             raise ValueError(f"it claims {config.mapping_layers} mapping layers")
