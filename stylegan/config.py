@@ -13,7 +13,7 @@ ARCHITECTURES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN1", "dcgan": "D
 
 
 def option(default: object, help: str, allowed: str | tuple[str, ...] | None = None, *, free: bool = False):
-    """A field with its help text, its range ("> 0", "0 to 1" and the like) or choices, and whether a resumed run may change it."""
+    """A field with its help text, its range ("> 0", ">= 0" or "A to B") or choices, and whether a resumed run may change it."""
     return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "free": free})
 
 
@@ -177,9 +177,10 @@ def _checked(field: dataclasses.Field, value: object) -> object:
         raise ValueError(f"{field.name} is {value}; give a finite number.")
     if isinstance(allowed, tuple) and value not in allowed:
         raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(allowed)}.")
-    ranges = {"> 0": (5e-324, math.inf), ">= 0": (0, math.inf), "0 to 1": (0, 1), "1 to 4096": (1, 4096)}
-    if allowed in ranges and not ranges[allowed][0] <= value <= ranges[allowed][1]:
-        raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
+    if isinstance(allowed, str):
+        low, _, high = allowed.partition(" to ")
+        if not (float(low) <= value <= float(high) if high else {"> 0": value > 0, ">= 0": value >= 0}[allowed]):
+            raise ValueError(f"{field.name} is {value}; it must be {allowed}.")
     return value
 
 
