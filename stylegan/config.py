@@ -258,9 +258,9 @@ PRESETS = {
 # What each is after, and every departure from that.
 NOTES = {
     "smoke": ("this project", "Seconds on any machine: for tests of the plumbing, not for pictures."),
-    "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, told to vary as people do."),
-    "oasis64": ("this project", "StyleGAN2 for 64 px slices, two hours of a CPU core: as quick, twice as wide, with smaller steps that end in none."),
-    "oasis128": ("this project", "The same for 128 px, at a third of the pace."),
+    "quick": ("this project", "Nine minutes on two cores: StyleGAN2, small and with large steps, penalised where its fakes vary less than people."),
+    "oasis64": ("this project", "StyleGAN2 for 64 px slices, two hours of a CPU core: as quick, twice as wide, at a rate that falls to 0."),
+    "oasis128": ("this project", "As quick but twice as wide and for 128 px, at a third of its pace; stop it where KID on validation people stops falling."),
     "oasis256": ("this project", "At 256 px, with the published rate and batch; wants a GPU, and has not been trained."),
     "colab": ("this project", "oasis128 for an hour at a time, on Colab's T4 in fp16; not yet timed there."),
     "stylegan1": ("Karras et al. 2019, arXiv:1812.04948",
@@ -281,9 +281,10 @@ NOTES = {
         "The StyleGAN that its text describes: slope .01, Adam 5e-4, standardise then 0-1 (which is min-max), one-hot classes, 200 epochs of "
         "114 people. Its Dice and cross-entropy belong to segmentation and have no meaning here: logistic loss with R1."),
     "dcgan": ("Radford et al. 2016, arXiv:1511.06434",
-        "The baseline, and what seed 004's code really was. Departs in nothing but z, which is scaled to a sphere, and one grey channel."),
+        "The baseline, and what seed 004's code really was. Departs in z (128, scaled to a sphere), widths (512 at most), mirrored slices and one grey channel."),
     "modern": ("Karras et al. 2020 with Huang et al. 2024, arXiv:1912.04958, 2501.05441",
-        "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation."),
+        "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation; without style mixing, with this project's "
+        "dither and pixel_deviation."),
 }
 # fmt: on
 

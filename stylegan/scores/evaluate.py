@@ -46,7 +46,7 @@ def evaluate(
     ``data`` and ``options`` as in `open_evidence`. Fakes are drawn at psi = 1, each with noise drawn from its seed, in the
     split's classes where the generator is conditional; as many as the least of ``num``, the split's slices and those of other
     people. ``fakes``: so many, and no more than twice the training slices, are compared with all training slices. ``controls``:
-    also score sets that must fail. ``all``: also what `everything_of` returns, minutes more. ``answers``: files of
+    also score sets with a known fault. ``all``: also what `everything_of` returns, minutes more. ``answers``: files of
     `read_answers`, for ``people``. ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the
     generator that was best on its validation subjects, so 'test' is the honest split. ValueError where nothing can be scored.
 

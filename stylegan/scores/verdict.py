@@ -68,7 +68,7 @@ MEMORY = {
                    "{heldout:.1f}, held-out people", lambda x: x["p_value"] < 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
 }  # fmt: skip
 TIMES = (  # up to how many times the floor: what that means for the eye
-    (1.1, "That is as good as this score can tell: the set can hardly be told from other real people."),
+    (1.1, "By this score the set is as far from people as other people are."),
     (2.0, "The set is near the real ones and still told apart from them."),
     (4.0, "The slices are clearly not from the same population."),
     (10.0, "The slices may be recognised as heads, and are far from the same population."),
@@ -164,6 +164,11 @@ def plain_scores(scores: Mapping) -> list[str]:
         names = ("kid", "fd", "recall", "coverage", "dimensions")
         shown = [f"{key} {TITLES[key][1].format(control[key])}" for key in names if key in control]
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
+    if "memory" in scores:  # of --all
+        rows = verdict_rows(scores)
+        lines += ["{verdict}: {doubt} {score}: {generated (95 %)}, real {real people}".format(**row) for row in rows] + [
+            summary(rows)
+        ]
     return lines + [f"Note: {text}" for text in scores["warnings"]]
 
 
@@ -256,7 +261,7 @@ def splits_sentence(scores: Mapping) -> str:
     found = {name: split["fd"] for name, split in scores["splits"].items()}
     if len(found) < 2:
         return "There is one split to score on, so that nothing can be compared with it."
-    words = "overlap: it does no better on people it saw" if "train" in found else "overlap: they agree"
+    words = "overlap: no sign that it does better on people it saw" if "train" in found else "overlap: they agree"
     if max(x["low"] for x in found.values()) > min(x["high"] for x in found.values()):
         words = "do **not** all overlap: memory, the choice of the best on `val`, or chance"
     return f"The intervals of {title_of('fd', scores['feature_space'])} on {', '.join(f'`{name}`' for name in found)} {words}."
@@ -281,9 +286,12 @@ def variety_sentence(scores: Mapping) -> str:
     if "dimensions" not in split:
         return "Nobody is held out, so that there are no people to compare its variety with."
     whole, fixed = split["dimensions"], split["dimensions_fixed_noise"]
+    words, floor = variety_words(whole["ratio"]["value"]), floor_of(split, "precision")
+    if floor and mark(split["precision"], floor, "higher") == FAIL:
+        words += ", but fewer of them lie where real slices do, so that some of this is noise"
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
-        f"the noise fixed, which is what $W$ alone varies: {variety_words(whole['ratio']['value'])}."
+        f"the noise fixed, which is what $W$ alone varies: {words}."
     )
 
 
@@ -322,8 +330,8 @@ def control_sentence(control: Mapping | None) -> str:
         return "Whether these measures would light up was not tried with a memorising generator here."
     memory, people = control["memorisation"], control["people"]
     return (
-        f"That these measures light up is shown by a generator trained on {control['slices']} slices until it draws them "
-        f"({control['kimg']:g} kimg at 32 px): its ratio is {memory['ratio']:.2f} (p = {memory['p_value']:.1g}), "
+        f"That these measures light up is shown by a generator that was taught {control['slices']} slices one by one, by least squares and "
+        f"not as a GAN ({control['kimg']:g} kimg at 32 px): its ratio is {memory['ratio']:.2f} (p = {memory['p_value']:.1g}), "
         f"{control['copied']:.0%} of its samples are nearer than the nearest 1 % of held-out slices, the person nearest to them is a "
         f"training person in {people['share']:.0%} ({people['expected']:.0%} by chance), and whom it saw can be told with an AUC of "
         f"{control['attack']['value']:.2f} from its samples and {control['logits']['value']:.2f} from its discriminator."

@@ -21,7 +21,6 @@ from stylegan.charts import Panel
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.files import replacing, write_json
-from stylegan.predict import NOTICE
 from stylegan.scores.evidence import Evidence, open_evidence
 from stylegan.scores.intervals import Chance
 from stylegan.scores.metrics import Side
@@ -253,7 +252,8 @@ def write_study(found: Study, out: str | Path) -> list[Path]:
         "controls.png": control_maps(found.controls),
         "thumbnails.png": thumbnails(sample, joint),
     }
-    about = {"Description": f"Maps of real and of generated slices. {NOTICE}", "model_hash": found.result["model_hash"]}
+    shown = "Maps of real people's slices beside generated ones; thumbnails.png shows the slices themselves."
+    about = {"Description": f"{shown} Not for diagnosis.", "model_hash": found.result["model_hash"]}
     pictures = [plots.save(out / name, figure, about) for name, figure in figures.items()]
     return [out / "embedding.json", out / "embedding.csv", *pictures]
 
