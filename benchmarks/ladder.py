@@ -159,7 +159,7 @@ def render(ladder: dict) -> str:
     """The ladder as Markdown: its budget, the table, the claims, and whether growing paid."""
     head = f"{ladder['budget']['text']}; {ladder['n']} fakes against as many slices of {ladder['people']} held-out people."
     run = [_claim_cells(claim) for claim in ladder["claims"] if claim["ratio"] is not None]
-    claims = markdown_table(run) if run else "The rows of no claim were run."
+    claims = markdown_table(run) if run else "Claims: see claims.md."
     return "\n\n".join([head, render_rows(ladder), claims, growing_sentence(ladder["growing"])]) + "\n"
 
 

@@ -53,7 +53,7 @@ class Config:
     fade_kimg: float = option(600.0, "kimg in which each resolution fades in", "> 0")
     grow_batch_max: int = option(128, "batches double with each halving of the resolution, up to this", "> 0")
     # Losses
-    loss: str = option("logistic", "of both networks", ("logistic", "wgan", "relativistic"))
+    loss: str = option("logistic", "loss of both networks", ("logistic", "wgan", "relativistic"))
     dither: bool = option(False, "clamp and add noise of one grey level to all that D sees (not in the papers)")
     one_fake_batch: bool = option(False, "G learns from the fakes that D has just seen: a tenth faster than new ones")
     r1_gamma: float = option(0.1, "weight of the gradient penalty R1 at real slices", ">= 0")
@@ -65,22 +65,22 @@ class Config:
     pl_decay: float = option(0.01, "pace of the moving average of path lengths", "0 to 1")
     pl_batch_shrink: int = option(2, "how much smaller the batch for path lengths is", "> 0")
     g_reg_interval: int = option(4, "steps between path length regularisations", "> 0")
-    participation_weight: float = option(0.0, "weight of letting fakes vary in as many directions as real slices (not in the papers)", ">= 0")
+    participation_weight: float = option(0.0, "penalty where fakes vary in fewer directions than real slices (not in the papers)", ">= 0")
     style_mixing_prob: float = option(0.9, "share of fakes with two styles", "0 to 1")
     # Discriminator augmentation (Karras et al. 2020b, arXiv:2006.06676)
-    augment: str = option("adaptive", "of all that D sees", ("none", "adaptive", "fixed"))
+    augment: str = option("adaptive", "augmentation of all that D sees", ("none", "adaptive", "fixed"))
     augment_p: float = option(0.0, "its probability at the start; stays there with augment fixed", "0 to 1")
     augment_p_max: float = option(0.8, "its probability at most", "0 to 1")
     ada_target: float = option(0.6, "mean sign of D's real logits that p is adapted to", "0 to 1")
-    ada_interval: int = option(4, "steps between adaptions of p", "> 0")
+    ada_interval: int = option(4, "steps between adaptations of p", "> 0")
     ada_kimg: float = option(100.0, "kimg in which p can go from 0 to 1", "> 0")
     # Optimiser and averages
     batch_size: int = option(16, "real slices in a step, a multiple of the group size", "1 to 4096")
     lr: float = option(2.5e-3, "learning rate of G and D", "> 0")
     lr_decay_kimg: float = option(0.0, "from here on lr falls with 1 / sqrt(slices shown) (EDM2, equation 67); 0: never", ">= 0")
     lr_end_kimg: float = option(0.0, "lr falls to 0 at so many kimg, evenly over the last quarter of them; 0: never", ">= 0")
-    beta1: float = option(0.0, "of Adam", "0 to 1")
-    beta2: float = option(0.99, "of Adam", "0 to 1")
+    beta1: float = option(0.0, "of Adam: decay of the mean gradient", "0 to 1")
+    beta2: float = option(0.99, "of Adam: decay of the mean square", "0 to 1")
     adam_eps: float = option(1e-8, "epsilon of Adam", ">= 0")
     ema_kimg: float = option(5.0, "half-life of the averaged generator", ">= 0")
     ema_rampup: float = option(0.05, "the half-life is at most this fraction of the slices shown so far; 0: no ramp", ">= 0")
@@ -281,7 +281,8 @@ NOTES = {
         "The StyleGAN that its text describes: slope .01, Adam 5e-4, standardise then 0-1 (which is min-max), one-hot classes, 200 epochs of "
         "114 people. Its Dice and cross-entropy belong to segmentation and have no meaning here: logistic loss with R1."),
     "dcgan": ("Radford et al. 2016, arXiv:1511.06434",
-        "The baseline, and what seed 004's code really was. Departs in z (128, scaled to a sphere), widths (512 at most), mirrored slices and one grey channel."),
+        "The baseline, and what seed 004's code really was. "
+        "Departs in z (128, scaled to a sphere), widths (512 at most), mirrored slices and one grey channel."),
     "modern": ("Karras et al. 2020 with Huang et al. 2024, arXiv:1912.04958, 2501.05441",
         "StyleGAN2 with the relativistic loss, R1 + R2 at every step, and adaptive augmentation; without style mixing, with this project's "
         "dither and pixel_deviation."),

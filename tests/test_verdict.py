@@ -36,7 +36,7 @@ def scores(**changes) -> dict:
     """A result of `evaluate` in which everything is as good as real, but for the changes."""
     split, further = {"n": 20, "subjects": 5}, {}
     variety = {name: {**FLOOR, "real": 10.0, "floor": dict(FLOOR), "ratio": entry(1, 0.1)} for name in VARIOUS}
-    for _, key, _ in verdict.DOUBTS:
+    for _, key, _ in verdict.CHECKS:
         if key not in variety:
             (split if key not in ("classifier", "spectrum", "intensity", "area", "symmetry") else further)[key] = dict(FLOOR)
             further["ms_ssim_real" if key == "ms_ssim" else f"{key}_floor"] = dict(FLOOR)
@@ -53,11 +53,11 @@ def scores(**changes) -> dict:
     }  # fmt: skip
 
 
-def test_all_pass_where_all_is_as_real_and_each_doubt_fails_by_itself():
+def test_all_pass_where_all_is_as_real_and_each_check_fails_by_itself():
     rows = verdict_rows(scores())
-    assert len(rows) == len(verdict.DOUBTS) + 1 and {row["verdict"] for row in rows} == {SIGNS[PASS]}
+    assert len(rows) == len(verdict.CHECKS) + 1 and {row["verdict"] for row in rows} == {SIGNS[PASS]}
     assert verdict.summary(rows).startswith(f"**{len(rows)} of {len(rows)} pass**")
-    for _, key, better in verdict.DOUBTS:
+    for _, key, better in verdict.CHECKS:
         bad = entry({"lower": 50, "higher": 1, "as": 50}[better])
         assert sum(row["verdict"] == SIGNS[FAIL] for row in verdict_rows(scores(**{key: bad}))) == 1, key
     official = verdict_rows(scores() | {"feature_space": "inception"})
@@ -67,7 +67,7 @@ def test_all_pass_where_all_is_as_real_and_each_doubt_fails_by_itself():
 def test_memory_is_judged_by_the_test_and_its_size():
     def of(ratio: float, p: float, **memory) -> list[str]:
         found = scores() | {"memorisation": {"ratio": ratio, "low": ratio - 0.05, "high": ratio + 0.05, "p_value": p}}
-        return [row["verdict"] for row in verdict_rows(found, memory)[len(verdict.DOUBTS) :]]
+        return [row["verdict"] for row in verdict_rows(found, memory)[len(verdict.CHECKS) :]]
 
     assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
     assert of(0.0, 0.0625) + of(1.0, 0.5, attack=entry(0.9, 0.5)) == [SIGNS[mark] for mark in (BORDERLINE, PASS, BORDERLINE)]

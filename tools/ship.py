@@ -31,7 +31,8 @@ SAMPLES = range(8)  # seeds whose nearest training slice the card tells
 
 OASIS = """Open access under the OASIS data use agreement. "Data were provided by OASIS: Cross-Sectional: Principal Investigators: D. Marcus, R.
 Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910, P20 MH071616, U24 RR021382." Marcus et al. 2007,
-[doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498). No slice of a subject is in this repository."""
+[doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498). The only pictures of its subjects in this repository are
+those of 32 x 32 pixels in the first row of `figures/ladder/ladder.png` (and where the report repeats it)."""
 TERMS = {
     "oasis1": OASIS,
     "simulated": "Simulated from the ICBM 152 nonlinear template of 2009 (Fonov et al. 2009, 2011), which nilearn ships; nobody's scan.",
@@ -75,8 +76,8 @@ A {architecture} that draws axial brain slices of {resolution} x {resolution} pi
 
 ## Scores and their floor
 
-Features: {space}. The floor is the same distance between real slices of other subjects; intervals are by subject (95 %). Drawn at psi = 1,
-each slice with noise of its own, drawn from its seed.
+Features: {space}. The floor is the same distance between real slices of other subjects, its range that of 95 % of 20 draws of
+them; intervals of generated slices are by subject (95 %). Drawn at psi = 1, each slice with noise of its own, drawn from its seed.
 
 {scores}
 
@@ -84,8 +85,8 @@ On test subjects: {verdict}{minded}
 
 ## As various as people?
 
-{various} *Dimensions*: principal components of the pixels that hold so much of the variance of {pictures} slices. *Spread*: median distance
-to the third-nearest slice of somebody else, the root of the summed squares of pixels in [-1, 1].
+{various} *Dimensions*: principal components of the pixels that hold so much of the variance of {pictures} slices, real ones of as
+many people. *Spread*: median distance to the third-nearest slice of somebody else, the root of the summed squares of pixels in [-1, 1].
 
 {variety}
 
@@ -97,9 +98,9 @@ On test subjects, by rules that are the same for every generator (`stylegan/scor
 which raises the floor of a distance: reaching its range is only borderline, and a pass means no further than its mean. Variety
 counts only where precision does not fail. {summary}
 
-{doubts}
+{checks}
 
-Floor, generator and spoiled sets (which must fail) side by side:
+Floor, generator and sets with a known fault side by side (*memorised* ones have none but the last row):
 
 {ceilings}
 
@@ -110,7 +111,7 @@ Distance in feature space from a slice to the nearest of all training slices. He
 
 {copies}
 
-Median ratio of {count} samples: {ratio:.2f}; of {fakes:,} samples nearer than the nearest 1 % of held-out slices: {copied:.1%}. {control}
+Of {fakes:,} samples {copied:.1%} are nearer than the nearest 1 % of held-out slices. {control}
 
 ## Where it fails
 
@@ -130,7 +131,7 @@ Teaching and research on generative models: latent spaces, scores, artefacts, me
 
 Two-dimensional slices at {resolution} pixels, from one source and prepared in one way. It gets details wrong that a radiologist would
 notice. Not for diagnosis, not as a stand-in for patients in a medical claim, and no proof of privacy: copies were looked for among
-{fakes:,} samples, by the measures in the table of the verdict, which is no guarantee.
+{fakes:,} samples, by the measures in the table of the verdict, which is no guarantee.{limits}
 
 ## The subjects of the split
 
@@ -147,13 +148,15 @@ def ship(
     terms: str = "own",
     out: str | Path = "models",
     control: dict | None = None,
+    limits: str = "",
     **asked: object,
 ) -> Path:
     """Write ``name.safetensors`` (half precision), ``name.md`` (its card) and its entry in ``metrics.json``; returns the card.
 
     ``run_dir``: a run folder, or a shipped file to score it again and rewrite its card. ``data``: the slices it was trained on;
     ``title`` names them for the reader. What is scored is the shipped file. ``control``: what `benchmarks/memoriser.py` wrote, by
-    default what stands in the entry already. Further arguments and errors are those of `evaluate`.
+    default what stands in the entry already, as ``limits``, a sentence on what else is wrong with it. Further arguments and errors
+    are those of `evaluate`.
     """
     if terms not in TERMS:
         raise ValueError(f"There are no terms {terms!r}; choose one of {', '.join(TERMS)}.")
@@ -174,7 +177,7 @@ def ship(
         save_generator(path, G, {**info, "data": about}, half=True)
         entry = {**_history(Path(run_dir), path), "terms": terms}
     found = evaluate(path, slices, all=True, **asked)
-    return _write(path, entry, slices, found, control)
+    return _write(path, entry | ({"limits": limits} if limits else {}), slices, found, control)
 
 
 FURTHER = ("memory", "duplicates", "spectra", "failures")  # of an evaluation; they stand in the entry's "audit"
@@ -253,7 +256,7 @@ def nearest_training(path: Path, slices: SliceDataset) -> dict:
 def card(name: str, entry: dict, train: SliceDataset) -> str:
     """The card as Markdown."""
     config, near, scores, audit = entry["config"], entry["nearest"], entry["scores"], entry["audit"]
-    ratios, doubts = [row["ratio"] for row in near["samples"]], verdict.verdict_rows(scores, audit["memory"])
+    checks = verdict.verdict_rows(scores, audit["memory"])
     hours, last = entry["hours"], list(scores["splits"])[-1]
     layers = ", ".join(f"{layer} {value:.1f}" for layer, value in scores["style_participation"].items())
     hidden = "in a layout that hides who is who: the same people may be in validation and test"
@@ -266,11 +269,12 @@ def card(name: str, entry: dict, train: SliceDataset) -> str:
         space=scores["feature_space"], scores=markdown_table(verdict.score_rows(scores)), verdict=verdict.distance_sentence(scores["splits"][last]),
         copies=markdown_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in near["samples"]]),
         various=verdict.variety_sentence(scores), variety=markdown_table(verdict.variety_rows(scores)), pictures=scores["variety"][last]["n"],
-        participation=layers or "it has no styles", heldout=near["heldout"], ratio=np.median(ratios), count=len(ratios),
-        terms=TERMS[entry["terms"]], summary=verdict.summary(doubts), doubts=markdown_table(doubts), ceilings=markdown_table(verdict.floor_table(scores)),
+        participation=layers or "it has no styles", heldout=near["heldout"],
+        terms=TERMS[entry["terms"]], summary=verdict.summary(checks), checks=markdown_table(checks), ceilings=markdown_table(verdict.floor_table(scores)),
         fakes=min(5000, 2 * len(train)), copied=audit["memory"].get("copied", float("nan")), control=verdict.control_sentence(audit["control"]),
         failures=markdown_table(verdict.failure_rows(audit["failures"])), people=", ".join(sorted(set(train.subjects.tolist()))),
         **{key: entry[key] for key in ("data", "kimg", "run_kimg", "machine", "parameters", "model_hash")},
+        limits=f" {entry['limits']}" if entry.get("limits") else "",
         time=f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes",
     )  # fmt: skip
 
@@ -284,6 +288,7 @@ def main() -> None:
     parser.add_argument("--title", default="", help="what the reader calls the data (default: what was recognised)")
     parser.add_argument("--terms", default="own", choices=tuple(TERMS), help="of the data")
     parser.add_argument("--out", type=Path, default=Path("models"), metavar="DIR")
+    parser.add_argument("--limits", default="", metavar="TEXT", help="a sentence for the card on what else is wrong with it")
     parser.add_argument("--control", type=Path, metavar="FILE.json", help="what benchmarks/memoriser.py wrote")
     args = vars(parser.parse_args())
     if args["data"] is None:

@@ -45,7 +45,7 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
     card = verdict.verdict_rows(scores)
     named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
     rows = [{"verdict": sign, "how many": len(found), "which": "; ".join(found)} for sign, found in named.items() if found]
-    text = f"{counted(card)}. The doubts, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
+    text = f"{counted(card)}. The questions, scores, floors and rules: [4 · Scores](04_evaluate.ipynb)."
     parts = {
         "Abstract": [_text(abstract(run, scores, card))],
         "Real and generated slices": shown("03-beside", "image/png"),
@@ -93,11 +93,11 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
         relative = f"a relative distance (Woodland et al. 2024) of **{verdict.times_floor(split):.1f}**"
         text += f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, "
         text += f"{relative}. {verdict.variety_sentence(scores)}"
-    return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the doubts below, {counted(card)}."
+    return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the checks below, {counted(card)}."
 
 
 def counted(card: Sequence[Mapping]) -> str:
-    """How many of the doubts are answered by a pass, and how many are not, without their names."""
+    """How many of the checks pass, and how many do not, without their names."""
     return verdict.summary(card).partition(":")[0].rstrip(".")
 
 

@@ -22,7 +22,7 @@ from stylegan.scores.evidence import Evidence, open_evidence, read_answers
 from stylegan.scores.features import PIXEL_SCORES, as_pixels, blurred, features, noised, spectrum, style_participation
 from stylegan.scores.intervals import Interval, clipped, floors_of, interval_of, leave_out, spread_of
 from stylegan.scores.memorisation import copies_of, memory_of, pairs_sheet
-from stylegan.scores.metrics import NEIGHBOUR_SCORES, PICTURES, Comparison, Side, Variety
+from stylegan.scores.metrics import NEIGHBOUR_SCORES, PICTURES, SHARES, Comparison, Side, Variety
 
 KID_SEED = 1_000_000  # fakes for the scores while training; far from the seeds that people look at
 # What stands in `splits` of an evaluation; all other scores stand in `further` and `variety`.
@@ -77,7 +77,7 @@ def scores_of(evidence: Evidence, *, fakes: int = 5000, controls: bool = True) -
     for part in evidence.scored:
         sides = evidence.side(part.slices), evidence.fakes(part.slices), evidence.side(part.others)
         found[part.name] = {"n": len(part.slices), "subjects": len(set(part.people)), **compare(*sides, part.draws)}
-        various[part.name] = compare_variety(*sides, evidence.fixed_noise(part.slices), part.draws)
+        various[part.name] = compare_variety(*sides, evidence.fixed_noise(part.slices))
     return {
         "feature_space": evidence.space,
         "noise_mode": "random",
@@ -139,34 +139,44 @@ def _classifier(real: Side, fake: Side) -> Interval:
     return interval_of(lambda r, f: (a[r].mean() + b[f].mean()) / 2, real.people, len(fake), high=1)
 
 
-def compare_variety(real: Side, fake: Side, others: Side, fixed: np.ndarray, draws: list[np.ndarray]) -> dict:
+def compare_variety(real: Side, fake: Side, others: Side, fixed: np.ndarray) -> dict:
     """How various fakes are where people are: ``{n, name: {value, low, high, real, floor{...}, ratio{...}}}``.
 
-    Fake i answers to real slice i (its class). The names are those of `Variety.numbers`, and again with ``_fixed_noise`` for
-    ``fixed``, the same w under the generator's fixed noise, which leaves what W varies. ``value`` is the fakes' with its
-    interval by person, ``real`` the real slices', ``ratio`` fake over real, ``floor`` the other people's, all of n pictures,
-    256 at most. A perfect generator is *above* the floor in dimensions: its slices are strangers, those of people are families.
+    Fakes are strangers to each other, so people are counted as strangers too: one slice of each (`strangers`), n of n people,
+    against n fakes. The names are those of `Variety.numbers`, and again with ``_fixed_noise`` for ``fixed``, the same w under
+    the generator's fixed noise, which leaves what W varies. ``value`` is the mean over as many sets of n as there are fakes
+    for, ``floor`` and its mean ``real`` people's over 20 draws of their slices, ``ratio`` fake over real; intervals by person.
     """
-    rng, n = np.random.default_rng(0), min(PICTURES, len(real))
-    rows = np.sort(rng.permutation(len(real))[:n])
-    few = [rng.permutation(some)[:n] for some in draws]
-    floors = floors_of([Variety(others.images[some], others.people[some]).numbers() for some in few])
-    theirs = Variety(real.images[rows], real.people[rows])
-    ours = {"": Variety(fake.images[rows]), "_fixed_noise": Variety(fixed[rows])}
+    most = min(PICTURES, len(fake))
+    drawn = [strangers(real, others, most, draw) for draw in range(20)]  # of the same people, in the same order
+    theirs, people = [Variety(images) for images, _ in drawn], drawn[0][1]
+    n, sets = len(people), max(1, min(20, len(fake) // len(people)))
+    rows = np.linspace(0, len(fake) - 1, n * sets).astype(int).reshape(n, sets).T  # each set spread over all classes
+    ours = {"": [Variety(fake.images[some]) for some in rows], "_fixed_noise": [Variety(fixed[some]) for some in rows]}
 
     def compared(r: np.ndarray, f: np.ndarray) -> dict[str, float]:
-        there, found = theirs.numbers(r), {}
-        for end, various in ours.items():
-            for name, value in various.numbers(f).items():
-                found |= {name + end: value, f"{name}{end}/": value / max(there[name], 1e-12)}
+        found, there = {}, floors_of([various.numbers(r) for various in theirs])
+        for end, made in ours.items():
+            for name, entry in floors_of([various.numbers(f) for various in made]).items():
+                key = name.removesuffix("_floor") + end
+                found |= {key: entry["value"], f"{key}/": entry["value"] / max(there[name]["value"], 1e-12)}
         return found
 
-    entries = {name: clipped(entry) for name, entry in leave_out(compared, real.people[rows], n).items()}
-    return {"n": n} | {
-        name + end: {**entries[name + end], "real": value, "floor": floors[f"{name}_floor"], "ratio": entries[f"{name}{end}/"]}
-        for end in ours
-        for name, value in theirs.numbers().items()
-    }
+    entries, floors = leave_out(compared, people, n), floors_of([various.numbers() for various in theirs])
+    found = {"n": n}
+    for name in (f"{name}{end}" for end in ours for name in (*SHARES, "spread")):
+        floor = floors[f"{name.removesuffix('_fixed_noise')}_floor"]
+        found[name] = {**clipped(entries[name]), "real": floor["value"], "floor": floor, "ratio": clipped(entries[f"{name}/"])}
+    return found
+
+
+def strangers(real: Side, others: Side, n: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """One slice of each person of both sides, of n people at most: (uint8 [n, R, R], people [n])."""
+    people = np.concatenate([real.people, others.people])
+    order = np.random.default_rng(draw).permutation(len(people))
+    first = order[np.unique(people[order], return_index=True)[1]]
+    chosen = first[np.sort(np.random.default_rng(0).permutation(len(first))[:n])]
+    return np.stack([real.images[i] if i < len(real) else others.images[i - len(real)] for i in chosen]), people[chosen]
 
 
 def score_controls(evidence: Evidence) -> dict[str, dict[str, float]]:
@@ -178,23 +188,27 @@ def score_controls(evidence: Evidence) -> dict[str, dict[str, float]]:
     part = evidence.scored[-1]
     real, rows = evidence.side(part.slices), part.draws[0]
     chosen, people, result = np.array(part.others.images[rows]), people_of(part.others)[rows], {}
-    few = np.resize(chosen[:: max(len(chosen) // max(len(chosen) // 24, 2), 1)], chosen.shape)
-    sets = {"blurred": blurred(chosen), "noised": noised(chosen), "collapsed": noised(few, 0.7), "memorised": chosen}
+    sets, various = spoiled(chosen), spoiled(strangers(real, evidence.side(part.others), min(PICTURES, len(real)), 0)[0])
     for name, images in sets.items():
         made = Side(images, evidence.features(images), np.arange(len(rows)) if name == "collapsed" else people)
-        some = np.random.default_rng(0).permutation(len(made))[:PICTURES]
         result[name] = {
             **Comparison(real, made).scores(),
             "classifier": _classifier(real, made)["value"],
             "ms_ssim": metrics.similarity_of_pairs(images)["value"],
             **{key: gap(describe(real.images), describe(images)) for key, (describe, gap) in PIXEL_SCORES.items()},
-            **Variety(images[some], made.people[some]).numbers(),
+            **Variety(various[name]).numbers(),
             "best_ssim": metrics.best_similarity(real.images, images)["value"],
         }
         if evidence.train is not None:
             near = [np.median(memorisation.nearest(side.at, evidence.at_train)[0]) for side in (made, real)]
             result[name]["memory"] = float(near[0] / max(near[1], 1e-12))
     return result
+
+
+def spoiled(images: np.ndarray) -> dict[str, np.ndarray]:
+    """The sets that `score_controls` scores, made of these slices: uint8 [n, R, R] each."""
+    few = np.resize(images[:: max(len(images) // max(len(images) // 24, 2), 1)], images.shape)
+    return {"blurred": blurred(images), "noised": noised(images), "collapsed": noised(few, 0.7), "memorised": images}
 
 
 def score_truncated(evidence: Evidence, psi: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the scores say: tables, sentences, and the verdict, in which every doubt is answered by rules that are the same for every generator.
+"""What the scores say: tables, sentences, and the verdict, in which every question is answered by rules that are the same for every generator.
 
 Mind the floor. Slices of one person resemble each other, which sets two groups of real people apart; generated slices are strangers
 to each other. So "at the floor" is lenient: a distance passes only where it is no larger than the *mean* of its floor, and
@@ -35,8 +35,8 @@ TITLES = {
     "symmetry": ("symmetry, apart", "{:.3f}", "lower"),
     "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices"),
 }
-# The doubt, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
-DOUBTS = (
+# The question, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
+CHECKS = (
     ("Could the set pass for other people?", "kid", "lower"),
     ("... and by mean and covariance?", "fd", "lower"),
     ("Do generated slices lie where real ones do?", "precision", "higher"),
@@ -54,7 +54,7 @@ DOUBTS = (
     ("Are the heads of the right size?", "area", "lower"),
     ("Are they as symmetric as real heads?", "symmetry", "lower"),
 )
-# A measure of memory: the doubt, its title, how what was found and what chance gives are written, whether it is sure, whether large.
+# A measure of memory: the question, its title, how what was found and what chance gives are written, whether it is sure, whether large.
 MEMORY = {
     "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
               "1", lambda x: x["p_value"] < 0.05, lambda x: x["ratio"] < 0.8),
@@ -166,7 +166,7 @@ def plain_scores(scores: Mapping) -> list[str]:
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
     if "memory" in scores:  # of --all
         rows = verdict_rows(scores)
-        lines += ["{verdict}: {doubt} {score}: {generated (95 %)}, real {real people}".format(**row) for row in rows] + [
+        lines += ["{verdict}: {question} {score}: {generated (95 %)}, real {real people}".format(**row) for row in rows] + [
             summary(rows)
         ]
     return lines + [f"Note: {text}" for text in scores["warnings"]]
@@ -193,19 +193,19 @@ def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) ->
 
 
 def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
-    """The table: ``{doubt, score, generated, real, verdict}``, one row a doubt, on the last split of `evaluate`.
+    """The table: ``{question, score, generated, real, verdict}``, one row a check, on the last split of `evaluate`.
 
     Variety passes only among slices that lie where real ones do: where precision fails it is borderline at best. ``memory``:
     what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, and of few people a large one is
     unsure: borderline.
     """
     split, space, rows, marks = last_split(scores), scores["feature_space"], [], {}
-    for doubt, key, better in DOUBTS:
+    for question, key, better in CHECKS:
         entry, floor = split.get(key), floor_of(split, key)
         marks[key] = found = mark(entry, floor, better) if entry and floor else UNKNOWN
         if key.startswith(("dimensions", "spread")) and found == PASS and marks["precision"] == FAIL:  # noise varies too
             found = BORDERLINE
-        rows.append((doubt, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
+        rows.append((question, title_of(key, space), with_interval(entry, key), with_interval(floor, key), found))
     if told := scores.get("people"):
         found = (PASS, BORDERLINE, FAIL)[(told["low"] > 0.5) + (told["value"] >= 0.6)]
         score = f"told apart by people (n = {told['n']})"
@@ -214,11 +214,11 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
     if scores["memorisation"]["ratio"] is None:
         measured = {}
         rows.append((*MEMORY["ratio"][:2], "", "", UNKNOWN))
-    for key, (doubt, title, form, chance, sure, large) in MEMORY.items():
+    for key, (question, title, form, chance, sure, large) in MEMORY.items():
         if found := measured.get(key):
             verdict = (PASS, BORDERLINE, FAIL)[sure(found) + large(found)]
-            rows.append((doubt, title, form.format(**found), chance.format(**found), verdict))
-    names = "doubt", "score", "generated (95 %)", "real people"
+            rows.append((question, title, form.format(**found), chance.format(**found), verdict))
+    names = "question", "score", "generated (95 %)", "real people"
     return [{**dict(zip(names, row[:4], strict=True)), "verdict": SIGNS[row[4]]} for row in rows]
 
 
