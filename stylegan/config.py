@@ -265,7 +265,7 @@ NOTES = {
     "colab": ("this project", "oasis128 for an hour at a time, on Colab's T4 in fp16; not yet timed there."),
     "stylegan1": ("Karras et al. 2019, arXiv:1812.04948",
         "As published but for one grey channel: AdaIN, growing from 8 px, logistic loss with R1 10 at every step, batch and rate by resolution. "
-        "One-GPU schedule of the official code; a batch is 16 at 128 px."),
+        "One-GPU schedule of the official code; a batch is 16 at 128 px. The average of the weights starts faster than theirs."),
     "seed000-stylegan2": ("seed 000, with Karras et al. 2020, arXiv:1912.04958",
         "z = w = 256, WGAN-GP 10 with drift .001, path length every 16 steps, as its text says. Residual D and skip G do without growing; "
         "minibatch deviation and equalised rates come from ProGAN. Mapping layers, mixing and moving average are the paper's."),

@@ -252,7 +252,7 @@ def describe_loss(config: Config) -> str:
     """'logistic + R1 0.1 / 16': the loss, its penalties with their weights, and every how many steps each is taken."""
     d, g = config.d_reg_interval, config.g_reg_interval
     terms = (("R1", config.r1_gamma, d), ("R2", config.r2_gamma, d), ("GP", config.gp_weight, d), ("drift", config.drift, 1),
-             ("path length", config.pl_weight, g))  # fmt: skip
+             ("path length", config.pl_weight, g), ("participation", config.participation_weight, 1))  # fmt: skip
     return " + ".join([config.loss, *(f"{name} {x:g}{f' / {every}' if every > 1 else ''}" for name, x, every in terms if x)])
 
 

@@ -87,7 +87,7 @@ def train_run(
         print(f"Stopped and saved at {state.cur_nimg / 1000:g} of {config.total_kimg:g} kimg; run this command or cell again.")
     if recorder and recorder.stop_signal is not None:
         raise KeyboardInterrupt
-    return (read_metrics(run_dir) or [{}])[-1]
+    return (read_metrics(run_dir) or [{}])[-1] if recorder else {}  # other processes may be here before the first line is
 
 
 def agree(state: TrainingState, recorder: Recorder | None) -> bool:
@@ -121,6 +121,9 @@ def with_classes(config: Config, data: SliceDataset) -> Config:
             f"--conditional class needs at least two classes and a label for every slice; {data.title} has the classes {seen} "
             f"and {unlabelled} slices without a label. Train without --conditional or name a table with --subjects."
         )
+    trained = set(data.labels[data.splits == "train"])
+    if used and (absent := ", ".join(name for index, name in enumerate(data.classes) if index not in trained)):
+        raise ValueError(f"--conditional class takes training slices of each class; {data.title} has none of {absent}.")
     use = "G and D are told the class of each slice" if used else "not used (--conditional class uses them)"
     print(f"Labels in the data: {seen}; {use}.")
     return replace(config, c_dim=len(data.classes) if used else 0)
@@ -288,10 +291,10 @@ class Recorder(contextlib.ExitStack):
     def _logits(self) -> dict[str, float | None]:
         """D's mean logits without augmentation on fake, training and held-out slices: a gap between the last two is overfitting."""
         n, found = len(MONITORED), {}
-        group = min(self.state.config.mbstd_group_size, self.state.config.batch_size, n)
+        group = min(self.state.config.mbstd_group_size, n)
         for name, slices in (("logits_real", self.train_slices), ("logits_heldout", self.val_slices)):
             size = 0 if slices is None else min(n, len(slices))
-            rows = spread(np.arange(size and len(slices)), size - size % group)
+            rows = spread(np.arange(size and len(slices)), size - size % min(group, max(size, 1)))
             found[name] = self._mean_logit(slices.tensor(rows), slices.labels[rows]) if len(rows) else None
         seeds = MONITORED[: n - n % group]
         classes = spread(self.train_slices.labels, len(seeds)) if self.state.config.c_dim else None

@@ -155,8 +155,9 @@ def training_step(state: TrainingState, data: SliceDataset) -> None:
     state.cur_nimg, state.last_batch = state.cur_nimg + n, n
     update_ema(state, n)
     update_augment(state, n)
-    set_stage(state.now, state.G, state.D, state.G_ema)
-    if state.now.resolution != before.resolution:  # the optimisers start anew, as in the official code
+    now = state.now
+    set_stage(now, state.G, state.D, state.G_ema)
+    if (now.resolution, now.fading) != (before.resolution, before.fading):  # the optimisers start anew, as in the official code
         for slots in (*state.opt_G.state.values(), *state.opt_D.state.values()):
             for tensor in slots.values():
                 tensor.zero_()
@@ -188,7 +189,7 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     with state.autocast():
         fake, real = state.augmented(state.fake.detach(), rng), state.augmented(real, rng)
         fake_logits, real_logits = logits_of_both(state, fake, real, c)
-    level = fake_logits if LOSSES[config.loss].paired else 0  # a paired loss leaves the level of D's logits open
+    level = 0 if config.loss == "logistic" else fake_logits  # the other losses leave the level of D's logits open
     signs = (real_logits - level).detach().sign()
     state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
     loss = LOSSES[config.loss].d(real_logits, fake_logits)

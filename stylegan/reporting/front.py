@@ -81,11 +81,13 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     counts = {name: len(set(people[slices.splits == name])) for name in ("train", "val", "test")}
     hidden = "groups", "who is who is hidden: one person may be in two of these splits, and the scores too good"
     who, apart = ("people", "nobody is in two of these splits") if slices.subjects_known else hidden
+    chosen = f"The best generator was chosen on {counts['val']} others and is judged"
+    chosen = "The last generator is judged" if last.get("best_kid") is None else chosen
     text = (
         "What has a network understood of brains when it draws slices of people who do not exist? A "
         f"{ARCHITECTURES[run.config.architecture]} of {run.config.img_resolution} px was trained on "
-        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. The best generator was chosen on "
-        f"{counts['val']} others and is judged on {counts['test']} more; {apart}. Training took "
+        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. {chosen} "
+        f"on {counts['test']} more; {apart}. Training took "
         f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
     )
     if split := verdict.last_split(scores):
@@ -169,7 +171,8 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
     rows = rng.permutation(len(e.held))
     first = np.unique(people_of(e.held)[rows], return_index=True)[1]  # a slice of each person
     real = e.held.select(rows[np.sort(first)[:count]])
-    drawn, gauge = e.pictures(real, CHOICE * count), make_gauges(run.slices).get("level")
+    gauge = make_gauges(run.slices).get("level")
+    drawn = e.pictures(real, count if gauge is None else CHOICE * count)
     if gauge is not None:  # by height, as it is read off both, and by nothing else
         drawn = drawn[linear_sum_assignment(np.abs(gauge(real.images)[:, None] - gauge(drawn)))[1]]
     pictures, order = np.concatenate([real.images, drawn[:count]]), rng.permutation(2 * count)

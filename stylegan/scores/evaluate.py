@@ -121,7 +121,7 @@ def compare(real: Side, fake: Side, others: Side, draws: list[np.ndarray]) -> di
     found |= {name: clipped(found[name], high=np.inf if name in ("fd", "density") else 1) for name in ("fd", *NEIGHBOUR_SCORES)}
     strangers = [others.rows(rows) for rows in draws]
     found |= floors_of([Comparison(real, side).scores() for side in strangers])
-    again = [_classifier(real, side)["value"] for side in strangers[:5]]
+    again = [_classifier(real, side)["value"] for side in strangers]
     found |= {"classifier": _classifier(real, fake), "classifier_floor": spread_of(again)}
     found["ms_ssim"] = metrics.similarity_of_pairs(fake.images)
     found["ms_ssim_real"] = metrics.similarity_of_pairs(real.images, real.people)
@@ -211,13 +211,6 @@ def spoiled(images: np.ndarray) -> dict[str, np.ndarray]:
     return {"blurred": blurred(images), "noised": noised(images), "collapsed": noised(few, 0.7), "memorised": images}
 
 
-def score_truncated(evidence: Evidence, psi: float) -> dict[str, float]:
-    """``{fd, precision, recall}`` of fakes at this truncation_psi on the last split, without intervals."""
-    part = evidence.scored[-1]
-    found = Comparison(evidence.side(part.slices), evidence.fakes(part.slices, psi=psi)).scores()
-    return {name: found[name] for name in ("fd", "precision", "recall")}
-
-
 def spectra_of(evidence: Evidence) -> dict[str, list[float]]:
     """Mean spectra of the last split in dB: real, generated, and the range of real slices of other people."""
     part = evidence.scored[-1]
@@ -278,7 +271,7 @@ def validation_scorer(val: SliceDataset, config: Config, device: str | torch.dev
         numbers = {"": Variety(made[: len(few)]).numbers(), "_fixed_noise": fixed, "_real": variety}
         found = {f"{name}{suffix}": some[name] for suffix, some in numbers.items() for name in ("dimensions", "spread")}
         found["style_participation"] = list(style_participation(G, styles(G, range(PICTURES))).values())
-        if full:
+        if full and len(val) > 1:
             made, real = made[: config.kid_samples], real_side()
             fake = Side(made, features(made, device=device), np.arange(len(made)))
             n = min(len(real), len(fake))
