@@ -156,8 +156,9 @@ class Tree:
         self.stems = [stem(name) for name in names]
         self.ids = [find_id("/".join([*part, base])) for part, base in zip(self.parts, self.stems, strict=True)]
         depths = range(max(map(len, self.parts), default=0))
-        self.splits = next((d for d in depths if all(map(split_name, self.folders(d)))), None)
-        self.open = [d for d in depths if d != self.splits and not self._says_nothing(d)]
+        splits = [d for d in depths if all(map(split_name, self.folders(d)))]
+        self.splits = splits[0] if splits else None
+        self.open = [d for d in depths if d not in splits and not self._says_nothing(d)]
 
     def at(self, depth: int | None, change: Callable[[str], str] = str.casefold) -> list[str]:
         """The folder of each file at a depth, without case; '' where the file lies higher or there is no such depth."""
@@ -186,12 +187,22 @@ class Tree:
         names = self.folders(depth)
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
+        if self._holds_people(depth):
+            return False
         # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels.
         if all(re.fullmatch(r"\d", name) for name in names):
             files = _gather(zip(self.at(depth), self.stems, strict=True)).values()
             return "0" not in names and 2 * len(set.intersection(*files)) > max(map(len, files))
         alike = len({re.sub(r"\d+", "#", name) for name in names}) <= max(1, len(names) // 3)
         return alike and all(re.search(r"\d", name) for name in names)
+
+    def _holds_people(self, depth: int) -> bool:
+        """Whether a level is a few folders of many people each: P01, P02, ... are the folders or the files in them."""
+        inner = self.at(next((d for d in self.open if d > depth), None), core)
+        cores = [folder or core(_level(base, 0, self.volumes)[1]) for folder, base in zip(inner, self.stems, strict=True)]
+        found = {name for name in cores if re.search(r"[^\W\d].*\d", name) and not is_generic(name)}
+        alike = len({re.sub(r"\d+", "#", name) for name in found}) <= len(found) / 3
+        return alike and len(found) >= 2 * len(self.folders(depth))
 
     def find_class(self) -> int | None:
         """The level of classes: few names that each hold several people, the names known for it first."""
@@ -227,7 +238,7 @@ class Tree:
             apart = at_class is not None and 2 * sum(len(labels) > 1 for labels in owners) < len(owners)
             scans = zip(self.at(d), map(core, self.stems), strict=True) if self.volumes else ()
             one_each = [len(found) == 1 for found in _gather((name or "/", scan) for name, scan in scans).values()]
-            if self.people_like(d) or apart or (one_each and all(one_each)):
+            if self.people_like(d) or ((apart or (one_each and all(one_each))) and not self._holds_people(d)):
                 return d
         return next((d for d in self.open if at_class is not None and d < at_class and self.people_like(d)), None)
 
@@ -263,13 +274,14 @@ def _level(base: str, start: int, volumes: bool) -> tuple[int, str, bool]:
         found = re.search(r"(\d+)\D*$", hidden)
         if not found or len(found[1]) > 9:
             return -1, text, False
-    rest = text[: found.start()] + "_" + text[found.end(1) :]
+    head, tail = text[: found.start()], "_" + text[found.end(1) :]
+    rest = head if explicit and not volumes and re.search(r"\d", core(head)) else head + tail  # a tail tells copies apart
     return int(found[1]), rest.strip("_-. " if explicit else "_-. ()"), explicit
 
 
 def _from_stem(base: str, rest: str, explicit: bool, volumes: bool, label: str) -> tuple[str, bool]:
     """(the person or narrowest group in a file's name or '', whether it is a person)."""
-    if who.HASH.search(base):
+    if who.HASH.search(base) or re.search(r"_\d{14}_\d+[a-z]*(?![A-Za-z0-9])", base):  # dcm2niix: protocol, time, series
         return "", False
     if not volumes and (image := IMAGE_ID.fullmatch(base)):
         return image[1], False
@@ -292,7 +304,8 @@ def _settle_people(items: list[Item], tree: Tree, at_class: int | None) -> list[
         # Names that stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well.
         items = [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
     without_id = {item.subject for item, (known, _, _) in zip(items, tree.ids, strict=True) if item.told and not known}
-    short = {name: m[1] for name in without_id if (m := re.fullmatch(r"(.*[^\W\d].*\d.*)[_-](?:\d{1,2}|[a-d])", name))}
+    visit = re.compile(r"(.*[^\W\d].*\d.*|\d{3,})[-_. ](?:[a-z]?\d{1,2}|\d{1,2}(?:mo?|yr?)|(?:19|20)\d\d|[a-d])", re.I)
+    short = {name: found[1] for name in without_id if (found := visit.fullmatch(name))}
     scans = Counter(short.values())
     if len(scans) >= 3 and max(scans.values()) <= 4:  # P01_1 and P01_2 are two scans of P01 where nobody has more than a few
         items = [replace(item, subject=short.get(item.subject, item.subject)) for item in items]

@@ -22,7 +22,8 @@ LABEL_VOLUMES = re.compile(
     r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
     r"warp", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
-SPM = re.compile(r"(^|/)(?:s?m?w?r?c[1-6]|i?y_|w?m|m?w|r|s)(?=[^/]+$)")  # its mark before the name of the scan it worked on
+# The marks of SPM and CAT12 before the name of the scan that they worked on.
+SPM = re.compile(r"(^|/)(?:mri/)?(?:s?m?w?r?[cp][0-6](?:r|a)?|i?y_|w?mi?|m?w|r|s)(?=[^/]+$)")
 NNUNET = re.compile(r"(^|/)images(?:tr|ts|va)/", re.I)  # pictures here end in the number of their contrast
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 ANOTHER = "another volume of the same subject"
@@ -88,7 +89,8 @@ def choose_files(
         kinds[_kind(name, folded)].append(name)
     volumes, pictures, _ = (kinds.pop(kind, []) for kind in ("volume", "picture", ""))
     left_out.update(kinds)
-    heads = [name for name in volumes if not TEMPLATES.match(stem(name)) or find_id(name)[0]] or ([] if pictures else volumes)
+    known = {name for name in volumes if TEMPLATES.match(stem(name)) or "fsaverage" in name}
+    heads = [name for name in volumes if name not in known or find_id(name)[0]] or ([] if pictures else volumes)
     won = bool(heads) and (2 * len(_owners(heads)) >= len(_owners(pictures)) or len(pictures) < 4 * len(heads))
     left_out["not a volume" if won else "volume among pictures"] += pictures if won else volumes
     left_out["template"] += sorted(set(volumes) - set(heads)) if won else []
@@ -126,6 +128,7 @@ def _kind(name: str, folded: set[str]) -> str:
         return "written by SPM"
     words, folders = re.split(r"[^A-Za-z0-9]+", stem(name)), re.split(r"[\W_]+", plain(name).rpartition("/")[0])
     label = any(map(LABELS.fullmatch, [*words, *folders])) or (volume and any(map(LABEL_VOLUMES.fullmatch, words)))
+    label = label or "groundtruth" in re.sub(r"[\W_]", "", name.casefold())
     masked = any(map(MASK_END.search, words)) and not base.endswith((".mgz", ".mgh"))  # FreeSurfer's brainmask is a head
     return "label map" if label or masked else "volume" if volume else "picture"
 

@@ -116,7 +116,9 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("L"))
+    grey = np.asarray(image.convert("L"))
+    background = background_within(grey) or 0  # not black on white paper, in a frame of matplotlib's or after z-scoring
+    return np.where(grey == background, np.uint8(0), grey) if background > 255 * FOREGROUND else grey
 
 
 def background_within(values: np.ndarray) -> float | None:

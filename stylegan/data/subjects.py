@@ -31,8 +31,8 @@ IDS = {  # the ids that public collections give to people, and how they are writ
     r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)": "{}",  # UK Biobank: person, field, visit, repeat
     r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)": "{}",
     r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)": "sub-{}",  # BIDS; without a digit (sub-sampled) it may be any word
-    r"(?<![A-Z])(sub(?!set)j?(?:ect)?|pat(?:ient)?|participant|person|volunteer|case|pid|ptid)[-_ ]?(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])":
-     "{}_{}",
+    r"(?<![A-Z])(sub(?!set)j?(?:ect)?|patient|(?<!sag.)(?<!tra.)(?<!cor.)(?<!iso.)(?<!rage.)pat|participant|person|volunteer|case|pid|ptid)[-_ ]?"
+    r"(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])": "{}_{}",  # t1_mpr_sag_pat2 is Siemens' GRAPPA factor
 }  # fmt: skip
 CONTRASTS = {
     "T1CE": r"t1c|t1ce|t1gd\w*|t1post\w*|t1contrast|t1km|gadolinium", "T1": r"t1[a-z]*|3?dt1[a-z]*|t13d|unit1|mpr\d*|m[ep]*2?rage\d*|rage|i?r?f?spgr|bravo",
@@ -72,8 +72,9 @@ SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "trn": "tra
                "val": "val", "va": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test", "tst": "test"}  # fmt: skip
 WRAPPER = re.compile(
     r"(?:(?:keras|png|jpe?g|tiff?|nii|nifti|gz|slices?|images?|imgs?|pictures?|pics?|dataset|data|raw\w*|(?:un|pre)?processed|proc|orig\w*|volumes?|scans?|mri?s?|"
-    r"brains?|heads?|oasis\d?|adni\d?|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|rawdata|sourcedata|skull\w*|"
-    r"subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|slices?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
+    r"brains?|heads?|oasis\d?|adni\d?|brats\d*|miccai|asnr|gli|challenge|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|"
+    r"rawdata|sourcedata|skull\w*|subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|"
+    r"(?:slices?|level|axial|z)[-_ ]?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
 SERIES = re.compile(
     r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])", re.I)  # fmt: skip
 
@@ -123,9 +124,12 @@ def find_id(path: str) -> tuple[str, str, int]:
 
 def core(name: str) -> str:
     """A file's or folder's name without visits, repeats, dates, contrasts and versions: equal for all scans of one person."""
+    image = re.search(r"(?<![A-Za-z0-9])I\d{4,}(?!\d)", name, re.I)
+    name = name.partition(".long.")[0]  # FreeSurfer: P1_tp1.long.P1_base
     while NOISE.search(name):
         name = re.sub(r"[-_ .]*~[-_ .~]*", "_", NOISE.sub("~", name)).strip("_-. ")
-    return name.strip("_-. ")
+    name = name.strip("_-. ")
+    return "" if image and not re.search(r"\d", name) else name  # AD_I45108 is an image of somebody, not AD
 
 
 def is_generic(name: str) -> bool:
@@ -147,7 +151,7 @@ def is_technical(name: str) -> bool:
 
 def split_name(name: str) -> str:
     """'train' | 'val' | 'test' from a folder's name such as ``Training``, ``train_images``, ``Test set`` or ``imagesTr``; '' otherwise."""
-    words = [word for word in re.split(r"[\W_]+|(?<=images)(?=t[rs]$|va$)", name.casefold()) if word]
+    words = [word for word in re.split(r"[\W_]+|(?<=images)(?=t[rs]$|va$)|(?<=ing|ion)(?=data$)", name.casefold()) if word]
     found = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     known = all(word in SPLIT_NAMES or word in ("set", "split", "folder") or WRAPPER.fullmatch(word) for word in words)
     return found[0] if len(found) == 1 and known else ""

@@ -104,7 +104,7 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]]) -> Joined | None:
         short = [value.rpartition("/")[2] for value in ids]
         ids = short if len(set(short)) == len(set(ids)) else ids
         at = _match(ids, keys)
-        only_counts = ids in ([str(i + first) for i in range(len(ids))] for first in (0, 1))
+        only_counts = len(set(ids)) == len(ids) and all(value.isdecimal() and int(value) <= 2 * len(ids) for value in ids)
         fits.append(((at >= 0).sum(), len(set(ids) - {""}), name, ids, at, only_counts))
     fits = [fit for fit in fits if not fit[5] or all(other[5] or not other[0] for other in fits)]
     most = max(fit[0] for fit in fits)
@@ -117,7 +117,7 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]]) -> Joined | None:
     warnings += [f"{len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])})."] if twice else []
     if unmatched:
         warnings.append(f"there is no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
-    people = next((name for name in _named(rows, PERSON_COLUMNS) if name != key), None)
+    people = next((name for name in _named(rows, PERSON_COLUMNS) if name != key and rows[name].nunique() > 3), None)
     classes = next((name for name in _named(rows, CLASS_COLUMNS) if name != key), None)
     others = [name for name in rows.columns if name not in (key, people) and name.strip()]
     columns = {name: _column(rows[name], at, warnings) for name in others}
