@@ -71,6 +71,7 @@ def test_a_step_counts_the_batch_of_its_resolution_and_moments_start_anew(slices
     train(state, slices, lambda s: s.cur_nimg >= 100)
     assert state.D.now == (16, 1) and state.batch_size == 4
     assert state.opt_G.param_groups[0]["lr"] == state.config.lr
+    assert max(float(slot["step"]) for slot in state.opt_G.state.values()) == 1  # anew also at 96, where the fade ends
 
 
 @pytest.mark.parametrize("cur_nimg", [0, 40, 1000])

@@ -74,6 +74,10 @@ KNOWN = {
     "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "young,old", ""),
     "dates in names": ("{d}_P{j:02d}_{k}.png", "", ""),
     "splits and capitals": ("{split}ing Set/{c}/Subject_{j}/T1/Slice_{k:03d}.PNG", "Ad,NC", ""),
+    "visits S1": ("P{j:02d}_S{v}_slice_{k}.png", "", ""),
+    "numbers and visits": ("{i:04d}_{v}/T1.nii.gz", "", ""),
+    "GRAPPA": ("P{j:02d}/t1_mpr_ns_sag_pat2_iso_{v}.nii.gz", "", ""),
+    "longitudinal FreeSurfer": ("P{j:02d}_tp{v}.long.P{j:02d}_base/mri/T1.mgz", "", ""),
     "a folder called sub-sampled": ("sub-sampled/{c}/patient{j}_slice_{k}.png", "AD,CN", ""),
 }  # fmt: skip
 
@@ -114,6 +118,9 @@ UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely b
     "UQ ADNI": ("AD_NC/{split}/{c}/{image}_{k}.jpeg", "AD,NC", "{image}"),
     "image ids": ("{c}/I{image}/{k}.png", "AD,CN", "{c}/I{image}"),
     "numbered scans": ("scan_{i:02d}{v}.nii.gz", "", ""),
+    "dcm2niix": ("OUT/ADNI_MP-RAGE_200{v}04{j:02d}082030_{v}.nii.gz", "", ""),
+    "class and image": ("{c}/{c}_I{image}_slice_{k}.png", "AD,CN", "{image}"),
+    "a folder per level": ("slice_{k}/P{j:02d}.png", "", ""),
     "hashes": ("{i:08d}-4e5f-4a5b-8c9d-{v:06d}{k:06d}.png", "", ""),
 }
 
@@ -130,7 +137,11 @@ def test_where_people_cannot_be_told_it_is_said(kind):
 
 SMALL = {  # what is special: files, (people, None where they are hidden), classes, published splits
     "copies of slices": ([f"P{p:02d}_slice_{k}{copy}.png" for p in range(12) for k in (1, 2)
-                          for copy in ("", "_aug_0", "_flip", "_hflip", "_rot90", "_rotated", "_copy", "_noise")], 12, ""),
+                          for copy in ("", "_aug_0", "_flip", "_hflip", "_rot90", "_rotated", "_copy", "_noise", "_flipLR", "_0_1234", "(1)")], 12, ""),
+    "ratings": ([f"{c}/P{p:02d}{n}_{k}.png" for n, c in enumerate(("0.0", "0.5", "1.0")) for p in range(4) for k in (1, 2)], 12, "0.0 0.5 1.0"),
+    "years": ([f"{year}/P{p:02d}/60.png" for year in range(2017, 2021) for p in range(12)], 12, ""),
+    "BraTS 2020": ([f"BraTS2020_{s}Data/MICCAI_BraTS2020_{s}Data/BraTS20_{s}_{i:03d}/BraTS20_{s}_{i:03d}_t1.nii" for s in ("Training", "Validation")
+                    for i in range(12)], 24, "", "train val"),
     "capitals": ([f"{a}atient_{p:02d}_slice_{k}.png" for p in range(6) for k, a in enumerate("Pp")], 6, ""),
     "subsets": ([f"subset{s}/P{s}{p}_slice_1.png" for s in range(4) for p in range(6)], 24, ""),
     "counters": ([f"{c}/brain-MRI-{i:04d}.png" for c in ("AD", "CN") for i in range(20)], None, "AD CN"),
@@ -164,8 +175,8 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
     assert len(only.items) == 12 and "contrast T2 is used" in only.warnings[0]
     counted = [f"Training/{name}/Tr-{name[:2]}_000{k}.jpg" for name in ("glioma", "notumor") for k in range(8)]
     assert len(read(counted).items) == 16  # numbers of pictures are no contrasts
-    spm = read([f"{s}sub-{i:02d}_T1w.nii" for i in range(4) for s in ("", "c1", "mwc2", "m", "wm", "y_")])
-    assert len(spm.items) == 4 and len(spm.left_out["written by SPM"]) == 20
+    spm = read([f"{s}sub-{i:02d}_T1w.nii" for i in range(4) for s in ("", "c1", "mwc2", "m", "wm", "y_", "mri/p0", "mri/mwp1")])
+    assert len(spm.items) == 4 and len(spm.left_out["written by SPM"]) == 28
     ill = [f"{c}/{c}_{i:03d}_{k}.png" for c in ("HC", "PD") for i in range(8) for k in range(3)]
     assert {item.label for item in read(ill).items} == {"HC", "PD"}  # Parkinson's disease, not proton density
     assert set(read([*ill, "T2/x_T2.png"]).left_out) >= {"contrast PD"}
@@ -174,6 +185,8 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
 def test_a_stray_volume_among_pictures_and_previews_beside_volumes_are_left_out():
     templates = tuple(f"{folder}/MNI152_T1_1mm.nii.gz" for folder in "abcdefgh")
     assert not read([*(f"mri/img_{i}.jpg" for i in range(60)), *templates[:1], "mri/x.nii"]).volumes
+    assert "template" in read([*(f"P{i:02d}/mri/brain.mgz" for i in range(6)), "fsaverage/mri/brain.mgz"]).left_out
+    assert len(read(["a/P1_slice_1.jpg", "Ground Truth/P1_slice_1.jpg"]).items) == 1
     assert read([*templates, *(f"sub-{i:02d}_T1w.nii.gz" for i in range(4))]).left_out == {"template": templates}  # in order
     heads = tree("OAS1_{i:04d}_MR1/t88_{s}.nii", "", "gfc") | tree("OAS1_{i:04d}_MR1/view_{k}.gif", levels=5)
     assert read(heads).volumes and len(read(heads).items) == 12

@@ -123,6 +123,7 @@ def test_losses_are_described_with_weights_and_intervals():
     assert describe_loss(make_config("stylegan1")) == "logistic + R1 10"
     assert describe_loss(make_config("seed000-stylegan2")) == "wgan + GP 10 + drift 0.001 + path length 2 / 16"
     assert describe_loss(make_config("dcgan")) == "logistic"
+    assert describe_loss(make_config("quick")) == "logistic + R1 1 / 16 + participation 1"
 
 
 @pytest.mark.parametrize("preset", ["smoke", "seed003-progressive", "seed004-course", "dcgan"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_untrained
+from PIL import Image
 from test_evaluate import dataset_of
 
 from stylegan.__main__ import main
@@ -206,6 +207,7 @@ def test_a_study_is_written_and_its_coordinates_read_back(path, slices, tmp_path
     ]  # fmt: skip
     written = maps.write_study(found, tmp_path / "out")
     assert all(path.stat().st_size for path in written) and len(written) == 7
+    assert "no real person" not in Image.open(tmp_path / "out" / "thumbnails.png").text["Description"]
     with open(tmp_path / "out" / "embedding.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["method"], row["mode"]) == ("umap", "joint")]
     coords = np.array([[float(row["x"]), float(row["y"])] for row in rows])

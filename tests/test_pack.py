@@ -100,6 +100,8 @@ def test_z_scored_pictures_keep_their_brain(tmp_path, background):
         scored[name] = np.where(head > 0, z, background).astype(np.float32)
     grey, z = loaded(tmp_path / "grey", 64, **slices), loaded(tmp_path / "z", 64, **scored)
     assert np.corrcoef(grey.ravel(), z.ravel())[0, 1] > 0.85 and np.median(z[:, :4, :4]) == 0
+    on_white = {name: np.where(head > 0, head, 250).astype(np.uint8) for name, head in slices.items()}
+    assert np.array_equal(loaded(tmp_path / "white", 64, **on_white), grey)
 
 
 def turns_between(picture: np.ndarray, other: np.ndarray) -> int:

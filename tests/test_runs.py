@@ -6,6 +6,7 @@ import signal
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from stylegan.checkpoint import checkpoints, load_discriminator, load_generator,
 from stylegan.config import PRESETS, make_config
 from stylegan.losses import LOSSES
 from stylegan.rng import BatchRNG
+from stylegan.scores.evaluate import validation_scorer
 from stylegan.train import new_state
 
 
@@ -240,6 +242,16 @@ def test_conditional_runs_need_labels(slices, capsys):
     assert runs.with_classes(config(), slices).c_dim == 0
     with pytest.raises(ValueError, match="a label for every slice"):
         runs.with_classes(config(conditional="class"), replace(slices, labels=slices.labels - 1))
+    with pytest.raises(ValueError, match="has none of"):  # a published split may keep a class from training
+        runs.with_classes(config(conditional="class"), slices.select((slices.splits != "train") | (slices.labels == 0)))
+
+
+@pytest.mark.parametrize(("batch", "held"), [(2, 6), (8, 1)])
+def test_batches_smaller_than_a_group_and_a_single_validation_slice_reach_the_end(batch, held, slices, tmp_path, monkeypatch):
+    rows = [np.flatnonzero(slices.splits == split)[:n] for split, n in (("train", 16), ("val", held))]
+    monkeypatch.setattr(runs, "load_slices", lambda *_, **__: slices.select(np.concatenate(rows)))
+    fields = {"batch_size": batch, "kid_ticks": 1, "kid_samples": 8, "total_kimg": 0.016, "participation_weight": 0.0}
+    assert runs.train_run(config(**fields), None, tmp_path, scorer=validation_scorer)["kimg"] == 0.016
 
 
 @pytest.mark.parametrize("on", [True, False])

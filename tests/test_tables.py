@@ -123,6 +123,11 @@ def test_a_column_that_numbers_the_rows_names_nobody(tmp_path):
     people = [f"sub-{p:02d}" for p in range(1, 13)]
     table = "id,participant_id,age\n" + "".join(f"{i},sub-{13 - i:02d},{63 - i}\n" for i in range(1, 13))
     assert joined(tmp_path, table, people).columns["age"].tolist() == list(range(51, 63))
+    visits = [f"{i + 1},sub-{12 - i // 2:02d},{i}\n" for i in range(24) if i != 5]  # two rows for each person, one row lost
+    told = joined(tmp_path, "ID,participant_id,age\n" + "".join(visits), people)
+    assert told.columns["age"].tolist() == [*range(22, -1, -2)]
+    answers = "subject,patient\n" + "".join(f"{who},{i % 2}\n" for i, who in enumerate(people))
+    assert set(joined(tmp_path, answers, people).columns) == {"patient"}  # yes and no name nobody
 
 
 def test_pictures_of_one_name_in_two_folders_have_rows_of_their_own(tmp_path):

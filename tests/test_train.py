@@ -176,11 +176,12 @@ def test_the_rate_falls_with_the_root_of_the_slices_shown_and_at_last_to_nothing
         assert state.opt_G.param_groups[0]["lr"] == pytest.approx(full * share)
 
 
-def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_paired_loss_leaves_open(slices):
+@pytest.mark.parametrize("loss", ["relativistic", "wgan"])
+def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_loss_leaves_open(slices, loss):
     assert new_state(smoke(augment="none", augment_p=0.5)).augment_p == 0
     counted = []
     for level in (-3.0, 3.0):
-        state = new_state(smoke(loss="relativistic", dither=False))
+        state = new_state(smoke(loss=loss, dither=False))
         state.D.epilogue.out.bias.data += level
         d_step(state, *draw_batch(slices.split("train"), state.config, 0, state.device, 8))
         counted.append(state.signs.tolist())
