@@ -1,11 +1,8 @@
 """Loading every layout: labels, splits by subject, what is left out, the report; and the data set itself."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
-import zipfile
 from dataclasses import replace
 
 import layouts_fixtures as fixtures
@@ -34,11 +31,6 @@ def folders(tmp_path_factory):
     for layout, root in roots.items():
         BUILDERS[layout](root)
     return roots
-
-
-@pytest.fixture(scope="module")
-def class_folders(folders):
-    return folders["class-folders"]
 
 
 @pytest.mark.parametrize("layout", BUILDERS)
@@ -89,21 +81,22 @@ def test_four_class_split_leaks_and_is_replaced(folders):
     assert any("shows 20 subjects on both sides" in text for text in data.warnings)
 
 
-def test_volumes_carry_table_classes_and_sides(folders):
+def test_of_volumes_the_brain_in_atlas_space_is_taken_with_table_classes_and_sides(folders):
     oasis, chosen = load_slices(folders["oasis1-volumes"], 16), load_slices(folders["nifti"], 16, levels="10-14")
     assert oasis.classes == ("NonDemented", "VeryMildDemented", "MildDemented") and sum(oasis.labels == -1) == 32  # the young
+    left_out = {reason: len(names) for reason, names in oasis.left_out.items()}
+    assert left_out == {"another volume of the same subject": 4, "not a volume": 4}
+    assert all("masked" in path for path in oasis.paths) and set(oasis.subjects) == {f"OAS1_000{i}_MR1" for i in range(1, 5)}
     assert oasis.sides == ("A", "P", "", "") and chosen.sides == ("A", "P", "L", "R")  # Analyze does not tell left from right
     assert len(chosen) == 4 * 5 and set(chosen.levels) == {10, 11, 12, 13, 14}
 
 
-def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp_path):
-    archive = tmp_path / "slices.zip"
-    with zipfile.ZipFile(archive, "w") as opened:
-        for path in class_folders.rglob("*.png"):
-            opened.write(path, f"slices/{path.relative_to(class_folders)}")
+def test_a_zip_its_folder_a_folder_around_it_and_one_below_home_are_the_same(class_folders, tmp_path, monkeypatch):
+    archive = shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders.parent, class_folders.name)
     shutil.copy(class_folders.parent / "subjects.csv", tmp_path)
+    monkeypatch.setenv("HOME", str(class_folders.parent))
     folder = load_slices(class_folders, 16)
-    for other in (archive, class_folders.parent):
+    for other in (archive, class_folders.parent, "~/slices"):
         found = load_slices(other, 16)
         assert found.key == folder.key and np.array_equal(found.columns["age"], folder.columns["age"])
         for name in ("subjects", "labels", "splits", "levels"):
@@ -122,19 +115,8 @@ def test_dataset_json_of_a_stylegan_archive_tells_the_classes(tmp_path):
     assert load_slices(tmp_path / "brains", 16).classes == ()  # 00000, 00001, ... are storage
 
 
-def test_home_is_expanded_and_names_may_be_in_capitals(tmp_path, monkeypatch):
-    for i in range(4):
-        fixtures.save(tmp_path / f"brains/OAS1_{i:04d}_MR1_SLICE_3.PNG", fixtures.head("x", i))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    data = load_slices("~/brains", 16)
-    assert sorted(data.subjects) == [f"OAS1_{i:04d}_MR1" for i in range(4)] and set(data.levels) == {3}
-
-
-# ---------------------------------------------------------------------------------------------------------------------- splits
-
-
-def test_split_is_stratified_by_subject(class_folders):
-    data = load_slices(class_folders, 16)
+def test_split_is_stratified_by_subject(folders):
+    data = load_slices(folders["class-folders"], 16)
     counts = {split: np.unique(data.subjects[(data.splits == split) & (data.labels == 0)]).size for split in SPLITS}
     assert counts == {"train": 14, "val": 3, "test": 3}  # of 20
     for label in range(3):  # classes with 3 subjects or more are in every split
@@ -160,9 +142,6 @@ def test_published_train_and_test_get_a_val_out_of_train():
     folders = np.array(["test" if i % 4 == 0 else "train" for i in range(40)])
     splits, _ = who.choose_split([f"s{i}" for i in range(40)], np.arange(40) % 2, folders, 0, (), True)
     assert np.array_equal(splits == "test", folders == "test") and 4 <= (splits == "val").sum() <= 8
-
-
-# ------------------------------------------------------------------------------------------------- the slices of a generator
 
 
 def about(slices, path, **entries):
@@ -202,9 +181,6 @@ def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
         slices_of({"config": {"img_resolution": 16, "img_channels": 3}}, trained)
 
 
-# ------------------------------------------------------------------------------------------------------------- grey values
-
-
 def test_standardising_cancels_out_of_min_max_and_percentiles_cut_off_a_hot_pixel():
     x = np.random.default_rng(0).normal(50, 7, (3, 8, 8))
     np.testing.assert_allclose(standardise_then_unit(x), min_max(x), atol=1e-12)
@@ -224,9 +200,6 @@ def test_rules_act_on_each_subject_by_itself(slices):
     assert normalised(data, "fixed") is data and normalised(found, "standardise") is found
     with pytest.raises(ValueError, match=r"normalise is 'z'.*percentiles"):
         normalised(data, "z")
-
-
-# ----------------------------------------------------------------------------------------------------------- the data set itself
 
 
 def test_tensor_select_and_csv(class_folders, tmp_path):

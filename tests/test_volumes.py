@@ -1,5 +1,6 @@
 """Volumes on disk to slices: every orientation and byte order gives the same head, and bad files are named in one sentence."""
 
+import layouts_fixtures as fixtures
 import nibabel as nib
 import numpy as np
 import pytest
@@ -31,13 +32,6 @@ def _save_as(head: np.ndarray, codes: str, path, spacing=(1.0, 1.0, 1.0)) -> Non
     nib.save(nib.Nifti1Image(apply_orientation(head, _turn(codes)), affine), path)
 
 
-def _save_analyze(data: np.ndarray, path, orient: int) -> None:
-    header = nib.AnalyzeHeader(endianness=">")
-    header.set_data_dtype(np.int16)
-    header["orient"] = bytes([orient])
-    nib.AnalyzeImage(data, None, header).to_filename(path)
-
-
 def _upright(path) -> np.ndarray:
     return volumes.upright(nib.load(path), print)
 
@@ -63,7 +57,7 @@ def test_front_is_up_and_right_is_right(head):
 @pytest.mark.parametrize(("orient", "codes"), volumes.MAYO_ORIENT.items())
 def test_analyze_is_read_by_its_orient_byte_and_its_sides_are_unmarked(head, tmp_path, orient, codes):
     """Big-endian and four-dimensional, as OASIS-1 ships it."""
-    _save_analyze(apply_orientation(head, _turn(codes))[..., None], tmp_path / "head.hdr", orient)
+    fixtures.save_volume(tmp_path / "head.hdr", apply_orientation(head, _turn(codes))[..., None], orient)
     assert np.array_equal(_upright(tmp_path / "head.hdr"), head)
     assert volumes.read_scan(tmp_path / "head.hdr", None, []).marks == ("A", "P", "", "")
 
@@ -71,7 +65,7 @@ def test_analyze_is_read_by_its_orient_byte_and_its_sides_are_unmarked(head, tmp
 def test_t88_shape_is_trusted_more_than_the_byte(tmp_path):
     data = np.zeros(volumes.T88_SHAPE, np.int16)
     data[80:90, 150:160, 100:110] = 100  # in front, above the middle
-    _save_analyze(data, tmp_path / "t88.hdr", orient=2)
+    fixtures.save_volume(tmp_path / "t88.hdr", data, orient=2)
     where = np.argwhere(_upright(tmp_path / "t88.hdr")).mean(0)
     assert where[1] > 104 and where[2] > 88
 
@@ -87,9 +81,7 @@ def test_freesurfer_volumes_are_read_and_headers_without_codes_give_no_marks(hea
 
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 1, 1), (40, 1, 50), (1, 40, 50)])
 def test_a_file_of_one_plane_is_one_slice(head, tmp_path, shape):
-    image = nib.Nifti1Image(head[:, :, 22].reshape(shape).astype(np.float32), np.eye(4))
-    image.set_sform(np.eye(4), 1)
-    nib.save(image, tmp_path / "plane.nii.gz")
+    fixtures.save_volume(tmp_path / "plane.nii.gz", head[:, :, 22].reshape(shape).astype(np.float32))
     scan, axial = volumes.read_scan(tmp_path / "plane.nii.gz", None, []), shape[2:3] == (1,)
     assert scan.levels is None and scan.marks == (("A", "P", "L", "R") if axial else volumes.NO_MARKS)
     assert np.array_equal(scan.pictures[0], (head[:, ::-1, 22] if axial else head[:, :, 22]).T)
@@ -97,7 +89,7 @@ def test_a_file_of_one_plane_is_one_slice(head, tmp_path, shape):
 
 def test_a_line_of_voxels_is_no_slice(tmp_path):
     for shape in ((1, 1, 50), (50, 1, 1), (50, 1)):
-        nib.save(nib.Nifti1Image(np.arange(50, dtype=np.int16).reshape(shape), np.eye(4)), tmp_path / "line.nii")
+        fixtures.save_volume(tmp_path / "line.nii", np.arange(50, dtype=np.int16).reshape(shape))
         with pytest.raises(LeftOut, match="unusable volume") as reason:
             volumes.read_scan(tmp_path / "line.nii", None, [])
         assert "line.nii has shape" in reason.value.sentence
@@ -109,7 +101,7 @@ def test_z_scored_volumes_keep_their_brain(head, background, tmp_path):
     shaded = head + inside * np.random.default_rng(0).normal(0, 60, head.shape)
     z = np.where(inside, (shaded - shaded[inside].mean()) / shaded[inside].std(), background)
     for data in (shaded * inside, z):
-        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / "head.nii")
+        fixtures.save_volume(tmp_path / "head.nii", data.astype(np.float32))
         scans.append(volumes.read_scan(tmp_path / "head.nii", (10, 33), []).pictures.astype(float))
     assert scans[1][:, 0, 0].max() == 0 and np.corrcoef(*(scan.ravel() for scan in scans))[0, 1] > 0.8
 
