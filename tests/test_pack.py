@@ -1,7 +1,5 @@
 """Framing, orientation and the cache: what comes out of the packing, and what the second start costs."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -133,9 +131,6 @@ def test_other_planes_are_left_as_they_lie_without_marks(tmp_path, plane, contra
     assert turns_between(images[0], np.asarray(Image.fromarray(slices["x_slice_0"]).resize((32, 32)), float)) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------- cache
-
-
 def test_the_second_start_maps_the_cache_opens_no_picture_and_keys_tell_pictures_apart(class_folders, monkeypatch):
     first, larger = load_slices(class_folders, 16), load_slices(class_folders, 32)
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("a picture was opened"))
@@ -180,8 +175,6 @@ def test_a_folder_that_cannot_be_written_falls_back_and_a_full_disk_is_one_sente
         load_slices(class_folders, 16, cache_dir=tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
 
-
-# --------------------------------------------------------------------------------------------------------------- real slices
 
 OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"
 
