@@ -102,12 +102,6 @@ def four_class(root: Path) -> None:
         save(root / name, head(item.subject, item.level, width=36, height=42, turned=2))
 
 
-def plain_images(root: Path) -> None:
-    """A folder of pictures that tells nothing."""
-    for i in range(9):
-        save(root / f"scan {i}.png", head("unknown", i))
-
-
 def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
     """A head [X, Y, Z] towards right, front, top."""
     across, along, up = shape

@@ -19,7 +19,8 @@ from stylegan.dataset import SPLITS, load_slices, normalised, render_report, sim
 CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
 BUILDERS = {
     "uq-oasis": fixtures.uq_oasis, "uq-adni": fixtures.uq_adni, "four-class": fixtures.four_class,
-    "class-folders": lambda root: fixtures.class_folders(root, CLASSES), "images": fixtures.plain_images,
+    "class-folders": lambda root: fixtures.class_folders(root, CLASSES),
+    "images": lambda root: [fixtures.save(root / f"scan {i}.png", fixtures.head("unknown", i)) for i in range(9)],
     "oasis1-volumes": fixtures.oasis_volumes, "nifti": fixtures.nifti,
 }  # fmt: skip
 

@@ -149,12 +149,17 @@ def outcome(run: Path) -> dict:
     }
 
 
+def differences(run: Path, whole: Path) -> list[str]:
+    """What a run has else than one that nothing has broken."""
+    found, expected = outcome(run), outcome(whole)
+    return [key for key in expected if expected[key] != found[key]]
+
+
 def finish(run: Path) -> list[str]:
-    """Train to the end; what the run has else than one that nothing has broken."""
+    """Train to the end, and compare with a run that goes through."""
     for folder in (run, Path("whole")):
         ended(fork(train, folder))
-    expected, found = outcome(Path("whole")), outcome(run)
-    return [key for key in expected if expected[key] != found[key]]
+    return differences(run, Path("whole"))
 
 
 def kill(number: int) -> dict:

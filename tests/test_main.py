@@ -99,9 +99,6 @@ def test_every_option_has_help_and_every_field_is_an_option(monkeypatch, tmp_pat
     assert (args.run_dir, args.conditional, args.mirror, args.lr) == (tmp_path / "x", "class", False, 0.001)
 
 
-# --- Presets ----------------------------------------------------------------------------------------------------------------
-
-
 def test_presets_are_listed_with_source_sizes_loss_options_and_a_note(capsys):
     assert main(["presets", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

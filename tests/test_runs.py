@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from test_kill import differences
 
 from stylegan import checkpoint, files
 from stylegan import run as runs
@@ -72,19 +73,6 @@ def train_until(monkeypatch, cur_nimg, *args):
         return train(*args)
 
 
-def check_same_end(place):
-    """The last checkpoints of the runs whole and broken are equal, but for the seconds and the sums since the last tick."""
-    whole, broken = (load_tensors(checkpoints(place / name)[-1]) for name in ("whole", "broken"))
-    assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
-    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
-    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
-
-
-def lines_of(folder):
-    times = ("seconds", "sec_per_kimg", "peak_memory_mb")
-    return [{k: v for k, v in line.items() if k not in times} for line in runs.read_metrics(folder)]
-
-
 FAST = ("oasis64", "seed003-progressive", "dcgan")  # one of each architecture; the others are long
 
 
@@ -94,7 +82,11 @@ def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_e
     other = {"tick_kimg": 0.012, "kid_ticks": 1, "snapshot_ticks": 2, "max_minutes": 9.0, "keep_checkpoints": 3, "checkpoint_minutes": 0.0}  # fmt: skip
     train_until(monkeypatch, 12, tiny(preset, **other), tmp_path / "broken")
     train(tiny(preset, **other), tmp_path / "broken", [])
-    check_same_end(tmp_path)
+    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))
+    assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
+    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
+    # The sums are those since the last tick.
+    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
 
 
 @pytest.mark.parametrize(("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})])
@@ -105,11 +97,8 @@ def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkey
     assert "run this command or cell again" in capsys.readouterr().out
     train(config(**fields), tmp_path / "broken")
     assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
-    check_same_end(tmp_path)
-    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1])[1] for name in ("whole", "broken"))
-    assert {**whole, "seconds": 0} == {**broken, "seconds": 0}  # the state of the scalers among it
-    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "broken")
-    assert [line["cur_nimg"] for line in lines_of(tmp_path / "whole")] == [16, 32, 48, 64]
+    assert differences(tmp_path / "broken", tmp_path / "whole") == []
+    assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path / "whole")] == [16, 32, 48, 64]
 
 
 def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that_back(tmp_path, monkeypatch):
@@ -129,10 +118,7 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_pat
     assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
     known = json.loads((tmp_path / "config.json").read_text())
     del known["config"]["one_fake_batch"]
-    for pieces, fields, says in (
-        (2, {}, "accumulate .2 there, unknown here"),
-        (1, {"one_fake_batch": True}, "one_fake_batch .False there"),
-    ):
+    for pieces, fields, says in ((2, {}, "accumulate .2 there"), (1, {"one_fake_batch": True}, "one_fake_batch .False there")):
         (tmp_path / "config.json").write_text(json.dumps({**known, "config": {**known["config"], "accumulate": pieces}}))
         with pytest.raises(ValueError, match=says):
             train(config(**fields), tmp_path)
@@ -150,7 +136,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_wa
         with pytest.raises(ValueError, match=r"Cannot write \S+safetensors: No space left on device"):
             train(config(), tmp_path / "broken")
     train(config(), tmp_path / "broken")
-    check_same_end(tmp_path)
+    assert differences(tmp_path / "broken", tmp_path / "whole") == []
 
 
 def test_run_folder_holds_what_it_promises(tmp_path, slices):

@@ -1,6 +1,7 @@
 """The steps of training: what each changes and logs, that each preset learns, and that the seed decides all."""
 
 import dataclasses
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
 from stylegan.predict import generate
+from stylegan.rng import WARM_UP, Replay
 from stylegan.scores.metrics import kernel_distance
 from stylegan.train import d_step, g_step, new_state, train, training_step
 
@@ -235,3 +237,33 @@ def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     before = distance()
     train(state, slices, lambda _: False)
     assert distance() < before / 2
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Streams and graphs without a card: replaying runs what was recorded, on the memory that it was recorded with."""
+    for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+
+    def record(self, function, inputs):
+        own = [None if tensor is None else tensor.clone() for tensor in inputs]
+        return MagicMock(replay=lambda: function(*own)), own
+
+    monkeypatch.setattr(Replay, "_record", record)
+
+
+def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(card):
+    """On the host; that it computes the same is shown on a card (test_gpu)."""
+    total = torch.zeros(3)
+
+    def add(x, none):
+        assert none is None
+        total.add_(x)
+
+    replay = Replay(torch.Generator(), enabled=True)
+    for i in range(2 * WARM_UP):
+        replay(add, torch.full([3], float(i)), None, variant=("a",))
+    assert total.tolist() == [sum(range(2 * WARM_UP))] * 3
+    assert list(replay.recorded) == [("add", "a")]
+    replay(add, torch.ones(3), None, variant=("b",))
+    assert list(replay.recorded) == [("add", "a")]  # another variant warms up by itself
