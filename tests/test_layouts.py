@@ -187,29 +187,23 @@ def test_levels_choose_and_names_that_do_not_fit_are_counted():
 
 @pytest.mark.parametrize("prefix", ["", "keras_png_slices_data/keras_png_slices_data/"])
 def test_uq_oasis_also_nested_and_one_folder_of_it(tmp_path, prefix):
-    truth = fixtures.uq_oasis(tmp_path / prefix)
+    truth = {prefix + name: replace(item, file=prefix + name) for name, item in fixtures.uq_oasis(tmp_path / prefix).items()}
     catalogue = recognise(tmp_path)
     assert catalogue.layout == "uq-oasis" and not catalogue.hidden
-    assert {item.file: replace(item, scan="") for item in catalogue.items} == {
-        prefix + name: replace(item, file=prefix + name) for name, item in truth.items()
-    }
+    assert {item.file: replace(item, scan="") for item in catalogue.items} == truth
     assert len(catalogue.left_out["label map"]) == len(truth)  # one seg_* beside each case_*, none of them used
     assert len(recognise(tmp_path / prefix / "keras_png_slices_test").items) == 6
     with pytest.raises(ValueError, match=r"No slice was found.*6 label map"):
         recognise(tmp_path / prefix / "keras_png_slices_seg_test")
 
 
-def test_four_class_subjects_are_recovered_from_the_numbering():
+def test_four_class_subjects_are_recovered_from_the_numbering_and_where_files_are_missing_as_many_as_can_be():
     """The published upload's numbers: 5,121 train and 1,279 test files of 100 + 70 + 28 + 2 subjects."""
     truth = fixtures.four_class_names(FOUR_CLASSES, CUT)
     assert [sum(item.folder == folder for item in truth.values()) for folder in ("train", "test")] == [5121, 1279]
     catalogue = read(truth)
     assert catalogue.layout == "four-class" and not catalogue.hidden
     assert {item.file: item for item in catalogue.items} == truth
-
-
-def test_four_class_with_missing_files_places_what_it_can():
-    truth = fixtures.four_class_names(FOUR_CLASSES, CUT)
     for number in (3, 716):
         del truth[f"train/MildDemented/mildDem{number}.jpg"]
     catalogue = read(truth)

@@ -36,8 +36,6 @@ def test_train_sample_and_the_same_command_resumes(tmp_path, capsys):
     assert "synthetic" in capsys.readouterr().out
     assert main([*command, "0.032"]) == 0
     assert "at 0.016 kimg" in capsys.readouterr().out
-    assert main([*command, "0.032", "--lr", "0.1"]) == 2
-    assert "lr (0.0025 there, 0.1 asked)" in capsys.readouterr().err
 
 
 def test_data_prints_the_promised_keys_and_writes_the_table(tmp_path, capsys):

@@ -112,9 +112,8 @@ def test_the_front_comes_up_however_the_files_lie(tmp_path, turns, simulated):
     assert load_slices(tmp_path, 32).sides == ("A", "P", "", "") and turns_between(images.mean(0), upright.mean(0)) == 0
 
 
-@pytest.mark.parametrize(
-    ("plane", "contrast", "turns"), [("coronal", "T1", 0), ("sagittal", "T1", 1), ("coronal", "T2", 1), ("sagittal", "T2", 0)]
-)
+@pytest.mark.parametrize(("plane", "contrast", "turns"), [("coronal", "T1", 0), ("sagittal", "T1", 1), ("coronal", "T2", 1),
+                                                         ("sagittal", "T2", 0)])  # fmt: skip
 def test_other_planes_are_left_as_they_lie_without_marks(tmp_path, plane, contrast, turns):
     from nilearn import datasets
 
@@ -162,18 +161,10 @@ def test_an_archive_beyond_the_limits_is_refused(class_folders, tmp_path, monkey
             load_slices(archive, 16, cache_dir=tmp_path / limit)
 
 
-def test_a_folder_that_cannot_be_written_falls_back_and_a_full_disk_is_one_sentence(class_folders, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_falls_back(class_folders, tmp_path):
     (tmp_path / "file").write_text("")
     data = load_slices(class_folders, 16, cache_dir=tmp_path / "file")  # no folder can be made below a file
     assert len(data) == len(load_slices(class_folders, 16))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pack.os, "fsync", full)
-    with pytest.raises(ValueError, match="No space left on device; free some space or choose another folder"):
-        load_slices(class_folders, 16, cache_dir=tmp_path)
-    assert list((tmp_path / "cache").iterdir()) == []
 
 
 OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"

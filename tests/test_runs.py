@@ -89,27 +89,20 @@ def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_e
     assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
 
 
-@pytest.mark.parametrize(("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})])
-def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
-    train(config(**fields), tmp_path / "whole")
-    last = train_until(monkeypatch, stop, config(**fields), tmp_path / "broken")
-    assert last["cur_nimg"] == stop and last.get("stopped", False) == (stop == 40)  # a line between two ticks is taken back
-    assert "run this command or cell again" in capsys.readouterr().out
-    train(config(**fields), tmp_path / "broken")
-    assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
-    assert differences(tmp_path / "broken", tmp_path / "whole") == []
-    assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path / "whole")] == [16, 32, 48, 64]
-
-
-def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fields", [{}, {"precision": "fp16", "one_fake_batch": True}], ids=str)
+def test_a_run_that_the_clock_stops_is_scored_there_and_goes_on_as_an_unbroken_one(tmp_path, monkeypatch, capsys, fields):
     """Its last minutes count; but the best of a whole run is the best of its ticks, however often it was stopped."""
-    train(config(kid_ticks=1), tmp_path / "whole", [9.0, 8.0, 7.0, 6.0])
-    last = train_until(monkeypatch, 40, config(kid_ticks=1), tmp_path / "broken", [9.0, 8.0, 5.0])
+    cfg, whole, broken = config(kid_ticks=1, **fields), tmp_path / "whole", tmp_path / "broken"
+    train(cfg, whole, [9.0, 8.0, 7.0, 6.0])
+    last = train_until(monkeypatch, 40, cfg, broken, [9.0, 8.0, 5.0])
     assert (last["kid_val"], last["best_kid"], last["stopped"]) == (5.0, 5.0, True)
-    assert load_generator(tmp_path / "broken")[1]["cur_nimg"] == 40
-    train(config(kid_ticks=1), tmp_path / "broken", [7.0, 6.0])
-    assert load_generator(tmp_path / "broken")[1] == load_generator(tmp_path / "whole")[1]
-    assert runs.read_metrics(tmp_path / "broken")[-1]["best_kid"] == 6.0
+    assert load_generator(broken)[1]["cur_nimg"] == 40 and "run this command or cell again" in capsys.readouterr().out
+    last = train_until(monkeypatch, 48, cfg, broken, [7.0])
+    assert last["cur_nimg"] == 48 and "stopped" not in last  # at a tick it is the tick's line
+    assert f"Resuming {broken} at 0.04 kimg" in capsys.readouterr().out
+    train(cfg, broken, [6.0])
+    assert differences(broken, whole) == []
+    assert [(line["cur_nimg"], line["best_kid"]) for line in runs.read_metrics(whole)] == [(16, 9), (32, 8), (48, 7), (64, 6)]
 
 
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
