@@ -172,11 +172,11 @@ def folder(good, tmp_path):
     return Path(shutil.copytree(good, tmp_path / "slices"))
 
 
-def told(path: Path, capsys) -> tuple[int, str]:
+def told(capsys, *command: str | Path) -> tuple[int, str]:
+    """(exit status, all that the user is told)."""
     capsys.readouterr()
-    status = main(["data", str(path), "--resolution", "16"])
-    out, err = capsys.readouterr()
-    return status, out + err
+    status = main(list(map(str, command)))
+    return status, "".join(capsys.readouterr())
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # what there is to say is said in the report
@@ -184,7 +184,7 @@ def told(path: Path, capsys) -> tuple[int, str]:
 def test_the_user_is_told_and_nothing_fine_is_lost(kind, folder, capsys, tmp_path):
     make, slices, says = CASES[kind]
     beside = {path.name for path in tmp_path.parent.iterdir()} | {"data"}  # the cache
-    status, text = told(make(folder) or folder, capsys)
+    status, text = told(capsys, "data", make(folder) or folder, "--resolution", "16")
     assert re.search(says, text, re.DOTALL), text
     assert "Traceback" not in text and "\x1b" not in text
     if slices:
@@ -209,7 +209,7 @@ def test_what_may_not_be_read_is_left_out_and_named(good, capsys, monkeypatch):
         Path(place).chmod(0o300)  # one may pass through the folder around without being allowed to list it
         os.seteuid(nobody)
         try:
-            status, text = told(slices, capsys)
+            status, text = told(capsys, "data", slices, "--resolution", "16")
         finally:
             os.seteuid(me)
     assert status == 0 and f"slices (subjects)  {ALL - 1} (" in text

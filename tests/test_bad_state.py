@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_bad_data import told
 
 from stylegan import run as runs
 from stylegan.__main__ import main
@@ -42,20 +43,13 @@ def run(tmp_path, tmp_path_factory):
     return Path(shutil.copytree(folder, tmp_path / "run"))
 
 
-def told(capsys, *command: str) -> tuple[int, str]:
-    capsys.readouterr()
-    status = main(list(command))
-    out, err = capsys.readouterr()
-    return status, out + err
-
-
 @pytest.mark.parametrize(("options", "says"), [
     (["--batch-size", "6"], r"batch_size 6 is not a multiple of mbstd_group_size 4"),
     (["--device", "mps"], r"There is no device 'mps' here"),
     (["--z-dim", "8000000", "--w-dim", "8000000"], r"There is not enough memory for batches of 8 at 16 px"),  # 256 TB: nothing is taken
 ])  # fmt: skip
 def test_a_bad_setting_is_one_sentence_and_writes_nothing(options, says, tmp_path, capsys):
-    status, text = told(capsys, *COMMAND, "--run-dir", str(tmp_path / "run"), *options)
+    status, text = told(capsys, *COMMAND, "--run-dir", tmp_path / "run", *options)
     assert status == 2 and re.search(says, text) and text.splitlines()[-1].startswith("stylegan: "), text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -98,7 +92,6 @@ def lead_elsewhere(name: str):
 
 CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what the text matches)
     "nothing is wrong": (lambda run: None, True, r"Resuming .* at 0\.064 kimg"),
-    # The newest checkpoint
     "cut short": (lambda run: os.truncate(checkpoints(run)[-1], 1000), True, rf"not a whole \.safetensors file.*{BACK}.*at 0\.056"),
     "a pickle": (pickled(-1), True, rf"other formats are never opened.*{BACK}"),
     "tensors of somebody else": (lambda run: save_file({"x": torch.ones(2)}, checkpoints(run)[-1]), True, BACK),
@@ -107,11 +100,9 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
     "a scaler is a word": (newest_with(lambda t, h: h.update(scaler_G="big")), True, BACK),
     "of another experiment": (newest_with(lambda t, h: h["config"].update(seed=5)), True, rf"another config.*seed.*{BACK}"),
     "of a newer version": (newest_with(lambda t, h: h.update(format=FORMAT + 1)), False, r"newer than this package reads.*update it"),
-    # All checkpoints
     "all are pickles": (pickled(0), False, r"No checkpoint in .* can be read; take a new --run-dir"),
     "a poisoned folder": (poisoned, True, rf"{BACK}.*Resuming .* at 0\.064 kimg"),
     "a folder is a file": (lambda run: (shutil.rmtree(run / "samples"), (run / "samples").touch()), False, r"exists.*samples"),
-    # config.json and metrics.jsonl
     "config.json is nested without end": (lambda run: (run / "config.json").write_text("[" * 100_000), False, r"not a run folder"),
     "its config is a number": (lambda run: (run / "config.json").write_text('{"config": 5}'), False, r"config\.json .* damaged"),
     "lines that are none": (lambda run: (m := run / "metrics.jsonl").write_text("{x\n[1]\n" + m.read_text()), True, r"2 damaged lines"),
@@ -125,7 +116,7 @@ CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what 
 def test_the_user_is_told_and_nothing_is_executed(kind, run, capsys):
     spoil, goes_on, says = CASES[kind]
     spoil(run)
-    status, text = told(capsys, *COMMAND, "--run-dir", str(run))
+    status, text = told(capsys, *COMMAND, "--run-dir", run)
     assert re.search(says, text, re.DOTALL), text
     assert "Traceback" not in text and not (run.parent / "executed").exists()
     assert (status == 0) == goes_on, text
@@ -164,5 +155,5 @@ def test_a_generator_whose_header_is_wrong_is_refused(info, says, run, capsys):
     tensors, known = load_tensors(run / "generator.safetensors")
     info = {key: {**known[key], **value} if isinstance(value, dict) else value for key, value in info.items()}
     save_tensors(run / "generator.safetensors", tensors, known | info)
-    status, text = told(capsys, "sample", str(run), "--out", str(run.parent / "out"))
+    status, text = told(capsys, "sample", run, "--out", run.parent / "out")
     assert status == 2 and says in text and text.startswith("stylegan: ") and text.count("\n") == 1, text

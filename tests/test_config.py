@@ -65,10 +65,3 @@ def test_presets_make_configs_that_survive_a_file(preset):
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert all(type(value) is type(FIELDS[name].default) for name, value in again.to_dict().items())
-
-
-def test_resolutions_and_channels():
-    config = Config(img_resolution=64, channel_base=1024, channel_max=128)
-    assert config.resolutions == (4, 8, 16, 32, 64)
-    assert [config.channels(r) for r in config.resolutions] == [128, 128, 64, 32, 16]
-    assert [Config(img_resolution=r, channel_base=1024).num_ws for r in (8, 64, 512, 1024)] == [4, 10, 16, 18]

@@ -21,18 +21,14 @@ import conftest
 import pytest
 import torch
 import torchvision.utils  # noqa: F401  what a run loads when it draws
+from test_runs import config, differences, scorer
 
 from stylegan import checkpoint
 from stylegan import run as runs
 from stylegan.checkpoint import checkpoints, load_tensors
-from stylegan.config import make_config
 from stylegan.dataset import load_slices
 
-CONFIG = make_config(
-    "smoke", total_kimg=float(os.environ.get("KIMG", 0.16)), tick_kimg=0.016, kid_ticks=2, kid_samples=32, checkpoint_minutes=0.002,
-    pl_weight=1.0, d_reg_interval=2, g_reg_interval=2, ada_kimg=1.0, device="cpu",
-)  # fmt: skip
-TIMES = ("seconds", "sec_per_kimg", "peak_memory_mb")  # what may differ between two runs
+CONFIG = config(total_kimg=float(os.environ.get("KIMG", 0.16)), kid_ticks=2, kid_samples=32, checkpoint_minutes=0.002)
 MOMENTS = ("any time", "any time", "any time", "file operation", "half checkpoint", "half line")
 
 
@@ -54,10 +50,7 @@ def test_killed_and_stopped_at_so_many_moments(kimg, kills, stops, tmp_path):
 
 
 def train(run: Path) -> None:
-    def score(G_ema, full):  # the size of w in place of what a network sees
-        return {"kid": G_ema.mapping.w_avg.abs().sum().item()} if full else {}
-
-    runs.train_run(CONFIG, "slices", run, scorer=lambda *_: score)
+    runs.train_run(CONFIG, "slices", run, scorer=scorer())
 
 
 def fork(work: Callable[..., object], *arguments: object) -> int:
@@ -134,25 +127,6 @@ def check_readable(run: Path) -> int:
     for text in (*whole, *(path.read_text() for path in run.glob("config.json"))):
         json.loads(text)
     return len(files)
-
-
-def outcome(run: Path) -> dict:
-    """All of a finished run that must not depend on how often it was stopped."""
-    files = {path.name: load_tensors(path) for path in (checkpoints(run)[-1], *run.glob("*.safetensors"))}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "weights": {name: {k: v.numpy().tobytes() for k, v in found.items()} for name, (found, _) in files.items()},
-        "headers": {name: {k: v for k, v in header.items() if k not in TIMES} for name, (_, header) in files.items()},
-        "lines": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
-        "samples": {path.name: path.read_bytes() for path in sorted((run / "samples").iterdir())},
-        "left over": sorted(str(path.relative_to(run)) for path in run.rglob(".*.tmp")),
-    }
-
-
-def differences(run: Path, whole: Path) -> list[str]:
-    """What a run has else than one that nothing has broken."""
-    found, expected = outcome(run), outcome(whole)
-    return [key for key in expected if expected[key] != found[key]]
 
 
 def finish(run: Path) -> list[str]:

@@ -53,7 +53,6 @@ KNOWN = {
     "BraTS 2021": ("BraTS2021_{n:05d}/BraTS2021_{n:05d}_{s}.nii.gz", "", T1S),
     "BraTS 2023": ("BraTS-GLI-{n}-{v:03d}/BraTS-GLI-{n}-{v:03d}-{s}.nii.gz", "", "t1n,t1c,t2w,t2f,seg"),
     "OpenNeuro": ("ds000001/sub-{j:02d}/ses-{v}/anat/sub-{j:02d}_ses-{v}_{s}.nii.gz", "", "T1w,T2w,FLAIR"),
-    "BIDS slices": ("sub-{j:02d}_ses-{v}_acq-mprage_run-1_T1w_slice_{k:03d}.png", "", ""),
     "ADHD-200": ("{c}/00{n}/session_{v}/anat_1/mprage.nii.gz", "KKI,NYU", ""),
     "HCP": ("HCP_1200/1{n}/T1w/{s}.nii.gz", "", "T1w_acpc_dc_restore_brain,T1w_acpc_dc_restore,T2w_acpc_dc_restore,aparc+aseg,brainmask_fs"),
     "IXI": ("IXI-{s}/IXI{i:03d}-Guys-08{i:02d}-{s}.nii.gz", "", "T1,T2,PD"),
@@ -64,7 +63,6 @@ KNOWN = {
     "nnU-Net": ("imagesTr/BRATS_{i:03d}_000{v}.nii.gz", "", ""),
     "nnU-Net in 2-D": ("imagesTr/brain_{i:02d}_slice_{k:03d}.nii.gz", "", ""),
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
-    "class, person, visit, slice": ("{c}/P{j:02d}/visit{v}/{k}.png", "glioma,healthy", ""),
     "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
     "strange visits": ("{s}/P{j:02d}/{k}.png", "", "first,second"),
     "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
@@ -218,16 +216,14 @@ def test_links_are_followed_under_their_own_names_once(tmp_path):
     """What people see of a DataLad set are links into .git/annex, which itself is hidden."""
     (tmp_path / "bids").mkdir()
     (tmp_path / "bids/all").symlink_to(tmp_path / "elsewhere")
-    for i in range(3):
-        target = tmp_path / f"bids/.git/annex/objects/{i}/MD5E-s{i}.nii.gz"
-        link = tmp_path / f"elsewhere/sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz"
-        for path in (target, link):
-            path.parent.mkdir(parents=True)
-        target.write_bytes(b"x")
-        link.symlink_to(target)
+    target, link = tmp_path / "bids/.git/annex/objects/MD5E-s1.nii.gz", tmp_path / "elsewhere/sub-01/anat/sub-01_T1w.nii.gz"
+    for path in (target, link):
+        path.parent.mkdir(parents=True)
+    target.write_bytes(b"x")
+    link.symlink_to(target)
     (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere/self")
     (tmp_path / "elsewhere/void").mkdir()
     catalogue = recognise(tmp_path / "bids")
-    assert [item.subject for item in catalogue.items] == ["sub-00", "sub-01", "sub-02"]
+    assert [item.subject for item in catalogue.items] == ["sub-01"]
     assert catalogue.left_out == {"unreadable": ("all/self",), "empty folder": ("all/void",)}

@@ -32,14 +32,10 @@ def _save_as(head: np.ndarray, codes: str, path, spacing=(1.0, 1.0, 1.0)) -> Non
     nib.save(nib.Nifti1Image(apply_orientation(head, _turn(codes)), affine), path)
 
 
-def _upright(path) -> np.ndarray:
-    return volumes.upright(nib.load(path), print)
-
-
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL", "SRA"])
 def test_every_voxel_order_gives_the_same_head(head, tmp_path, codes):
     _save_as(head, codes, tmp_path / "head.nii.gz")
-    volume = _upright(tmp_path / "head.nii.gz")
+    volume = volumes.upright(nib.load(tmp_path / "head.nii.gz"), print)
     assert volume.dtype == np.float32 and np.array_equal(volume, head)
     assert volumes.read_scan(tmp_path / "head.nii.gz", None, []).marks == ("A", "P", "L", "R")
 
@@ -58,7 +54,7 @@ def test_front_is_up_and_right_is_right(head):
 def test_analyze_is_read_by_its_orient_byte_and_its_sides_are_unmarked(head, tmp_path, orient, codes):
     """Big-endian and four-dimensional, as OASIS-1 ships it."""
     fixtures.save_volume(tmp_path / "head.hdr", apply_orientation(head, _turn(codes))[..., None], orient)
-    assert np.array_equal(_upright(tmp_path / "head.hdr"), head)
+    assert np.array_equal(volumes.upright(nib.load(tmp_path / "head.hdr"), print), head)
     assert volumes.read_scan(tmp_path / "head.hdr", None, []).marks == ("A", "P", "", "")
 
 
@@ -66,7 +62,7 @@ def test_t88_shape_is_trusted_more_than_the_byte(tmp_path):
     data = np.zeros(volumes.T88_SHAPE, np.int16)
     data[80:90, 150:160, 100:110] = 100  # in front, above the middle
     fixtures.save_volume(tmp_path / "t88.hdr", data, orient=2)
-    where = np.argwhere(_upright(tmp_path / "t88.hdr")).mean(0)
+    where = np.argwhere(volumes.upright(nib.load(tmp_path / "t88.hdr"), print)).mean(0)
     assert where[1] > 104 and where[2] > 88
 
 
@@ -111,7 +107,7 @@ def test_pixels_are_square(tmp_path, codes):
     """A ball scanned with 1 x 1 x 2 mm voxels is a ball again."""
     x, y, z = np.meshgrid(np.arange(60) - 30, np.arange(60) - 30, 2 * (np.arange(30) - 15), indexing="ij")
     _save_as((x**2 + y**2 + z**2 < 20**2).astype(np.int16) * 100, codes, tmp_path / "ball.nii", spacing=(1.0, 1.0, 2.0))
-    volume = _upright(tmp_path / "ball.nii") > 50
+    volume = volumes.upright(nib.load(tmp_path / "ball.nii"), print) > 50
     extents = [np.ptp(where) for where in np.nonzero(volume)]
     assert volume.shape == (60, 60, 60) and max(extents) - min(extents) <= 2, extents
 
