@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_bad_data import told
+from test_bad_data import recipe, told
 
 from stylegan import run as runs
 from stylegan.__main__ import main
@@ -54,9 +54,11 @@ def test_a_bad_setting_is_one_sentence_and_writes_nothing(options, says, tmp_pat
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def pickled(first: int):
+@recipe
+def pickled(run: Path, first: int) -> None:
     """Pickles in the place of the checkpoints from this one on."""
-    return lambda run: [path.write_bytes(pickle.dumps(Trap())) for path in checkpoints(run)[first:]]
+    for path in checkpoints(run)[first:]:
+        path.write_bytes(pickle.dumps(Trap()))
 
 
 def poisoned(run: Path) -> None:
@@ -68,26 +70,20 @@ def poisoned(run: Path) -> None:
     os.mkfifo(run / "checkpoints/999999996.safetensors")
 
 
-def newest_with(change: Callable[[dict, dict], object]):
+@recipe
+def newest_with(run: Path, change: Callable[[dict, dict], object]) -> None:
     """The newest checkpoint with tensors or header changed."""
-
-    def spoil(run: Path) -> None:
-        tensors, header = load_tensors(checkpoints(run)[-1])
-        change(tensors, header)
-        save_tensors(checkpoints(run)[-1], tensors, header)
-
-    return spoil
+    tensors, header = load_tensors(checkpoints(run)[-1])
+    change(tensors, header)
+    save_tensors(checkpoints(run)[-1], tensors, header)
 
 
-def lead_elsewhere(name: str):
+@recipe
+def lead_elsewhere(run: Path, name: str) -> None:
     """A file of the run folder that is a link to somebody's letter."""
-
-    def spoil(run: Path) -> None:
-        (run / name).unlink(missing_ok=True)
-        (run.parent / "letter").write_text("dear reader")
-        (run / name).symlink_to(run.parent / "letter")
-
-    return spoil
+    (run / name).unlink(missing_ok=True)
+    (run.parent / "letter").write_text("dear reader")
+    (run / name).symlink_to(run.parent / "letter")
 
 
 CASES = {  # kind: (what spoils the run, whether it goes on or is refused, what the text matches)
