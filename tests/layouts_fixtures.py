@@ -28,19 +28,16 @@ def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path, quality=95)
 
 
-def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict[str, Item]:
+def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> None:
     """<root>/<class>/<subject>_slice_<K>.png with so many subjects per class, and subjects.csv beside the root."""
-    truth, lines = {}, ["subject,CDR,age,nWBV"]
+    lines = ["subject,CDR,age,nWBV"]
     for i, (label, count) in enumerate(subjects.items()):
         for s in range(count):
             who = f"OAS1_{100 * i + s + 1:04d}_MR1"
             lines.append(f"{who},{i / 2},{60 + s},0.{700 + s}")
             for level in range(levels):
-                name = f"{label}/{who}_slice_{level:02d}.png"
-                truth[name] = Item(name, who, level, label)
-                save(root / name, head(who, level))
+                save(root / f"{label}/{who}_slice_{level:02d}.png", head(who, level))
     (root.parent / "subjects.csv").write_text("\n".join(lines))
-    return truth
 
 
 def uq_oasis(root: Path) -> dict[str, Item]:

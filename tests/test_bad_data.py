@@ -112,7 +112,6 @@ NAMES = ("a b 'c' \"d\"", "größe_слой", "<b>&amp;", "%s{0}$HOME", "line\nb
 
 
 def rename_all(root: Path) -> None:
-    """Files under names with all that names may hold."""
     for path, name in zip(sorted((root / "control").iterdir()), NAMES, strict=False):
         path.rename(path.with_name(path.name.replace("_slice_", f" {name}_slice_")))
 

@@ -72,7 +72,6 @@ def fork(work: Callable[..., object], *arguments: object) -> int:
 
 
 def ended(pid: int, *allowed: int) -> int:
-    """Exit status, or minus the signal that ended it."""
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in (0, *allowed), status
     return status
