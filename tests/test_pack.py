@@ -18,9 +18,7 @@ from stylegan.dataset import load_slices
 def loaded(folder: Path, resolution: int, **slices: np.ndarray) -> np.ndarray:
     """Save the pictures under these names, those of floats as TIFF, and load the folder: float [N, R, R]."""
     for name, picture in slices.items():
-        path = folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path if picture.dtype == np.uint8 else path.with_suffix(".tif"))
+        fixtures.save(folder / f"{name}.{'png' if picture.dtype == np.uint8 else 'tif'}", picture)
     return np.asarray(load_slices(folder, resolution).images, float)
 
 
