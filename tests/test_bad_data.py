@@ -24,6 +24,7 @@ GOOD = {"control": 5, "patient": 3}  # people per class of the folder that the b
 LEVELS = 2
 ALL = LEVELS * sum(GOOD.values())
 STRANGE = "OAS1_0900_MR1_slice_{}.png"  # a name that fits among the good ones
+TABLE = {"name": "subjects.csv", "folder": ".."}
 
 
 def png(picture: np.ndarray | Image.Image, format: str = "PNG", **options) -> bytes:
@@ -133,18 +134,18 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "damaged pictures": (put(png(head())[:900], damage_middle(png(head())), b"", b"<html>", POSTSCRIPT), ALL,
                          r"(?=.*1 x empty file)(?=.*x unreadable)(?=.*not an image)"),
     "blank pictures": (put(png(np.array([[200]], np.uint8)), png(np.full((40, 40), 900, np.uint16))), ALL, r"2 x blank picture"),
-    "bombs": (put(*[fixtures.png_of([bytes(2500)] * high, 20_000, 1, 0) for high in (20_000, 4)]), ALL, r"2 x larger than 8192"),
+    "bombs": (put(*[fixtures.png_of([bytes(2500)] * high, 20_000, 1, 0) for high in (20_000, 4)]), ALL, "2 x larger than 8192"),
     "many films": (put(*[png(head(0), "GIF", save_all=True, append_images=[Image.fromarray(head(1))])] * 9, name="OAS1_0900_MR1_slice_{}.gif"),
                    ALL, r"(?=.*9 x several pictures)(?=.*slice_2\.gif holds)(?!.*slice_3\.gif holds)"),
     "a JPEG called PNG": (put(png(head(), "JPEG")), ALL + 1, r"files of 40 x 40"),
-    "a table of somebody else": (put(b"subject,age\nnobody,3", name="subjects.csv", folder=".."), ALL, r"found but is not used\. None of the ids"),
-    "a table of random bytes": (put(bytes(range(256)) * 30, name="subjects.csv", folder=".."), ALL, r"found but is not used\. "),
+    "a table of somebody else": (put(b"subject,age\nnobody,3", **TABLE), ALL, r"found but is not used\. None of the ids"),
+    "a table of random bytes": (put(bytes(range(256)) * 30, **TABLE), ALL, r"found but is not used\. "),
     "values that are not finite": (scans(with_values(lambda v: np.where(v > 155, np.nan, v))), 128, r"not finite are read as 0"),
     "nothing finite": (scans(with_values(lambda v: v * np.nan)), 96, r"1 x unusable volume \(sub-00.*holds no finite value"),
     "many frames": (scans(with_values(lambda v: np.stack([v] * 3, -1))), 96, r"unusable volume.*has 3 frames"),
-    "a volume cut short": (scans(lambda path: os.truncate(path, 9999)), 96, r"unusable volume \(sub-00.*(damaged or cut short|cannot be read)"),
+    "a volume cut short": (scans(lambda path: os.truncate(path, 9999)), 96, r"unusable volume \(sub-00.*cut short"),
     "an affine of zeros": (scans(with_header(280, np.zeros(12, np.float32))), 96, r"unusable volume.*affine"),
-    "a header that asks for a terabyte": (scans(with_header(40, np.int16([3, 10_000, 10_000, 10_000, 1, 1, 1, 1]))), 96, r"more than a head can need"),
+    "a header of terabytes": (scans(with_header(40, np.int16([3, *[10_000] * 3, *[1] * 4]))), 96, "more than a head can need"),
     "Analyze without its image": (scans(lambda path: path.with_suffix(".img").unlink(), ".hdr"), 96, r"1 x header without its \.img \(sub-00"),
     "an archive that leads outside": (zipped(("../evil.png", png(head()))), 0, r"not safe to unpack .'\.\./evil\.png'"),
     "an archive cut short": (zipped(spoil=lambda data: data[: len(data) // 2]), 0, r"no \.zip that can be unpacked"),

@@ -1,4 +1,4 @@
-"""Loading every layout: labels, splits by subject, what is left out, the report; the data set itself, and the simulated population."""
+"""Loading every layout: labels, splits by subject, the report; the data set itself, and the simulated population."""
 
 import csv
 import json

@@ -81,7 +81,7 @@ def lines(run_dir):
 
 
 def run_group(processes: int, arguments: list[str], said: str) -> list[int]:
-    """The statuses of the command in each process of a group; 9 where threads of the group outlive it. ``said``: file for its output."""
+    """The status of a command in each process of a group, 9 where threads of the group outlive it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         names = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1]}

@@ -1,6 +1,6 @@
 """A run that is killed or stopped anywhere ends as one that never was, to the last bit.
 
-The test runs this file as a script, which trains in children: forks of a process that has everything loaded start in a tenth of a second.
+The test runs this file as a script, which trains in forks of itself: with everything loaded they start in a tenth of a second.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The command line, as a user types it, and its settings: bad values are named at the border; presets and files make valid ones."""
+"""The command line, as a user types it, and its settings: bad values are named, presets and files make valid ones."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""Pictures and volumes to packed slices: framing, every orientation and byte order, the cache, and what the second start costs."""
+"""Pictures and volumes to packed slices: framing, orientation, and the cache, which makes the second start cheap."""
 
 import shutil
 from pathlib import Path

@@ -86,8 +86,10 @@ def test_groups_become_classes_from_healthy_to_ill_and_one_is_none(tmp_path):
     assert classes == () and set(labels) == {-1}
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"subject,age\nnobody,3\n", r"None of the ids in .*t\.csv"), (b"", "is empty"),
-                                               (b"name,age\nx,3\n", "no column of ids"), (b"PK\x03\x04xl", r"Excel.*\.csv")])  # fmt: skip
+@pytest.mark.parametrize(("content", "says"), [
+    (b"subject,age\nnobody,3\n", r"None of the ids in .*t\.csv"), (b"name,age\nx,3\n", "no column of ids"), (b"", "is empty"),
+    (b"PK\x03\x04xl", r"Excel.*\.csv"),
+])  # fmt: skip
 def test_a_table_that_is_none_or_does_not_belong(tmp_path, content, says):
     (tmp_path / "t.csv").write_bytes(content)
     index = {"files": ["P1_slice_1.png"], "scans": ["P1"], "subjects": ["P1"]}
