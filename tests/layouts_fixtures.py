@@ -1,7 +1,5 @@
 """Small folders of made-up slices in every layout that users have, with what is true of each file, and the bad files of the wild."""
 
-from __future__ import annotations
-
 import hashlib
 import struct
 import zlib
@@ -30,19 +28,16 @@ def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path, quality=95)
 
 
-def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> dict[str, Item]:
+def class_folders(root: Path, subjects: dict[str, int], levels: int = 3) -> None:
     """<root>/<class>/<subject>_slice_<K>.png with so many subjects per class, and subjects.csv beside the root."""
-    truth, lines = {}, ["subject,CDR,age,nWBV"]
+    lines = ["subject,CDR,age,nWBV"]
     for i, (label, count) in enumerate(subjects.items()):
         for s in range(count):
             who = f"OAS1_{100 * i + s + 1:04d}_MR1"
             lines.append(f"{who},{i / 2},{60 + s},0.{700 + s}")
             for level in range(levels):
-                name = f"{label}/{who}_slice_{level:02d}.png"
-                truth[name] = Item(name, who, level, label)
-                save(root / name, head(who, level))
+                save(root / f"{label}/{who}_slice_{level:02d}.png", head(who, level))
     (root.parent / "subjects.csv").write_text("\n".join(lines))
-    return truth
 
 
 def uq_oasis(root: Path) -> dict[str, Item]:
@@ -104,12 +99,6 @@ def four_class(root: Path) -> None:
         save(root / name, head(item.subject, item.level, width=36, height=42, turned=2))
 
 
-def plain_images(root: Path) -> None:
-    """A folder of pictures that tells nothing."""
-    for i in range(9):
-        save(root / f"scan {i}.png", head("unknown", i))
-
-
 def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
     """A head [X, Y, Z] towards right, front, top."""
     across, along, up = shape
@@ -117,19 +106,24 @@ def volume(who: str, shape: tuple[int, int, int] = (40, 44, 40)) -> np.ndarray:
     return np.stack(planes, axis=2).astype(np.int16)
 
 
+def save_volume(path: Path, data: np.ndarray, orient: int = 0) -> None:
+    """NIfTI towards right, front and top; or big-endian Analyze of int16, as OASIS-1 ships it, with this byte ``orient``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(np.int16)
+    header["orient"] = bytes([orient])
+    nib.save(nib.AnalyzeImage(data, None, header) if path.suffix == ".hdr" else nib.Nifti1Image(data, np.eye(4)), path)
+
+
 def oasis_volumes(root: Path) -> None:
     """Raw OASIS-1 folders with 4-D big-endian Analyze volumes of int16, their table and the pictures that come with them."""
     lines = ["ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay"]
     for i, cdr in enumerate(("", "0", "0.5", "1")):
         who = f"OAS1_{i + 1:04d}_MR1"
-        folder = root / who / "PROCESSED/MPRAGE/T88_111"
-        folder.mkdir(parents=True)
-        header = nib.AnalyzeHeader(endianness=">")
-        header.set_data_dtype(np.int16)
-        image = nib.AnalyzeImage(volume(who)[::-1, :, :, None], np.diag([-1.0, 1, 1, 1]), header)
+        scan = f"{who}/PROCESSED/MPRAGE/T88_111/{who}_mpr_n4_anon_111_t88"
         for version in ("masked_gfc", "gfc"):
-            image.to_filename(folder / f"{who}_mpr_n4_anon_111_t88_{version}.hdr")
-        save(folder / f"{who}_mpr_n4_anon_111_t88_gfc_tra_90.gif", head(who, 90))
+            save_volume(root / f"{scan}_{version}.hdr", volume(who)[::-1, :, :, None])
+        save(root / f"{scan}_gfc_tra_90.gif", head(who, 90))
         lines.append(f"{who},F,R,{30 + i},,,,{cdr},1344,0.743,1.306,N/A")
     (root / "oasis_cross-sectional.csv").write_text("\n".join(lines))
 
@@ -137,11 +131,7 @@ def oasis_volumes(root: Path) -> None:
 def nifti(root: Path) -> None:
     """A BIDS folder of four people."""
     for i in range(4):
-        path = root / f"sub-{i + 1:02d}/anat/sub-{i + 1:02d}_T1w.nii.gz"
-        path.parent.mkdir(parents=True)
-        image = nib.Nifti1Image(volume(f"sub-{i}"), np.eye(4))
-        image.set_sform(np.eye(4), code=1)
-        image.to_filename(path)
+        save_volume(root / f"sub-{i + 1:02d}/anat/sub-{i + 1:02d}_T1w.nii.gz", volume(f"sub-{i}"))
 
 
 def label_map(number: int, level: int) -> np.ndarray:

@@ -1,11 +1,8 @@
-"""Loading every layout: labels, splits by subject, what is left out, the report; and the data set itself."""
-
-from __future__ import annotations
+"""Loading every layout: labels, splits by subject, the report; the data set itself, and the simulated population."""
 
 import csv
 import json
 import shutil
-import zipfile
 from dataclasses import replace
 
 import layouts_fixtures as fixtures
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan.data import simulate as atlas
 from stylegan.data import subjects as who
 from stylegan.data.listing import parse_levels
 from stylegan.data.pictures import min_max, percentiles, standardise_then_unit
@@ -22,7 +20,8 @@ from stylegan.dataset import SPLITS, load_slices, normalised, render_report, sim
 CLASSES = {"NonDemented": 20, "VeryMildDemented": 7, "MildDemented": 3, "ModerateDemented": 2}
 BUILDERS = {
     "uq-oasis": fixtures.uq_oasis, "uq-adni": fixtures.uq_adni, "four-class": fixtures.four_class,
-    "class-folders": lambda root: fixtures.class_folders(root, CLASSES), "images": fixtures.plain_images,
+    "class-folders": lambda root: fixtures.class_folders(root, CLASSES),
+    "images": lambda root: [fixtures.save(root / f"scan {i}.png", fixtures.head("unknown", i)) for i in range(9)],
     "oasis1-volumes": fixtures.oasis_volumes, "nifti": fixtures.nifti,
 }  # fmt: skip
 
@@ -34,11 +33,6 @@ def folders(tmp_path_factory):
     for layout, root in roots.items():
         BUILDERS[layout](root)
     return roots
-
-
-@pytest.fixture(scope="module")
-def class_folders(folders):
-    return folders["class-folders"]
 
 
 @pytest.mark.parametrize("layout", BUILDERS)
@@ -89,21 +83,22 @@ def test_four_class_split_leaks_and_is_replaced(folders):
     assert any("shows 20 subjects on both sides" in text for text in data.warnings)
 
 
-def test_volumes_carry_table_classes_and_sides(folders):
+def test_of_volumes_the_brain_in_atlas_space_is_taken_with_table_classes_and_sides(folders):
     oasis, chosen = load_slices(folders["oasis1-volumes"], 16), load_slices(folders["nifti"], 16, levels="10-14")
     assert oasis.classes == ("NonDemented", "VeryMildDemented", "MildDemented") and sum(oasis.labels == -1) == 32  # the young
+    left_out = {reason: len(names) for reason, names in oasis.left_out.items()}
+    assert left_out == {"another volume of the same subject": 4, "not a volume": 4}
+    assert all("masked" in path for path in oasis.paths) and set(oasis.subjects) == {f"OAS1_000{i}_MR1" for i in range(1, 5)}
     assert oasis.sides == ("A", "P", "", "") and chosen.sides == ("A", "P", "L", "R")  # Analyze does not tell left from right
     assert len(chosen) == 4 * 5 and set(chosen.levels) == {10, 11, 12, 13, 14}
 
 
-def test_a_zip_its_folder_and_a_folder_around_it_are_the_same(class_folders, tmp_path):
-    archive = tmp_path / "slices.zip"
-    with zipfile.ZipFile(archive, "w") as opened:
-        for path in class_folders.rglob("*.png"):
-            opened.write(path, f"slices/{path.relative_to(class_folders)}")
+def test_a_zip_its_folder_a_folder_around_it_and_one_below_home_are_the_same(class_folders, tmp_path, monkeypatch):
+    archive = shutil.make_archive(str(tmp_path / "slices"), "zip", class_folders.parent, class_folders.name)
     shutil.copy(class_folders.parent / "subjects.csv", tmp_path)
+    monkeypatch.setenv("HOME", str(class_folders.parent))
     folder = load_slices(class_folders, 16)
-    for other in (archive, class_folders.parent):
+    for other in (archive, class_folders.parent, "~/slices"):
         found = load_slices(other, 16)
         assert found.key == folder.key and np.array_equal(found.columns["age"], folder.columns["age"])
         for name in ("subjects", "labels", "splits", "levels"):
@@ -122,19 +117,8 @@ def test_dataset_json_of_a_stylegan_archive_tells_the_classes(tmp_path):
     assert load_slices(tmp_path / "brains", 16).classes == ()  # 00000, 00001, ... are storage
 
 
-def test_home_is_expanded_and_names_may_be_in_capitals(tmp_path, monkeypatch):
-    for i in range(4):
-        fixtures.save(tmp_path / f"brains/OAS1_{i:04d}_MR1_SLICE_3.PNG", fixtures.head("x", i))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    data = load_slices("~/brains", 16)
-    assert sorted(data.subjects) == [f"OAS1_{i:04d}_MR1" for i in range(4)] and set(data.levels) == {3}
-
-
-# ---------------------------------------------------------------------------------------------------------------------- splits
-
-
-def test_split_is_stratified_by_subject(class_folders):
-    data = load_slices(class_folders, 16)
+def test_split_is_stratified_by_subject(folders):
+    data = load_slices(folders["class-folders"], 16)
     counts = {split: np.unique(data.subjects[(data.splits == split) & (data.labels == 0)]).size for split in SPLITS}
     assert counts == {"train": 14, "val": 3, "test": 3}  # of 20
     for label in range(3):  # classes with 3 subjects or more are in every split
@@ -160,9 +144,6 @@ def test_published_train_and_test_get_a_val_out_of_train():
     folders = np.array(["test" if i % 4 == 0 else "train" for i in range(40)])
     splits, _ = who.choose_split([f"s{i}" for i in range(40)], np.arange(40) % 2, folders, 0, (), True)
     assert np.array_equal(splits == "test", folders == "test") and 4 <= (splits == "val").sum() <= 8
-
-
-# ------------------------------------------------------------------------------------------------- the slices of a generator
 
 
 def about(slices, path, **entries):
@@ -202,9 +183,6 @@ def test_what_differs_from_the_training_is_noted(tmp_path, capsys):
         slices_of({"config": {"img_resolution": 16, "img_channels": 3}}, trained)
 
 
-# ------------------------------------------------------------------------------------------------------------- grey values
-
-
 def test_standardising_cancels_out_of_min_max_and_percentiles_cut_off_a_hot_pixel():
     x = np.random.default_rng(0).normal(50, 7, (3, 8, 8))
     np.testing.assert_allclose(standardise_then_unit(x), min_max(x), atol=1e-12)
@@ -224,9 +202,6 @@ def test_rules_act_on_each_subject_by_itself(slices):
     assert normalised(data, "fixed") is data and normalised(found, "standardise") is found
     with pytest.raises(ValueError, match=r"normalise is 'z'.*percentiles"):
         normalised(data, "z")
-
-
-# ----------------------------------------------------------------------------------------------------------- the data set itself
 
 
 def test_tensor_select_and_csv(class_folders, tmp_path):
@@ -273,3 +248,64 @@ def test_neighbouring_levels_are_more_alike_and_a_split_by_slices_leaks(simulate
     assert list(found) == ["same person, 1 level apart", "same person, 2 levels apart", "other person, same level"]
     assert 1 >= near > far > 0
     assert leaks_of_random_split(np.repeat(np.arange(20), 30)) == 20 and leaks_of_random_split(np.arange(20)) == 0
+
+
+def test_the_simulated_population_has_shapes_and_names(simulated):
+    assert simulated.images.shape == (48, 32, 32) and simulated.images.dtype == np.uint8
+    assert simulated.subjects[[0, 3, 4, -1]].tolist() == ["SIM_0001", "SIM_0001", "SIM_0002", "SIM_0012"]
+    assert simulated.levels[:6].tolist() == [0, 1, 2, 3, 0, 1] and np.bincount(simulated.labels).tolist() == [24, 24]
+    assert all(len(values) == 48 and np.isfinite(values).all() for values in simulated.columns.values())
+    for size in ((0, 4, 32), (2, 0, 32), (2, 4, 8), (2, 4, 1024)):
+        with pytest.raises(ValueError, match="Cannot simulate"):
+            atlas.simulate(*size)
+
+
+def test_pictures_depend_on_the_seed_alone_and_the_number_of_threads_is_left_as_found(simulated):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        again, other = (atlas.simulate(2, 4, 32, seed=seed).images for seed in (0, 1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(again, simulated.images[:8])  # whatever the size of the population
+    assert not np.array_equal(other, again)
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 256])
+def test_resolutions_show_the_same_head(resolution):
+    fine, coarse = (atlas.simulate(1, 1, size).images[0].astype(float) for size in (resolution, 32))
+    fine, coarse = (image.reshape(16, len(image) // 16, 16, -1).mean((1, 3)) for image in (fine, coarse))
+    assert np.abs(fine - coarse).max() < 16
+
+
+def _jacobian(subject: atlas.Subject, step: float = 2.0) -> np.ndarray:
+    x, y = np.arange(-80, 81, step), np.arange(-115, 81, step)
+    z = np.arange(atlas.LEVELS_MM[0] - 10, atlas.LEVELS_MM[1] + 11, step)
+    source = atlas.pull_back(subject, x, y, z).double().numpy()
+    gradients = np.stack([np.stack(np.gradient(source[..., i], step, step, step)[::-1], -1) for i in range(3)], -2)
+    return np.linalg.det(gradients)
+
+
+def test_no_head_is_torn_or_folded_and_a_fold_would_be_seen():
+    for k in range(12):
+        subject = atlas.draw_subject(np.random.default_rng([0, k]), label=k % 2)
+        determinant = _jacobian(subject)
+        assert determinant.min() > 0 and determinant.max() < 4, k
+    assert _jacobian(replace(subject, controls=tuple(8 * grid for grid in subject.controls))).min() < 0
+
+
+def test_the_measured_area_follows_the_known_enlargement_and_groups_differ_and_overlap():
+    population = atlas.simulate(24, 6, 32, seed=5)
+    area, known = (population.columns[name].reshape(24, 6).mean(1) for name in ("ventricle_area", "ventricle"))
+    assert np.corrcoef(area, known)[0, 1] > 0.9 and area[1::2].mean() > area[::2].mean()
+    assert known[1::2].mean() - known[::2].mean() > 1.5 and known[::2].max() > known[1::2].min()
+
+
+def test_heads_fill_the_picture_stay_inside_and_differ_visibly(simulated):
+    images = simulated.images
+    assert (images.max(0) > 12).any(1).sum() >= 29  # of 32 rows
+    assert images[:, :, [0, -1]].max() < 12 and images[:, [0, -1]].max() < 100  # at most a brushing forehead
+    assert np.median(images[:, 0, 0]) == 0
+    correlation = np.corrcoef(images.reshape(12, -1).astype(float))[np.triu_indices(12, 1)]
+    assert correlation.max() < 0.985 and correlation.min() > 0.6  # no two are alike

@@ -1,11 +1,18 @@
-"""Several processes train as one process with the whole batch does."""
+"""Several processes train as one process with the whole batch does.
 
+The test runs this file as a script, whose forks run commands in groups, as torchrun does, with everything loaded.
+"""
+
+import contextlib
+import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -73,6 +80,30 @@ def lines(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def run_group(processes: int, arguments: list[str], said: str) -> list[int]:
+    """The status of a command in each process of a group, 9 where threads of the group outlive it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        names = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1]}
+    pids = []
+    for rank in range(processes):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        if processes > 1:
+            os.environ.update({name: str(value) for name, value in {**names, "RANK": rank, "LOCAL_RANK": rank}.items()})
+        status = 8
+        with open(said, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            try:
+                status = main(arguments)
+                if any("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm")):
+                    status = 9
+            except BaseException:
+                traceback.print_exc()
+        os._exit(status)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
 @pytest.fixture(scope="module")
 def place(class_folders, tmp_path_factory):
     """One, two and four processes have trained in the folders 1, 2 and 4; one and two have sampled and scored; texts beside them."""
@@ -84,7 +115,7 @@ def place(class_folders, tmp_path_factory):
     groups = [(n, training(class_folders, place / str(n), 0.064), str(place / f"train{n}")) for n in (1, 2, 4)]
     for n in (1, 2):
         groups += [(n, [*sample, str(place / f"out{n}")], str(place / f"sample{n}")), (n, evaluate, str(place / f"scores{n}"))]
-    command = [sys.executable, Path(__file__).with_name("groups.py")]
+    command = [sys.executable, __file__]
     done = subprocess.run(command, input=json.dumps(groups), env=environment(place), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wrong = [Path(said).read_text() for (_, _, said), found in zip(groups, json.loads(done.stdout), strict=True) if any(found)]
@@ -129,3 +160,10 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     assert main(training(class_folders, run_dir, lines(run_dir)[-1]["kimg"] + 0.032)) == 0
     assert "Resuming" in capsys.readouterr().out
     assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
+
+
+if __name__ == "__main__":
+    for name in ("torchvision.utils", "stylegan.run", "stylegan.scores.evaluate", "stylegan.scores.verdict"):
+        importlib.import_module(name)
+    torch.set_num_threads(1)  # a child of a process with more threads would wait for those it does not have
+    print(json.dumps([run_group(*group) for group in json.load(sys.stdin)]))

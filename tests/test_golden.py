@@ -18,7 +18,6 @@ from stylegan.stylegan1 import Stage
 from stylegan.stylegan2 import ModulatedConv2d, ModulatedPixels
 
 FOLDER = Path(__file__).parent / "golden"
-NETWORKS = ("official", "official_conditional", "rosinality")
 
 
 class Golden:
@@ -40,7 +39,7 @@ class Golden:
         return {key.removeprefix(prefix): self[key] for key in self.numbers if key.startswith(prefix)}
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["official", "official_conditional", "rosinality"])
 def golden(request) -> Golden:
     return Golden(request.param)
 
@@ -86,7 +85,6 @@ def test_truncation_up_to_a_layer_mixed_styles_and_the_moving_average_of_w():
 
 @torch.no_grad()
 def test_discriminator(golden):
-    """8 slices in groups of 4."""
     agrees(golden.D(golden.real, golden.c), golden["logits"])
     assert golden["logits"].std() > 1e-3
 

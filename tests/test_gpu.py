@@ -82,13 +82,8 @@ def test_slices_are_copied_to_the_card_once(blobs):
 
 
 GROWTH = {"grow_kimg": 0.04, "fade_kimg": 0.08, "grow_batch_max": 16}
-SYSTEMS = {
-    "stylegan1": GROWTH,
-    "seed003-progressive": {**GROWTH, "conditional": "none", "attention": "8"},
-    "seed000-stylegan2": {},
-    "modern": {"augment": "none"},
-    "dcgan": {"z_dim": 16, "w_dim": 16},
-}
+SYSTEMS = {"stylegan1": GROWTH, "seed003-progressive": {**GROWTH, "conditional": "none", "attention": "8"},
+           "seed000-stylegan2": {}, "modern": {"augment": "none"}, "dcgan": {"z_dim": 16, "w_dim": 16}}  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", SYSTEMS)

@@ -73,8 +73,8 @@ def test_the_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
     assert torch.autograd.grad(participation_penalty(black, real, mean)[0], black)[0].isfinite().all()
 
 
-def slices(n=4, size=16):
-    return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def slices(n=4):
+    return torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_movements():

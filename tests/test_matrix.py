@@ -5,9 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import layouts_fixtures as fixtures
 import matplotlib
 import pytest
-from PIL import Image
 
 nbformat = pytest.importorskip("nbformat")
 display = pytest.importorskip("IPython.display")
@@ -44,9 +44,8 @@ def write_slices(folder, classes, people, levels=4, named=True):
     found = simulate(num_subjects=len(classes) * people, num_levels=levels, resolution=16)
     subjects = list(dict.fromkeys(found.subjects.tolist()))
     for k, (image, subject, level) in enumerate(zip(found.images, found.subjects, found.levels, strict=True)):
-        place = folder / classes[subjects.index(subject) // people]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / (f"{subject}_slice_{level}.png" if named else f"picture{k}.png"))
+        name = f"{subject}_slice_{level}.png" if named else f"picture{k}.png"
+        fixtures.save(folder / classes[subjects.index(subject) // people] / name, image)
 
 
 def train_tiny(preset, data, run):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,8 @@ from stylegan.losses import LOSSES
 from stylegan.rng import BatchRNG
 from stylegan.scores.evaluate import validation_scorer
 from stylegan.train import new_state
+
+TIMES = ("seconds", "sec_per_kimg", "peak_memory_mb")  # what may differ between two runs
 
 
 @pytest.fixture(autouse=True)
@@ -74,17 +75,23 @@ def train_until(monkeypatch, cur_nimg, *args):
         return train(*args)
 
 
-def check_same_end(place):
-    """The last checkpoints of the runs whole and broken are equal, but for the seconds and the sums since the last tick."""
-    whole, broken = (load_tensors(checkpoints(place / name)[-1]) for name in ("whole", "broken"))
-    assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
-    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
-    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
+def outcome(run):
+    """All of a finished run that must not depend on how often it was stopped."""
+    files = {path.name: load_tensors(path) for path in (checkpoints(run)[-1], *run.glob("*.safetensors"))}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "weights": {name: {k: v.numpy().tobytes() for k, v in found.items()} for name, (found, _) in files.items()},
+        "headers": {name: {k: v for k, v in header.items() if k not in TIMES} for name, (_, header) in files.items()},
+        "lines": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
+        "samples": {path.name: path.read_bytes() for path in sorted((run / "samples").iterdir())},
+        "left over": sorted(str(path.relative_to(run)) for path in run.rglob(".*.tmp")),
+    }
 
 
-def lines_of(folder):
-    times = ("seconds", "sec_per_kimg", "peak_memory_mb")
-    return [{k: v for k, v in line.items() if k not in times} for line in runs.read_metrics(folder)]
+def differences(run, whole):
+    """What a run has else than one that nothing has broken."""
+    found, expected = outcome(run), outcome(whole)
+    return [key for key in expected if expected[key] != found[key]]
 
 
 FAST = ("oasis64", "seed003-progressive", "dcgan")  # one of each architecture; the others are long
@@ -96,33 +103,27 @@ def test_of_every_preset_neither_a_stop_nor_what_is_free_to_change_changes_the_e
     other = {"tick_kimg": 0.012, "kid_ticks": 1, "snapshot_ticks": 2, "max_minutes": 9.0, "keep_checkpoints": 3, "checkpoint_minutes": 0.0}  # fmt: skip
     train_until(monkeypatch, 12, tiny(preset, **other), tmp_path / "broken")
     train(tiny(preset, **other), tmp_path / "broken", [])
-    check_same_end(tmp_path)
+    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))
+    assert all(whole[1][name] == broken[1][name] for name in ("augment_p", "cur_nimg", "step"))
+    assert whole[0].keys() == broken[0].keys() and len(whole[0]) > 40
+    # The sums are those since the last tick.
+    assert [k for k in whole[0] if not torch.equal(whole[0][k], broken[0][k]) and not k.startswith("sums.")] == []
 
 
-@pytest.mark.parametrize(("stop", "fields"), [(32, {}), (40, {"precision": "fp16", "one_fake_batch": True})])
-def test_stopped_and_resumed_writes_what_an_unbroken_run_writes(tmp_path, monkeypatch, capsys, stop, fields):
-    train(config(**fields), tmp_path / "whole")
-    last = train_until(monkeypatch, stop, config(**fields), tmp_path / "broken")
-    assert last["cur_nimg"] == stop and last.get("stopped", False) == (stop == 40)  # a line between two ticks is taken back
-    assert "run this command or cell again" in capsys.readouterr().out
-    train(config(**fields), tmp_path / "broken")
-    assert f"Resuming {tmp_path / 'broken'} at {stop / 1000:g} kimg" in capsys.readouterr().out
-    check_same_end(tmp_path)
-    whole, broken = (load_tensors(checkpoints(tmp_path / name)[-1])[1] for name in ("whole", "broken"))
-    assert {**whole, "seconds": 0} == {**broken, "seconds": 0}  # the state of the scalers among it
-    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "broken")
-    assert [line["cur_nimg"] for line in lines_of(tmp_path / "whole")] == [16, 32, 48, 64]
-
-
-def test_a_run_that_the_clock_stops_is_scored_there_and_a_resumed_one_takes_that_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fields", [{}, {"precision": "fp16", "one_fake_batch": True}], ids=str)
+def test_a_run_that_the_clock_stops_is_scored_there_and_goes_on_as_an_unbroken_one(tmp_path, monkeypatch, capsys, fields):
     """Its last minutes count; but the best of a whole run is the best of its ticks, however often it was stopped."""
-    train(config(kid_ticks=1), tmp_path / "whole", [9.0, 8.0, 7.0, 6.0])
-    last = train_until(monkeypatch, 40, config(kid_ticks=1), tmp_path / "broken", [9.0, 8.0, 5.0])
+    cfg, whole, broken = config(kid_ticks=1, **fields), tmp_path / "whole", tmp_path / "broken"
+    train(cfg, whole, [9.0, 8.0, 7.0, 6.0])
+    last = train_until(monkeypatch, 40, cfg, broken, [9.0, 8.0, 5.0])
     assert (last["kid_val"], last["best_kid"], last["stopped"]) == (5.0, 5.0, True)
-    assert load_generator(tmp_path / "broken")[1]["cur_nimg"] == 40
-    train(config(kid_ticks=1), tmp_path / "broken", [7.0, 6.0])
-    assert load_generator(tmp_path / "broken")[1] == load_generator(tmp_path / "whole")[1]
-    assert runs.read_metrics(tmp_path / "broken")[-1]["best_kid"] == 6.0
+    assert load_generator(broken)[1]["cur_nimg"] == 40 and "run this command or cell again" in capsys.readouterr().out
+    last = train_until(monkeypatch, 48, cfg, broken, [7.0])
+    assert last["cur_nimg"] == 48 and "stopped" not in last  # at a tick it is the tick's line
+    assert f"Resuming {broken} at 0.04 kimg" in capsys.readouterr().out
+    train(cfg, broken, [6.0])
+    assert differences(broken, whole) == []
+    assert [(line["cur_nimg"], line["best_kid"]) for line in runs.read_metrics(whole)] == [(16, 9), (32, 8), (48, 7), (64, 6)]
 
 
 def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_path):
@@ -131,10 +132,7 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_pat
     assert train(config(), tmp_path) == last and len(runs.read_metrics(tmp_path)) == 4
     known = json.loads((tmp_path / "config.json").read_text())
     del known["config"]["one_fake_batch"]
-    for pieces, fields, says in (
-        (2, {}, "accumulate .2 there, unknown here"),
-        (1, {"one_fake_batch": True}, "one_fake_batch .False there"),
-    ):
+    for pieces, fields, says in ((2, {}, "accumulate .2 there"), (1, {"one_fake_batch": True}, "one_fake_batch .False there")):
         (tmp_path / "config.json").write_text(json.dumps({**known, "config": {**known["config"], "accumulate": pieces}}))
         with pytest.raises(ValueError, match=says):
             train(config(**fields), tmp_path)
@@ -152,7 +150,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_wa
         with pytest.raises(ValueError, match=r"Cannot write \S+safetensors: No space left on device"):
             train(config(), tmp_path / "broken")
     train(config(), tmp_path / "broken")
-    check_same_end(tmp_path)
+    assert differences(tmp_path / "broken", tmp_path / "whole") == []
 
 
 def test_run_folder_holds_what_it_promises(tmp_path, slices):
@@ -275,7 +273,6 @@ def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, m
 
 
 def test_asked_to_stop_it_saves_without_a_score_and_once_more_at_once_means_nothing(tmp_path, monkeypatch, capsys):
-    assert threading.current_thread() is threading.main_thread()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     after_step = runs.Recorder.after_step
 

@@ -1,6 +1,8 @@
 """The steps of training: what each changes and logs, that each preset learns, and that the seed decides all."""
 
 import dataclasses
+from copy import deepcopy
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
 from stylegan.predict import generate
+from stylegan.rng import WARM_UP, Replay
 from stylegan.scores.metrics import kernel_distance
 from stylegan.train import d_step, g_step, new_state, train, training_step
 
@@ -22,10 +25,6 @@ LEARN_FAST = ("seed002-stylegan2-umap", "dcgan")  # the others are long
 
 def smoke(**fields) -> Config:
     return make_config("smoke", device="cpu", **fields)
-
-
-def weights(net):
-    return {k: v.clone() for k, v in net.state_dict().items()}
 
 
 def changed(net, before):
@@ -57,7 +56,7 @@ def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_bot
                                     DCGAN, {"loss": "wgan"}, {"loss": "relativistic"}], ids=str)  # fmt: skip
 def test_one_step_trains_every_weight_of_both_networks_and_their_average(slices, fields):
     state = new_state(smoke(**fields))
-    before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
+    before = {name: deepcopy(getattr(state, name).state_dict()) for name in ("G", "D", "G_ema")}
     training_step(state, slices)
     constant = {"epilogue.out.bias"} if "loss" in fields else set()  # which neither of these losses feels
     assert changed(state.D, before["D"]) >= parameters(state.D) - constant
@@ -101,10 +100,10 @@ def test_fakes_and_real_slices_are_judged_in_one_pass_as_in_two(fields, n):
 def test_the_lazy_steps_change_their_network_and_nothing_else(slices):
     state = new_state(smoke(r1_gamma=1.0, pl_weight=2.0, pl_batch_shrink=4))
     real, c = draw_batch(slices, state.config, 0, state.device)
-    before = weights(state.D), weights(state.G)
+    before = deepcopy(state.D.state_dict()), deepcopy(state.G.state_dict())
     training.d_penalty_step(state, real, c)
     assert changed(state.D, before[0]) and not changed(state.G, before[1])
-    before = weights(state.D), weights(state.G)
+    before = deepcopy(state.D.state_dict()), deepcopy(state.G.state_dict())
     training.path_length_step(state, None)
     assert changed(state.G, before[1]) and not changed(state.D, before[0])
     assert state.log.means()["path_length"] > 0 and state.pl_mean > 0
@@ -201,7 +200,7 @@ def test_half_precision_trains_as_fp32_does_at_first_and_fp16_skips_an_overflow(
     for state in states:
         train(state, slices, lambda _: False)
         assert state.log.means() == pytest.approx(states[0].log.means(), rel=0.1)
-    before, scale = weights(state.D), state.scaler_D.get_scale()
+    before, scale = deepcopy(state.D.state_dict()), state.scaler_D.get_scale()
     assert scale > 1 and not states[0].scaler_G.is_enabled()
     real, c = draw_batch(slices, state.config, 0, state.device)
     d_step(state, real * float("inf"), c)
@@ -236,3 +235,33 @@ def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     before = distance()
     train(state, slices, lambda _: False)
     assert distance() < before / 2
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Streams and graphs without a card: replaying runs what was recorded, on the memory that it was recorded with."""
+    for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+
+    def record(self, function, inputs):
+        own = [None if tensor is None else tensor.clone() for tensor in inputs]
+        return MagicMock(replay=lambda: function(*own)), own
+
+    monkeypatch.setattr(Replay, "_record", record)
+
+
+def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(card):
+    """On the host; that it computes the same is shown on a card (test_gpu)."""
+    total = torch.zeros(3)
+
+    def add(x, none):
+        assert none is None
+        total.add_(x)
+
+    replay = Replay(torch.Generator(), enabled=True)
+    for i in range(2 * WARM_UP):
+        replay(add, torch.full([3], float(i)), None, variant=("a",))
+    assert total.tolist() == [sum(range(2 * WARM_UP))] * 3
+    assert list(replay.recorded) == [("add", "a")]
+    replay(add, torch.ones(3), None, variant=("b",))
+    assert list(replay.recorded) == [("add", "a")]  # another variant warms up by itself
