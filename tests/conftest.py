@@ -1,8 +1,7 @@
 """What several test files need."""
 
-from __future__ import annotations
-
 import contextlib
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -13,12 +12,18 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else the first UMAP gives tor
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
 # the fixtures' builders are plain modules beside the tests; tools and benchmarks are scripts beside the package
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
+from stylegan.checkpoint import save_generator  # noqa: E402
+from stylegan.config import make_config  # noqa: E402
+from stylegan.modules import NoiseInjection  # noqa: E402
+from stylegan.networks import Generator  # noqa: E402
 
 # Files that take long, the longest first: a process takes the next file when it is done with one, so that all end together.
 # The two that look at the report do not start at once, or one would wait for the other's.
@@ -57,11 +62,6 @@ def _tiny(resolution):
 @pytest.fixture(name="G", scope="module")
 def untrained_generator():
     """A generator of the preset `smoke`, always the same."""
-    import torch
-
-    from stylegan.config import make_config
-    from stylegan.networks import Generator
-
     torch.manual_seed(0)
     return Generator(make_config("smoke")).to(memory_format=torch.channels_last).eval()
 
@@ -78,24 +78,12 @@ def class_folders(tmp_path_factory):
 
 def script(path):
     """A script of the checkout as a module, found as when it is run."""
-    import importlib.util
-
-    whole = Path(__file__).parents[1] / path
-    sys.path.insert(0, str(whole.parent))
-    spec = importlib.util.spec_from_file_location(whole.stem, whole)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str((ROOT / path).parent))
+    return importlib.import_module(Path(path).stem)
 
 
 def save_untrained(path, config, slices=None, strength=None, **info):
     """Save the generator of a config before its first step, its noise as strong as given, with this header; the file."""
-    import torch
-
-    from stylegan.checkpoint import save_generator
-    from stylegan.modules import NoiseInjection
-    from stylegan.networks import Generator
-
     torch.manual_seed(0)
     G = Generator(config).eval()
     for layer in (layer for layer in G.modules() if isinstance(layer, NoiseInjection) and strength is not None):
@@ -124,15 +112,13 @@ class Made(NamedTuple):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, worker_id):
     """A run of the preset `smoke`, a few steps long, on simulated slices in two class folders; to be copied, not changed."""
-    from stylegan.config import make_config
     from stylegan.run import train_run
     from stylegan.scores.evaluate import validation_scorer
 
-    def train(slices, place, patch):
-        train_run(make_config("smoke", total_kimg=0.1), slices, place / "run", scorer=validation_scorer)
+    def train(made, patch):
+        train_run(make_config("smoke", total_kimg=0.1), made.slices, made.run, scorer=validation_scorer)
 
-    place = _made_once(tmp_path_factory, worker_id, "trained", train)
-    return Made(place / "run", place / "slices", place / "out")
+    return _made_once(tmp_path_factory, worker_id, "trained", train)
 
 
 @pytest.fixture(scope="session")
@@ -141,14 +127,13 @@ def made(tmp_path_factory, worker_id):
     pytest.importorskip("nbclient")
     from stylegan.reporting.html import report
 
-    def write(slices, place, patch):
-        patch.chdir(Path(__file__).parents[1])
+    def write(made, patch):
+        patch.chdir(ROOT)
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
         with _one_kernel(patch):
-            report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
+            report(made.slices, made.run, "smoke", made.pages, total_kimg=0.1, num=40, fakes=100)
 
-    place = _made_once(tmp_path_factory, worker_id, "report", write)
-    return Made(place / "run", place / "slices", place / "out")
+    return _made_once(tmp_path_factory, worker_id, "report", write)
 
 
 @contextlib.contextmanager
@@ -172,17 +157,18 @@ def _one_kernel(patch):
 
 
 def _made_once(tmp_path_factory, worker_id, name, make):
-    """A folder that all processes of pytest share, with simulated slices in two class folders and what ``make`` adds."""
+    """Folders that all processes of pytest share, with simulated slices in two class folders and what ``make`` adds."""
     base = tmp_path_factory.getbasetemp()
     place = (base if worker_id == "master" else base.parent) / name
     place.mkdir(exist_ok=True)
+    made = Made(place / "run", place / "slices", place / "out")
     with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         if not (place / "done").exists():
-            _write_slices(place / "slices")
-            make(place / "slices", place, patch)
+            _write_slices(made.slices)
+            make(made, patch)
             (place / "done").touch()
-    return place
+    return made
 
 
 def _write_slices(folder, classes=None, subject=""):
@@ -199,7 +185,5 @@ def _write_slices(folder, classes=None, subject=""):
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory, monkeypatch):
     """No test depends on the numbers that another has drawn, or reads or fills the caches of the checkout."""
-    import torch
-
     torch.manual_seed(0)
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path_factory.getbasetemp() / "data"))
