@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from packaging.requirements import Requirement
 
 pytest.importorskip("IPython")
@@ -17,7 +18,6 @@ pytest.importorskip("IPython")
 from stylegan.files import checkout
 from tools import badges
 
-ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDED = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}

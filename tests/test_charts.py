@@ -1,7 +1,5 @@
 """Curves, bars and maps show the numbers they were given."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Directions of W and their names; the way back from a slice to its w: it finds what was drawn, and measures what cannot be."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 
@@ -140,14 +138,10 @@ def test_a_projection_is_measured_by_simpler_answers(G, slices):
     tens = np.stack([train[row[:10]].mean(axis=0) for row in away.argsort(axis=1)])
     average = np.broadcast_to(train.mean(axis=0).round(), tens.shape)
     assert residuals["nearest training slice"] == pytest.approx(away.min(axis=1), abs=1e-3)
-    for name, images in (
-        ("mean of the ten nearest", tens),
-        ("mean training slice", average),
-        ("projection", predict.to_uint8(found.images)),
-    ):
-        assert residuals[name] == pytest.approx(
-            np.sqrt(np.square(chosen.images - images.astype(float)).mean(axis=(1, 2))), abs=1e-3
-        )
+    simpler = {"mean of the ten nearest": tens, "mean training slice": average, "projection": predict.to_uint8(found.images)}
+    for name, images in simpler.items():
+        expected = np.sqrt(np.square(chosen.images - images.astype(float)).mean(axis=(1, 2)))
+        assert residuals[name] == pytest.approx(expected, abs=1e-3)
 
 
 def test_held_out_slices_are_of_many_people_and_of_none_trained_on(slices):

@@ -26,22 +26,10 @@ def run(trained, tmp_path):
     return tmp_path / "run"
 
 
-def cut(run):
-    generator = run / "generator.safetensors"
-    generator.write_bytes(generator.read_bytes()[:1000])
-
-
-def change(run):
-    known = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(known | {"data": "mine"}))
-
-
 @pytest.mark.parametrize(("spoil", "says"), [
     (shutil.rmtree, "run notebook 02_train first"),
-    (lambda run: (shutil.rmtree(run), run.write_text("a file")), "run notebook 02_train first"),
-    (cut, "Copy the run folder again"),
     (lambda run: (run / "generator.safetensors").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR."), "Copy the run folder again"),
-    (change, "config.json is damaged"),
+    (lambda run: (run / "config.json").write_text('{"config": {}, "classes": [], "data": "mine"}'), "config.json is damaged"),
     (lambda run: (run / "metrics.jsonl").unlink(), "train there: "),
     (lambda run: (run / "metrics.jsonl").write_text("{"), "no whole line"),
 ])  # fmt: skip

@@ -1,7 +1,5 @@
 """Sheets of slices: the right pixels at the right place, nothing changed on the way."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import warnings

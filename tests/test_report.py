@@ -19,7 +19,7 @@ bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
 
 import conftest  # noqa: E402
-from conftest import notebook_of  # noqa: E402
+from conftest import ROOT, notebook_of  # noqa: E402
 
 from stylegan.checkpoint import load_generator  # noqa: E402
 from stylegan.files import read_json  # noqa: E402
@@ -28,11 +28,6 @@ from stylegan.reporting import explorer, front, html  # noqa: E402
 from stylegan.reporting.execute import execute, set_parameters  # noqa: E402
 from stylegan.scores import verdict  # noqa: E402
 from stylegan.scores.evidence import read_answers  # noqa: E402
-
-ROOT = Path(__file__).parents[1]
-
-
-# --- The whole way ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +149,6 @@ def test_names_with_html_are_text_on_the_page(tmp_path, monkeypatch):
     assert not [tag for tag in soup(True) for name in tag.attrs if name.startswith("on")]
     assert all(re.match(r"data:(image/|,$)|#|https://", tag.get(name, "#")) for tag in soup(True) for name in ("src", "href"))
     assert all(name in soup.get_text() for name in CLASSES)
-
-
-# --- Parts ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
