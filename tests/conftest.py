@@ -171,13 +171,13 @@ def _made_once(tmp_path_factory, worker_id, name, make):
     return made
 
 
-def _write_slices(folder, classes=None, subject=""):
-    """Simulated slices in two class folders; ``subject`` stands before the people's numbers."""
+def _write_slices(folder):
+    """Simulated slices in two class folders."""
     from stylegan.data import simulate as atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
-        path = folder / (classes or found.classes)[label] / f"{subject}{who}_slice_{level}.png"
+        path = folder / found.classes[label] / f"{who}_slice_{level}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 

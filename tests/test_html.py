@@ -92,7 +92,7 @@ def picture(mode, colour, size):
     image = Image.new(mode, size, colour)
     image.putpixel((3, 4), tuple(c // 2 for c in colour[:3]) + colour[3:])
     data = {"image/png": data_uri(image).partition(",")[2], "text/plain": "x"}
-    return new_output("display_data", data, metadata={"image/png": {"alt": "A head."}}), image
+    return new_output("display_data", data, metadata={"image/png": {"alt": HOSTILE}}), image
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_picture_keeps_its_pixels_and_its_description_which_it_must_have_and_o
     for img, (_, image), wide in zip(page(notebook)[0]("img"), pictures, (None, ["wide"]), strict=True):
         small = Image.open(urlopen(img["src"]))
         assert small.mode == kept and np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
-        assert img["alt"] == "A head." and img.parent.get("class") == wide
+        assert img["alt"] == HOSTILE and img.parent.get("class") == wide
     notebook.cells[0].outputs[0].metadata["image/png"]["alt"] = " "
     with pytest.raises(ValueError, match="no alt text"):
         page(notebook)

@@ -17,7 +17,6 @@ pytest.importorskip("nbclient")
 bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
 
-import conftest  # noqa: E402
 from conftest import ROOT, notebook_of  # noqa: E402
 
 from stylegan.checkpoint import load_generator  # noqa: E402
@@ -129,25 +128,6 @@ def test_it_ends_with_what_it_takes_to_get_its_numbers_again(made, soup):
     text = str(soup)  # without a path of this machine
     told = text.count(str(made.run)) + text.count(str(made.slices))  # in the cells of parameters, where they were given
     assert told == 2 * len(html.NAMES) and str(ROOT) not in text
-
-
-# Names that a folder can have, without slashes.
-CLASSES = ("<script>alert(1)<b>", "<img src=x onerror=alert(2)>")
-SUBJECT = "$x_{$ <svg onload=alert(3)> [a](javascript:alert(4)) {0} %s `x`"
-
-
-@pytest.mark.long
-def test_names_with_html_are_text_on_the_page(tmp_path, monkeypatch):
-    data = tmp_path / "<iframe src=x>"
-    conftest._write_slices(data, classes=CLASSES, subject=SUBJECT + " ")
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / "cache"))
-    out = html.report(data, tmp_path / "run <b>", "smoke", tmp_path / "out", total_kimg=0.1, num=40, fakes=100)
-    soup = bs4.BeautifulSoup(out.read_text(encoding="utf-8"), "html.parser")
-    assert not soup(["iframe", "object", "embed", "svg", "base"]) and "alert" not in "".join(t.text for t in soup("script"))
-    assert not [tag for tag in soup(True) for name in tag.attrs if name.startswith("on")]
-    assert all(re.match(r"data:(image/|,$)|#|https://", tag.get(name, "#")) for tag in soup(True) for name in ("src", "href"))
-    assert all(name in soup.get_text() for name in CLASSES)
 
 
 @pytest.fixture
