@@ -10,7 +10,6 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else the first UMAP gives torch a second one
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -53,10 +52,7 @@ def _tiny(resolution):
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
     splits, _ = split_by_subject(found.subjects, found.labels)
-    return SliceDataset(
-        images=found.images, labels=found.labels, classes=found.classes, subjects=found.subjects, levels=np.asarray(found.levels),
-        splits=splits, columns=found.columns, layout="simulated", title=found.title, key="simulated-for-tests", sides=found.sides,
-    )  # fmt: skip
+    return SliceDataset(**vars(found), splits=splits, layout="simulated", key="simulated-for-tests")
 
 
 @pytest.fixture(name="G", scope="module")

@@ -188,12 +188,10 @@ def test_what_is_not_there_is_refused_before_anything_is_written(plain, told, tm
         (dcgan, {"extras": ["noise"]}, "without noise"),
         (told, {"class_name": "healthy"}, "knows control, atrophy"),
         (plain, {"class_name": "control"}, "without classes"),
-        (plain, {"extras": ["classes"]}, "without classes"),
         (plain, {"extras": ["video"]}, "choose of truncation, mixing"),
         (plain, {"noise_mode": "loud"}, "choose one of random, const, none"),
         (plain, {"seeds": [-1]}, "Seeds are"),
         (plain, {"truncation_psi": float("nan")}, "finite psi"),
-        (plain, {"truncation_cutoff": -1}, "cutoff of 0 layers"),
         (plain, {"out": plain}, "is a file; name a folder"),
     ):
         with pytest.raises(ValueError, match=message):
