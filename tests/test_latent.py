@@ -93,13 +93,9 @@ def test_levels_are_read_where_the_data_knows_them_and_they_can_be_read(simulate
         assert "level" not in latent.make_gauges(dataclasses.replace(simulated, levels=levels))
 
 
-@pytest.fixture(scope="module")
-def drawn(G):
-    return predict.generate(G, [3, 4, 5])
-
-
-def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G, drawn):
-    before, state = {key: value.clone() for key, value in G.state_dict().items()}, torch.get_rng_state()
+def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G):
+    drawn, before = predict.generate(G, [3, 4, 5]), {key: value.clone() for key, value in G.state_dict().items()}
+    state = torch.get_rng_state()
     found = latent.project(G, drawn)
     assert torch.equal(torch.get_rng_state(), state) and all(p.requires_grad and p.grad is None for p in G.parameters())
     assert all(torch.equal(value, before[key]) for key, value in G.state_dict().items())
@@ -120,7 +116,8 @@ def test_the_schedule_is_that_of_the_paper():
     assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
 
 
-def test_what_does_not_fit_is_refused(G, drawn):
+def test_what_does_not_fit_is_refused(G):
+    drawn = torch.zeros(3, 1, 16, 16)
     for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
         with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
             latent.project(G, **{"target": drawn, **wrong})

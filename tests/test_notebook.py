@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 import types
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,14 +112,11 @@ def drive(tmp_path, monkeypatch):
 
 def test_a_lost_session_is_taken_up_on_another_machine_by_the_same_cells(drive, trained, monkeypatch, tmp_path, capsys):
     assert notebook.home() == drive.my / "brains" and len(drive.mounted) == 1
-    with zipfile.ZipFile(drive.my / "brains/slices.zip", "w") as archive:
-        for file in sorted(trained.slices.rglob("*.png")):
-            archive.write(file, file.relative_to(trained.slices))
-    settings = {"tick_kimg": 0.016, "device": "cpu"}
+    shutil.make_archive(drive.my / "brains/slices", "zip", trained.slices)
     folder = notebook.run_folder(None, "smoke", None)
     for machine, kimg in (("machine 1", 0.04), ("machine 2", 0.064), ("machine 3", 0.064)):
         monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path / machine))
-        config = notebook.plan(folder, "smoke", None, total_kimg=kimg, **settings)
+        config = notebook.plan(folder, "smoke", None, total_kimg=kimg, tick_kimg=0.016, device="cpu")
         history = notebook.train_or_load(config, None, folder)
     out = capsys.readouterr().out
     assert folder == drive.my / "brains/runs/smoke" and "Resuming" in out and "nothing to train" in out
