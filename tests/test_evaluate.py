@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,12 +42,8 @@ DATA = dataset_of()
 @pytest.fixture
 def generator_file(tmp_path):
     """Saves an untrained generator whose noise shows, with this header; the file."""
-
-    def save(dataset: SliceDataset = DATA, conditional: bool = False, strength: float = 0.1, **info):
-        config = make_config("smoke", **({"conditional": "class", "c_dim": 2} if conditional else {}))
-        return save_untrained(tmp_path / "generator.safetensors", config, dataset, strength, **info)
-
-    return save
+    path, config = tmp_path / "generator.safetensors", make_config("smoke")
+    return partial(save_untrained, path, config=config, slices=DATA, strength=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +120,8 @@ def test_each_fake_has_noise_of_its_own_from_its_seed_or_all_have_the_fixed_one(
 
 
 def test_conditional_generators_draw_the_classes_of_the_split(generator_file):
-    path = generator_file(conditional=True, classes=["atrophy", "control"])  # numbered otherwise than in the data
+    config = make_config("smoke", conditional="class", c_dim=2)
+    path = generator_file(config=config, classes=["atrophy", "control"])  # numbered otherwise than in the data
     opened = open_evidence(path, DATA, split="val", device="cpu")
     drawn, labels = opened.fakes(opened.scored[-1].slices), opened.scored[-1].slices.labels
     assert drawn.labels.tolist() == (1 - labels).tolist()
@@ -167,7 +165,7 @@ def test_evaluate_refuses_training_subjects_with_their_names(generator_file):
 
 def test_evaluate_says_what_cannot_be_known(generator_file):
     hidden, elsewhere = dataset_of(subjects_known=False), dataset_of(8, prefix="site2_", splits=np.full(32, "test"))
-    assert len(open_evidence(generator_file(hidden, train_subjects=[]), hidden, split="val", device="cpu").warnings) == 2
+    assert len(open_evidence(generator_file(slices=hidden, train_subjects=[]), hidden, split="val", device="cpu").warnings) == 2
     path = generator_file()
     with pytest.raises(ValueError, match="--train-data"):
         evaluate(path, elsewhere, split="test", device="cpu")
@@ -198,7 +196,7 @@ ALL, NOBODY = ["train", "val", "test"], []
 def test_tiny_sets_are_scored_where_possible_and_one_sentence_says_where_not(counts, levels, changes, scored, generator_file):
     splits = np.repeat(np.repeat(("train", "val", "test"), counts), levels)
     data = dataset_of(people=sum(counts), levels=levels, splits=splits, **changes)
-    path = generator_file(data)
+    path = generator_file(slices=data)
     opened = open_evidence(path, data, device="cpu")
     found = scores_of(opened, fakes=20) | (module.everything_of(opened, fakes=20, projections=0) if scored else {})
     assert list(found["splits"]) == scored
