@@ -26,17 +26,15 @@ from stylegan.scores.features import as_pixels
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:
     index = np.repeat(np.arange(people), levels)
     fields = {
-        "images": phantoms(people, levels, 0, size),
-        "labels": (index % 2).astype(np.int64),
-        "classes": ("control", "atrophy"),
-        "subjects": np.array([f"{prefix}{i:04d}_MR1" for i in index]),
-        "levels": np.tile(np.arange(levels), people),
+        "images": phantoms(people, levels, 0, size), "labels": index % 2, "classes": ("control", "atrophy"),
+        "subjects": np.array([f"{prefix}{i:04d}_MR1" for i in index]), "levels": np.tile(np.arange(levels), people),
         "splits": np.where(index < people * 0.6, "train", np.where(index < people * 0.8, "val", "test")),
-    }
-    return SliceDataset(**{**fields, "columns": {}, "layout": "class-folders", "title": "phantoms", "key": "0" * 64, **changes})
+        "columns": {}, "layout": "class-folders", "title": "phantoms", "key": "0" * 64,
+    }  # fmt: skip
+    return SliceDataset(**{**fields, **changes})
 
 
-DATA = dataset_of()
+DATA, ALL = dataset_of(), ["train", "val", "test"]
 
 
 @pytest.fixture
@@ -180,15 +178,12 @@ def test_a_run_s_table_levels_and_contrast_reach_its_slices(generator_file, monk
     assert asked == {"source": "there", "subjects_csv": "people.csv", "levels": "2-9", "contrast": None}
 
 
-ALL, NOBODY = ["train", "val", "test"], []
-
-
 # People in train, val and test; slices of each; what else is changed -> what is scored.
 @pytest.mark.parametrize(("counts", "levels", "changes", "scored"), [
-    pytest.param((5, 0, 0), 4, {}, NOBODY, marks=pytest.mark.long),
+    pytest.param((5, 0, 0), 4, {}, [], marks=pytest.mark.long),
     pytest.param((6, 0, 3), 2, {}, ["train", "test"], marks=pytest.mark.long),
-    ((3, 1, 1), 4, {}, NOBODY),
-    pytest.param((8, 2, 2), 1, {}, NOBODY, marks=pytest.mark.long),
+    ((3, 1, 1), 4, {}, []),
+    pytest.param((8, 2, 2), 1, {}, [], marks=pytest.mark.long),
     pytest.param((8, 3, 3), 1, {}, ALL, marks=pytest.mark.long),
     ((1, 3, 3), 2, {}, ["val", "test"]),
     ((6, 3, 3), 2, {"classes": (), "labels": np.full(24, -1)}, ALL),

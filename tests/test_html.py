@@ -96,7 +96,8 @@ def picture(mode, colour, size):
 
 
 @pytest.mark.parametrize(("mode", "colour", "kept"), [
-    ("RGBA", (200, 200, 200, 255), "L"), ("RGBA", (200, 100, 0, 255), "RGB"), ("RGBA", (200, 200, 200, 9), "RGBA"), ("RGB", (9, 9, 9), "L"),
+    ("RGBA", (200, 200, 200, 255), "L"), ("RGBA", (200, 100, 0, 255), "RGB"), ("RGBA", (200, 200, 200, 9), "RGBA"),
+    ("RGB", (9, 9, 9), "L"),
 ])  # fmt: skip
 def test_a_picture_keeps_its_pixels_and_its_description_which_it_must_have_and_only_a_wide_one_scrolls(mode, colour, kept):
     notebook, pictures = notebook_of("pictures"), [picture(mode, colour, (width, 10)) for width in (700, 701)]

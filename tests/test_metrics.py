@@ -183,8 +183,7 @@ def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pic
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """40 slices of 10 held-out people, 40 of a generator that draws nobody twice, 80 of 20 others, and draws of these; the scores and
-    floors of the second in place of fakes; the scores of each control."""
+    """((held-out, fresh and other people, draws), scores and floors of the fresh in place of fakes, scores of each control)."""
     data = dataset_of(30, size=32)
     held, others = data.select(np.arange(120) < 40), data.select(np.arange(120) >= 40)
     info, part = {"config": make_config("smoke", mirror=False).to_dict()}, Part("test", held, others)
