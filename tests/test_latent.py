@@ -66,8 +66,7 @@ def test_a_name_needs_a_large_effect_on_most_seeds():
 
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
 def test_sefa_asks_every_style_layer_and_a_dcgan_has_none(preset, methods):
-    w = {"mapping_layers": 0} if preset == "dcgan" else {}
-    G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8, **w))
+    G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8))
     found = [latent.find_directions(G, {}, 2, method) for method in ("PCA", "SeFa")]
     assert [len(some) for some in found] == [2, 2][:methods] + [0] * (2 - methods)
 
