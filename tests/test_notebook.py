@@ -101,9 +101,7 @@ def drive(tmp_path, monkeypatch):
         mounted.append(where)
         (root / "MyDrive").mkdir(parents=True, exist_ok=True)
 
-    colab = types.ModuleType("google.colab")
-    colab.drive = types.SimpleNamespace(mount=mount)
-    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    colab = types.SimpleNamespace(drive=types.SimpleNamespace(mount=mount))
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setattr(notebook, "MOUNT", root)
     monkeypatch.setenv("STYLEGAN_DRIVE", "brains")
