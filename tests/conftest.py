@@ -1,8 +1,7 @@
 """What several test files need."""
 
-from __future__ import annotations
-
 import contextlib
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -11,14 +10,19 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else the first UMAP gives torch a second one
 
-import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
 # the fixtures' builders are plain modules beside the tests; tools and benchmarks are scripts beside the package
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
+from stylegan.checkpoint import save_generator  # noqa: E402
+from stylegan.config import make_config  # noqa: E402
+from stylegan.modules import NoiseInjection  # noqa: E402
+from stylegan.networks import Generator  # noqa: E402
 
 # Files that take long, the longest first: a process takes the next file when it is done with one, so that all end together.
 # The two that look at the report do not start at once, or one would wait for the other's.
@@ -48,20 +52,12 @@ def _tiny(resolution):
 
     found = atlas.simulate(num_subjects=12, num_levels=4, resolution=resolution)
     splits, _ = split_by_subject(found.subjects, found.labels)
-    return SliceDataset(
-        images=found.images, labels=found.labels, classes=found.classes, subjects=found.subjects, levels=np.asarray(found.levels),
-        splits=splits, columns=found.columns, layout="simulated", title=found.title, key="simulated-for-tests", sides=found.sides,
-    )  # fmt: skip
+    return SliceDataset(**vars(found), splits=splits, layout="simulated", key="simulated-for-tests")
 
 
 @pytest.fixture(name="G", scope="module")
 def untrained_generator():
     """A generator of the preset `smoke`, always the same."""
-    import torch
-
-    from stylegan.config import make_config
-    from stylegan.networks import Generator
-
     torch.manual_seed(0)
     return Generator(make_config("smoke")).to(memory_format=torch.channels_last).eval()
 
@@ -78,24 +74,12 @@ def class_folders(tmp_path_factory):
 
 def script(path):
     """A script of the checkout as a module, found as when it is run."""
-    import importlib.util
-
-    whole = Path(__file__).parents[1] / path
-    sys.path.insert(0, str(whole.parent))
-    spec = importlib.util.spec_from_file_location(whole.stem, whole)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str((ROOT / path).parent))
+    return importlib.import_module(Path(path).stem)
 
 
 def save_untrained(path, config, slices=None, strength=None, **info):
     """Save the generator of a config before its first step, its noise as strong as given, with this header; the file."""
-    import torch
-
-    from stylegan.checkpoint import save_generator
-    from stylegan.modules import NoiseInjection
-    from stylegan.networks import Generator
-
     torch.manual_seed(0)
     G = Generator(config).eval()
     for layer in (layer for layer in G.modules() if isinstance(layer, NoiseInjection) and strength is not None):
@@ -124,15 +108,13 @@ class Made(NamedTuple):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, worker_id):
     """A run of the preset `smoke`, a few steps long, on simulated slices in two class folders; to be copied, not changed."""
-    from stylegan.config import make_config
     from stylegan.run import train_run
     from stylegan.scores.evaluate import validation_scorer
 
-    def train(slices, place, patch):
-        train_run(make_config("smoke", total_kimg=0.1), slices, place / "run", scorer=validation_scorer)
+    def train(made, patch):
+        train_run(make_config("smoke", total_kimg=0.1), made.slices, made.run, scorer=validation_scorer)
 
-    place = _made_once(tmp_path_factory, worker_id, "trained", train)
-    return Made(place / "run", place / "slices", place / "out")
+    return _made_once(tmp_path_factory, worker_id, "trained", train)
 
 
 @pytest.fixture(scope="session")
@@ -141,14 +123,13 @@ def made(tmp_path_factory, worker_id):
     pytest.importorskip("nbclient")
     from stylegan.reporting.html import report
 
-    def write(slices, place, patch):
-        patch.chdir(Path(__file__).parents[1])
+    def write(made, patch):
+        patch.chdir(ROOT)
         patch.setenv("MPLBACKEND", "module://a_backend_of_another_program")
         with _one_kernel(patch):
-            report(slices, place / "run", "smoke", place / "out", total_kimg=0.1, num=40, fakes=100)
+            report(made.slices, made.run, "smoke", made.pages, total_kimg=0.1, num=40, fakes=100)
 
-    place = _made_once(tmp_path_factory, worker_id, "report", write)
-    return Made(place / "run", place / "slices", place / "out")
+    return _made_once(tmp_path_factory, worker_id, "report", write)
 
 
 @contextlib.contextmanager
@@ -172,26 +153,27 @@ def _one_kernel(patch):
 
 
 def _made_once(tmp_path_factory, worker_id, name, make):
-    """A folder that all processes of pytest share, with simulated slices in two class folders and what ``make`` adds."""
+    """Folders that all processes of pytest share, with simulated slices in two class folders and what ``make`` adds."""
     base = tmp_path_factory.getbasetemp()
     place = (base if worker_id == "master" else base.parent) / name
     place.mkdir(exist_ok=True)
+    made = Made(place / "run", place / "slices", place / "out")
     with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         if not (place / "done").exists():
-            _write_slices(place / "slices")
-            make(place / "slices", place, patch)
+            _write_slices(made.slices)
+            make(made, patch)
             (place / "done").touch()
-    return place
+    return made
 
 
-def _write_slices(folder, classes=None, subject=""):
-    """Simulated slices in two class folders; ``subject`` stands before the people's numbers."""
+def _write_slices(folder):
+    """Simulated slices in two class folders."""
     from stylegan.data import simulate as atlas
 
     found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
     for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
-        path = folder / (classes or found.classes)[label] / f"{subject}{who}_slice_{level}.png"
+        path = folder / found.classes[label] / f"{who}_slice_{level}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 
@@ -199,7 +181,5 @@ def _write_slices(folder, classes=None, subject=""):
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory, monkeypatch):
     """No test depends on the numbers that another has drawn, or reads or fills the caches of the checkout."""
-    import torch
-
     torch.manual_seed(0)
     monkeypatch.setenv("STYLEGAN_DATA", str(tmp_path_factory.getbasetemp() / "data"))

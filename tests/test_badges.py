@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from packaging.requirements import Requirement
 
 pytest.importorskip("IPython")
@@ -17,8 +18,6 @@ pytest.importorskip("IPython")
 from stylegan.files import checkout
 from tools import badges
 
-ROOT = Path(__file__).parents[1]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDED = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
 
@@ -30,7 +29,7 @@ COLAB, COLAB_PYTHON = dict(line.split("==") for line in LISTED if not line.start
 def test_committed_notebooks_are_what_make_badges_writes_and_a_new_address_replaces_the_old(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://github.com/a-b/c.d.git"\n')
-    for path in PATHS:
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
         assert badges.text_of(badges.stamped(json.loads(text), path.name, badges.address(ROOT / "pyproject.toml"))) == text
         (tmp_path / "notebooks" / path.name).write_text(text, encoding="utf-8")

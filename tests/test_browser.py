@@ -16,6 +16,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 QUIET = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+OTHERS = (DESKTOP, False), (DESKTOP, True), (PHONE, False)
+LOOKS = [(PHONE, True), *(pytest.param(*look, marks=pytest.mark.long) for look in OTHERS)]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 
@@ -66,12 +68,6 @@ def test_it_asks_the_network_for_nothing_and_has_nothing_to_complain(visit):
     assert page.asked and all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
     assert page.said == []
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-
-
-LOOKS = [
-    (PHONE, True),
-    *(pytest.param(*look, marks=pytest.mark.long) for look in ((DESKTOP, False), (DESKTOP, True), (PHONE, False))),
-]
 
 
 @pytest.mark.parametrize(("viewport", "dark"), LOOKS)

@@ -1,7 +1,5 @@
 """Curves, bars and maps show the numbers they were given."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -30,11 +28,8 @@ def test_curves_draw_one_panel_for_what_was_logged():
 
 
 def test_variety_is_drawn_over_that_of_people_and_layers_may_grow():
-    usual = {"dimensions_fixed_noise": 2.0, "dimensions_real": 14.0}
-    rows = [
-        {**usual, "kimg": k, "dimensions": 2.0 + k, "style_participation": layers}
-        for k, layers in ((1.0, [3.0, 2.0]), (2.0, [3.5, 2.5, 1.5, 1.0]))
-    ]
+    usual, grown = {"dimensions_fixed_noise": 2.0, "dimensions_real": 14.0}, {1.0: [3.0, 2.0], 2.0: [3.5, 2.5, 1.5, 1.0]}
+    rows = [{**usual, "kimg": k, "dimensions": 2.0 + k, "style_participation": layers} for k, layers in grown.items()]
     variety, layers = charts.curves(rows).axes
     assert [line.get_label() for line in variety.lines] == ["generated", "noise fixed", "people"]
     assert variety.lines[2].get_ydata().tolist() == [14, 14]

@@ -30,8 +30,7 @@ def test_a_measure_is_a_share_of_the_head_whatever_its_brightness_and_fluid_near
 def test_targets_are_what_the_slices_know(simulated):
     assert groundtruth.measures(simulated)["ventricles, simulated"] > 0.8  # with the true area
     found = readers.targets(simulated.split("train"), simulated.select(simulated.splits != "train"))
-    # Few people: no level.
-    assert {target.name: target.origin for target in found} == {"ventricles": "known", "brain": "measured"}
+    assert {target.name: target.origin for target in found} == {"ventricles": "known", "brain": "measured"}  # not level
     assert np.array_equal(found[0].of(simulated), simulated.columns["ventricle_area"])
     aged = replace(simulated, columns={"Age": np.unique(simulated.subjects, return_inverse=True)[1].astype(float)})
     assert "age" in [target.name for target in readers.targets(aged, aged)]  # however the column is spelt
@@ -164,11 +163,10 @@ def test_without_classes_there_is_no_matrix(model, slices, tmp_path):
 
 
 def test_what_it_refuses(model, slices, tmp_path, capsys):
-    held, few = str(slices.subjects[slices.splits == "test"][0]), slices.split("train")
-    wrong = {"trained on 1 of the": ({"train_subjects": [held]}, slices), "classes AD, NC": ({"classes": ["AD", "NC"]}, slices)}
-    for words, (info, given) in (wrong | {"8 training and 0 held-out people": ({}, few)}).items():
+    wrong = {"classes AD, NC": (["AD", "NC"], slices), "8 training and 0 held-out": (slices.classes, slices.split("train"))}
+    for words, (classes, given) in wrong.items():
         with pytest.raises(ValueError, match=words):
-            groundtruth.ground_truth(model(**info), given, num=60, device="cpu")
+            groundtruth.ground_truth(model(classes=list(classes)), given, num=60, device="cpu")
     with pytest.raises(ValueError, match="at least 50"):
         groundtruth.ground_truth(model(), slices, num=3)
     assert main(["groundtruth", str(tmp_path / "none.safetensors")]) == 2 and "There is no file" in capsys.readouterr().err

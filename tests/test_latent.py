@@ -1,7 +1,5 @@
 """Directions of W and their names; the way back from a slice to its w: it finds what was drawn, and measures what cannot be."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 
@@ -68,8 +66,7 @@ def test_a_name_needs_a_large_effect_on_most_seeds():
 
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
 def test_sefa_asks_every_style_layer_and_a_dcgan_has_none(preset, methods):
-    w = {"mapping_layers": 0} if preset == "dcgan" else {}
-    G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8, **w))
+    G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8))
     found = [latent.find_directions(G, {}, 2, method) for method in ("PCA", "SeFa")]
     assert [len(some) for some in found] == [2, 2][:methods] + [0] * (2 - methods)
 
@@ -95,13 +92,9 @@ def test_levels_are_read_where_the_data_knows_them_and_they_can_be_read(simulate
         assert "level" not in latent.make_gauges(dataclasses.replace(simulated, levels=levels))
 
 
-@pytest.fixture(scope="module")
-def drawn(G):
-    return predict.generate(G, [3, 4, 5])
-
-
-def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G, drawn):
-    before, state = {key: value.clone() for key, value in G.state_dict().items()}, torch.get_rng_state()
+def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G):
+    drawn, before = predict.generate(G, [3, 4, 5]), {key: value.clone() for key, value in G.state_dict().items()}
+    state = torch.get_rng_state()
     found = latent.project(G, drawn)
     assert torch.equal(torch.get_rng_state(), state) and all(p.requires_grad and p.grad is None for p in G.parameters())
     assert all(torch.equal(value, before[key]) for key, value in G.state_dict().items())
@@ -122,7 +115,8 @@ def test_the_schedule_is_that_of_the_paper():
     assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
 
 
-def test_what_does_not_fit_is_refused(G, drawn):
+def test_what_does_not_fit_is_refused(G):
+    drawn = torch.zeros(3, 1, 16, 16)
     for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
         with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
             latent.project(G, **{"target": drawn, **wrong})
@@ -140,14 +134,10 @@ def test_a_projection_is_measured_by_simpler_answers(G, slices):
     tens = np.stack([train[row[:10]].mean(axis=0) for row in away.argsort(axis=1)])
     average = np.broadcast_to(train.mean(axis=0).round(), tens.shape)
     assert residuals["nearest training slice"] == pytest.approx(away.min(axis=1), abs=1e-3)
-    for name, images in (
-        ("mean of the ten nearest", tens),
-        ("mean training slice", average),
-        ("projection", predict.to_uint8(found.images)),
-    ):
-        assert residuals[name] == pytest.approx(
-            np.sqrt(np.square(chosen.images - images.astype(float)).mean(axis=(1, 2))), abs=1e-3
-        )
+    simpler = {"mean of the ten nearest": tens, "mean training slice": average, "projection": predict.to_uint8(found.images)}
+    for name, images in simpler.items():
+        expected = np.sqrt(np.square(chosen.images - images.astype(float)).mean(axis=(1, 2)))
+        assert residuals[name] == pytest.approx(expected, abs=1e-3)
 
 
 def test_held_out_slices_are_of_many_people_and_of_none_trained_on(slices):

@@ -6,15 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 from test_evaluate import dataset_of
+from test_metrics import gaussian
 
 from stylegan.config import make_config
 from stylegan.networks import Discriminator, set_stage
 from stylegan.scores import memorisation
 from stylegan.stylegan1 import stage
-
-
-def gaussian(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, scale, (n, d))
 
 
 def near(x: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -25,13 +22,12 @@ def test_new_people_have_the_ratio_one_and_copies_none():
     train, held, people = gaussian(400, 6, 0), gaussian(200, 6, 1), np.repeat(np.arange(20), 10)
     fresh = memorisation.memory(near(gaussian(500, 6, 2), train), near(held, train), people)
     assert fresh["low"] < 1 < fresh["high"] and fresh["p_value"] > 0.05
-    copies = memorisation.memory(near(train + gaussian(400, 6, 3, 0.05), train), near(held, train), people)
+    copies = memorisation.memory(near(train + gaussian(400, 6, 3, scale=0.05), train), near(held, train), people)
     assert copies["high"] < 0.5 and copies["p_value"] < 1e-3
-    bad = memorisation.memory(near(gaussian(500, 6, 4, 3), train), near(held, train), people)
+    bad = memorisation.memory(near(gaussian(500, 6, 4, scale=3), train), near(held, train), people)
     assert bad["low"] > 1 and bad["p_value"] > 0.5  # far from everybody is no copying
-    # The person is the unit: sixty slices of one near person are no more evidence than one, and ties tell nothing.
     few = memorisation.memory(np.full(100, 1.0), np.full(240, 2.0), np.repeat(np.arange(4), 60))
-    assert few["p_value"] == pytest.approx(1 / 2**4)
+    assert few["p_value"] == pytest.approx(1 / 2**4)  # sixty slices of one near person are no more evidence than one
     assert memorisation.memory(np.ones(50), np.ones(8), np.arange(8))["p_value"] == 1
 
 

@@ -4,15 +4,14 @@ import ast
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 nbformat = pytest.importorskip("nbformat")
 
 from stylegan.reporting.html import NAMES  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 

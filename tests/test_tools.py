@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import script
+from conftest import ROOT, script
 from test_evaluate import dataset_of
 
 from stylegan.checkpoint import load_generator, load_tensors
@@ -125,7 +125,8 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(trai
     assert set(entry["audit"]) == {"memory", "duplicates", "spectra", "failures", "control"} and entry["scores"]["variety"]
     train = load_slices(folder, 16).split("train")
     parts = "Phantoms", entry["model_hash"], "times the floor", "dimensions", "✘ fail", train.subjects[0]
-    assert all(part in path.read_text() for part in parts)
+    text = path.read_text()
+    assert all(part in text for part in parts) and ship.rewrite_head(shipped).read_text() == text
     for file in path.parent.iterdir():  # where the slices lay is nobody's business
         assert str(folder.parent).encode() not in file.read_bytes(), file.name
     control = {"slices": 64}
@@ -135,14 +136,25 @@ def test_a_shipped_generator_is_scored_as_it_is_shipped_and_says_what_it_is(trai
     assert ship.ship(shipped, folder) == path  # scored again
     again = json.loads(metrics.read_text())
     assert again["other"] == {"model_hash": "1"} and again["tiny-16"]["audit"]["control"] == control
-    hidden = dataclasses.replace(train, subjects_known=False)
-    text = ship.card("tiny-16", {**entry, "scores": {**entry["scores"], "warnings": ["who knows"]}}, hidden)
+    doubted = {**entry, "scores": {**entry["scores"], "warnings": ["who knows"]}}
+    text = ship.card("tiny-16", doubted, dataclasses.replace(train, subjects_known=False))
     assert "hides who is who" in text and "**Mind:** who knows" in text
     wrong = {"no terms 'mine'": {"terms": "mine"}, "as --name": {"name": ""}, "no folder": {"data": tmp_path / "x"}}
     for says, changes in wrong.items():
         with pytest.raises((ValueError, FileNotFoundError), match=says):
             ship.ship(**{"run_dir": run, "data": folder, "name": "x", "out": tmp_path / "nothing", **changes})
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_card_has_the_head_that_hugging_face_reads():
+    yaml, name = pytest.importorskip("yaml"), "oasis1-stylegan2-64"
+    entry = json.loads((ROOT / "models" / "metrics.json").read_text(encoding="utf-8"))[name]
+    text = ship.head(name, entry)
+    assert (ROOT / "models" / f"{name}.md").read_text(encoding="utf-8").startswith(text)
+    head, scores = yaml.safe_load(text.split("---\n")[1]), entry["scores"]["splits"]["test"]
+    metrics = {row["type"]: row["value"] for row in head["model-index"][0]["results"][0]["metrics"]}
+    assert head["license"] == "other" and min(metrics.values()) > 0
+    assert {name: scores[name]["value"] for name in metrics} == pytest.approx(metrics, rel=1e-3)
 
 
 def test_pairs_say_where_classes_differ(trained, tmp_path):
