@@ -96,7 +96,7 @@ def test_all_adds_memory_and_cases_that_can_be_drawn_again(judged, monkeypatch):
     drawn, worst = opened.fakes(opened.scored[-1].slices), as_pixels(opened.drawn_again(found["failures"]))
     assert all((drawn.images == picture).all(axis=(1, 2)).any() for picture in worst) and len(found["failures"]) == 8
     assert {path.name for path in (run.parent / "out").iterdir()} == {"evaluation.json", "failures.png", "pairs.png"}
-    assert len(verdict.verdict_rows(found)) == len(verdict.DOUBTS) + 5
+    assert len(verdict.verdict_rows(found)) == len(verdict.CHECKS) + 5
 
 
 def test_evaluate_takes_as_many_slices_as_asked_and_one_split(generator_file):
