@@ -88,9 +88,7 @@ def plan(
     slices = load_slices(home_slices(data), config.img_resolution, **(options or {}))
     if len(set(slices.split("train").labels)) == len(slices.classes) > 1 and (slices.labels >= 0).all():
         return replace(config, c_dim=len(slices.classes))
-    tell(
-        f"`{preset}` tells both networks the class of each slice. These slices have no two classes that all are in training, so it is trained without."
-    )
+    tell(f"`{preset}` tells both networks the class of each slice. Training has no two classes here, so it is trained without.")
     return replace(config, conditional="none")
 
 
