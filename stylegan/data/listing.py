@@ -28,7 +28,7 @@ NNUNET = re.compile(r"(^|/)images(?:tr|ts|va)/", re.I)  # pictures here end in t
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 ANOTHER = "another volume of the same subject"
 FOREIGN = {  # formats that are common with heads but not read: endings, and the way out
-    "DICOM": ((".dcm", ".ima", ".dicom", "dicomdir"), "convert DICOM files with `dcm2niix -z y -o OUT FOLDER` and give OUT"),
+    "DICOM": ((".dcm", ".ima", ".dicom", "dicomdir"), "convert DICOM files with `dcm2niix -z y -f %i_%s -o OUT FOLDER` and give OUT"),
     ".npy": ((".npy", ".npz", ".h5", ".hdf5", ".mat", ".pkl", ".pt"),
              "save arrays as NIfTI, nibabel.save(nibabel.Nifti1Image(array, affine), 'x.nii.gz'), or each slice as PNG"),
     ".mha": ((".mha", ".mhd", ".nrrd", ".nhdr"), "convert with SimpleITK, WriteImage(ReadImage('x.mha'), 'x.nii.gz')"),
