@@ -97,6 +97,7 @@ def test_all_adds_memory_and_cases_that_can_be_drawn_again(judged, monkeypatch):
     assert all((drawn.images == picture).all(axis=(1, 2)).any() for picture in worst) and len(found["failures"]) == 8
     assert {path.name for path in (run.parent / "out").iterdir()} == {"evaluation.json", "failures.png", "pairs.png"}
     assert len(verdict.verdict_rows(found)) == len(verdict.CHECKS) + 5
+    assert verdict.plain_scores(found)[-1] == verdict.summary(verdict.verdict_rows(found))  # as --all promises
 
 
 def test_evaluate_takes_as_many_slices_as_asked_and_one_split(generator_file):

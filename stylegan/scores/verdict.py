@@ -166,9 +166,8 @@ def plain_scores(scores: Mapping) -> list[str]:
         lines.append(f"{name}: {', '.join(shown)}" + (f", memory {control['memory']:.2f}" if "memory" in control else ""))
     if "memory" in scores:  # of --all
         rows = verdict_rows(scores)
-        lines += ["{verdict}: {question} {score}: {generated (95 %)}, real {real people}".format(**row) for row in rows] + [
-            summary(rows)
-        ]
+        lines += ["{verdict}: {question} {score}: {generated (95 %)}, real {real people}".format(**row) for row in rows]
+        lines.append(summary(rows))
     return lines + [f"Note: {text}" for text in scores["warnings"]]
 
 
