@@ -18,13 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from stylegan.scores.intervals import Interval, interval_of
 
 Rows = np.ndarray | slice
 EVERY = slice(None)
+BLAS = ThreadpoolController()  # looked up once: that takes longer than the eigenvalues it is for
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     a, b = _covariance_root(x), _covariance_root(y)
     product = a @ b.T
     small = product @ product.T if len(a) <= len(b) else product.T @ product
-    with threadpool_limits(1):  # LAPACK's threads wait for each other: two on a busy machine took forty times as long
+    with BLAS.limit(limits=1):  # LAPACK's threads wait for each other: two on a busy machine took forty times as long
         overlap = np.sqrt(np.linalg.eigvalsh(small).clip(0)).sum()
     shift = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
     return float(max(shift + np.square(a).sum() + np.square(b).sum() - 2 * overlap, 0))
@@ -230,7 +231,7 @@ class Variety:
         """
         products, people = self.products[rows][:, rows], self.people[rows]
         centred = products - products.mean(axis=0) - products.mean(axis=1)[:, None] + products.mean()
-        with threadpool_limits(1):
+        with BLAS.limit(limits=1):
             variances = np.linalg.eigvalsh(centred)[::-1].clip(0).cumsum()
         holds = variances / max(variances[-1], 1e-12)
         found = {name: float((holds < share).sum() + 1) if variances[-1] > 1e-6 else 0.0 for name, share in SHARES.items()}
