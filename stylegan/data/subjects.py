@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -122,6 +123,7 @@ def find_id(path: str) -> tuple[str, str, int]:
     return "", "", 0
 
 
+@functools.lru_cache(maxsize=1 << 17)  # asked of the same names by persons, levels and classes
 def core(name: str) -> str:
     """A file's or folder's name without visits, repeats, dates, contrasts and versions: equal for all scans of one person."""
     image = re.search(r"(?<![A-Za-z0-9])I\d{4,}(?!\d)", name, re.I)
