@@ -251,6 +251,7 @@ COMMANDS = {  # name: (what runs it, with the options as arguments; what it does
     "report": (_report, "Run the notebooks in order and write them as one HTML page.", [
         PRESET, *DATA,
         _opt("--run-dir", type=_folder, metavar="DIR", help="default: runs/PRESET, or runs/PRESET-NAME for a folder of that name"),
+        _opt("--author", default="", metavar="NAME", help="who wrote it and for which course, to stand below the title"),
         _opt("--no-quiz", dest="quiz", action="store_false", help="leave out the quiz, which shows single held-out slices"),
         _opt("--out", type=_folder, default=Path("report"), metavar="DIR", help="folder to write to"),
     ]),

@@ -92,7 +92,7 @@ def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:
 
 
 def adapt(p: float, sign_mean: float, images: int, config: Config) -> float:
-    """The next p: up when E[sign D(x)] exceeds ``ada_target``, else down, at a pace of 1 per ``ada_kimg`` (section 3 there)."""
+    """The next p: up when ``sign_mean``, E[sign D(x)], exceeds ``ada_target``, else down, at a pace of 1 per ``ada_kimg`` (section 3 there)."""
     step = math.copysign(images / (config.ada_kimg * 1000), sign_mean - config.ada_target)
     return min(max(p + step, 0.0), config.augment_p_max)
 

@@ -71,7 +71,7 @@ class Config:
     augment: str = option("adaptive", "augmentation of all that D sees", ("none", "adaptive", "fixed"))
     augment_p: float = option(0.0, "its probability at the start; stays there with augment fixed", "0 to 1")
     augment_p_max: float = option(0.8, "its probability at most", "0 to 1")
-    ada_target: float = option(0.6, "mean sign of D's real logits that p is adapted to", "0 to 1")
+    ada_target: float = option(0.6, "p is adapted to this mean sign of D's real logits (less its fake ones, where the loss leaves their level open)", "0 to 1")
     ada_interval: int = option(4, "steps between adaptations of p", "> 0")
     ada_kimg: float = option(100.0, "kimg in which p can go from 0 to 1", "> 0")
     # Optimiser and averages

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class SliceDataset:
     """N slices of R x R pixels and their labels; every array has one entry per slice."""
 
-    images: np.ndarray  # uint8 [N, R, R], grey, front of the head up; memory-mapped where it comes from the cache
+    images: np.ndarray  # uint8 [N, R, R], grey, front of the head up where known; memory-mapped out of the cache
     labels: np.ndarray  # int64 [N], index into classes, -1 where unknown
     classes: tuple[str, ...]
     subjects: np.ndarray  # str [N]; where people are hidden, the narrowest group known to belong together

@@ -92,7 +92,7 @@ class Direction:
     def name(self) -> str:
         """What it moves, at most two things, strongest first: 'level up, contrast down'."""
         strong = sorted(filter(self.moves, self.effects), key=lambda gauge: -abs(self.effects[gauge]))
-        return ", ".join(f"{key} {'up' if self.effects[key] > 0 else 'down'}" for key in strong[:2]) or "nothing measured"
+        return ", ".join(f"{key} {'up' if self.effects[key] > 0 else 'down'}" for key in strong[:2]) or "nothing clearly"
 
 
 def style_weights(G: Generator) -> Tensor | None:

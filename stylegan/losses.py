@@ -15,11 +15,12 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """The two players' losses of logits of real and fake, and whether G's needs the real ones."""
+    """The two players' losses of logits of real and fake, whether G's needs the real ones, and whether they fix the level of logits."""
 
     d: Callable[[Tensor, Tensor], Tensor]
     g: Callable[[Tensor, Tensor], Tensor]
     paired: bool
+    level: bool
 
 
 def logistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -41,10 +42,10 @@ def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 LOSSES = {
-    "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), False),
+    "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), False, True),
     # D is a critic, whose slope a penalty must bound (Arjovsky et al. 2017, arXiv:1701.07875, equation 2)
-    "wgan": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean(), False),
-    "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), True),
+    "wgan": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean(), False, False),
+    "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), True, False),
 }
 
 

@@ -56,16 +56,22 @@ def home_slices(data: str | Path | None = None) -> Path | None:
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(f"{folder} holds {names}; keep one of them there, or name the slices with data = ...")
-    if not found:
-        print(f"There are no slices in {folder} (slices.zip, or a folder slices): the simulated slices are used.")
     return found[0] if found else None
 
 
 def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
-    """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices."""
+    """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices.
+
+    Says on Colab what to set where the folder is lost with the session or where the home folder holds no slices.
+    """
     if run_dir is not None:
         return Path(os.path.expanduser(run_dir))
-    return (home() or checkout()) / "runs" / (preset if data is None else f"{preset}-{Path(data).resolve().stem}")
+    folder, data = home(), home_slices(data)
+    if folder is None and "google.colab" in sys.modules:
+        print("DRIVE in the set-up cell names no folder of your Drive: the run is lost when this session ends.")
+    elif folder and data is None:
+        print(f"There are no slices in {folder} (slices.zip, or a folder slices): the simulated slices are used.")
+    return (folder or checkout()) / "runs" / (preset if data is None else f"{preset}-{data.resolve().stem}")
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------------
@@ -82,6 +88,8 @@ def plan(
     changes = {name: value for name, value in changes.items() if value is not None}
     if known := read_settings(folder):
         return replace(Config.from_dict(known["config"]), **changes)
+    if "total_kimg" in changes and make_config(preset).lr_end_kimg:  # rates fall to 0 where the run ends
+        changes = {"lr_end_kimg": changes["total_kimg"]} | changes
     config = make_config(preset, **changes)
     if config.conditional == "none":
         return config

@@ -125,8 +125,9 @@ def grid(
         axes.text((i + 0.5) * step, -4, text, ha="center", va="bottom", fontsize=8, color=INK)
     for i, text in enumerate(row_titles):
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
-    for i, text in enumerate(notes):  # where no head reaches
-        axes.text((i % columns) * step + 4, (i // columns + 1) * step - 4, text, fontsize=8, color="white")
+    behind = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+    for i, text in enumerate(notes):
+        axes.text((i % columns) * step + 5, (i // columns + 1) * step - 6, text, fontsize=8, color="white", bbox=behind)
     for text, (x, y, ha, va) in zip(marks or (), PLACES, strict=False):
         axes.text(x * (step - GAP), y * (step - GAP), text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
     figure.text(left / full_width, 5 / full_height, caption, va="bottom", fontsize=8, color="#555555")

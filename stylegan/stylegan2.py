@@ -1,6 +1,6 @@
 """The layers and blocks of StyleGAN2: Karras et al. 2020a, "Analyzing and Improving the Image Quality of StyleGAN", arXiv:1912.04958.
 
-Generator: modulated convolutions, each block adds its picture to the upsampled picture of the block before (skip, section 3.1).
+Generator: modulated convolutions, each block adds its picture to the upsampled picture of the block before (skip, section 4.1).
 Discriminator: residual blocks. Any generator block is called as ``x, img = block(x, img, ws, noise)``.
 """
 
@@ -141,7 +141,7 @@ class FromRGB(EqualConv2d):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the resolution (section 3.1, figure 7c). [N, in, H, W] -> [N, out, H/2, W/2]."""
+    """Residual block that halves the resolution (section 4.1, figure 7c). [N, in, H, W] -> [N, out, H/2, W/2]."""
 
     def __init__(self, config: Config, resolution: int):
         super().__init__()

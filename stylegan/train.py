@@ -189,10 +189,10 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     with state.autocast():
         fake, real = state.augmented(state.fake.detach(), rng), state.augmented(real, rng)
         fake_logits, real_logits = logits_of_both(state, fake, real, c)
-    level = 0 if config.loss == "logistic" else fake_logits  # the other losses leave the level of D's logits open
-    signs = (real_logits - level).detach().sign()
+    loss_of = LOSSES[config.loss]
+    signs = (real_logits - (0 if loss_of.level else fake_logits)).detach().sign()
     state.signs += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
-    loss = LOSSES[config.loss].d(real_logits, fake_logits)
+    loss = loss_of.d(real_logits, fake_logits)
     state.log(loss_D=loss)
     if config.drift:  # keeps a critic near 0 (ProGAN, appendix A.1, with weight .001)
         loss = loss + config.drift * real_logits.square().mean()

@@ -61,7 +61,7 @@ def test_a_name_needs_a_large_effect_on_most_seeds():
     effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
     agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
     assert name(effects, agreed) == "size down, level up"
-    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing measured"
+    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing clearly"
 
 
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])

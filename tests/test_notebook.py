@@ -117,14 +117,16 @@ def test_a_lost_session_is_taken_up_on_another_machine_by_the_same_cells(drive, 
         config = notebook.plan(folder, "smoke", None, total_kimg=kimg, tick_kimg=0.016, device="cpu")
         history = notebook.train_or_load(config, None, folder)
     out = capsys.readouterr().out
-    assert folder == drive.my / "brains/runs/smoke" and "Resuming" in out and "nothing to train" in out
+    assert folder == drive.my / "brains/runs/smoke-slices" and "Resuming" in out and "nothing to train" in out
     assert history[-1]["cur_nimg"] == 64 and len(drive.mounted) == 1
     assert notebook.open_run(None, "smoke").folder == folder  # notebooks 03 to 07 find it by the same parameter
 
 
 def test_slices_at_home(drive, capsys, monkeypatch, tmp_path):
-    assert notebook.home_slices() is None and "There are no slices in" in capsys.readouterr().out
+    assert notebook.home_slices() is None and notebook.run_folder(None, "quick") == drive.my / "brains/runs/quick"
+    assert "There are no slices in" in capsys.readouterr().out
     (drive.my / "brains/slices").mkdir()
+    assert notebook.run_folder(None, "quick") == drive.my / "brains/runs/quick-slices"  # and not the run on simulated ones
     assert notebook.home_slices() == drive.my / "brains/slices" and notebook.home_slices("elsewhere") == Path("elsewhere")
     (drive.my / "brains/more.zip").touch()
     with pytest.raises(ValueError, match=r"holds slices, more\.zip; keep one of them there"):

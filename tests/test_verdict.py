@@ -93,7 +93,7 @@ AT = {"kid": entry(10), "fd_floor": FLOOR, "kid_floor": FLOOR}
 
 @pytest.mark.parametrize(("sentence", "states"), [
     (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
-    (verdict.variety_sentence, [GOOD, *(scores(dimensions={"ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
+    (verdict.variety_sentence, [GOOD, *(scores(dimensions={**entry(10 * x), "ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
     (verdict.distance_sentence, [AT | {"fd": entry(fd)} for fd in (10, 30, 70, 900)]),
     (verdict.copies_sentence, [{**entry(x), "ratio": x, "p_value": p} for x, p in ((0.3, 1e-6), (0.9, 0.01), (1, 0.5), (2, 1))]),
     (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),

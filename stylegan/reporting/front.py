@@ -52,7 +52,7 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
         "A map, and what it may claim": shown("05-fit", "image/png") + shown("05-summary", "text/markdown"),
         "The verdict in short": [_text(markdown_table(rows)), _text(text)],
         "Try the generator": [_text(explorer.fragment(run.folder, make_gauges(run.slices)), "text/html")],
-        "Almost indistinguishable?": [_text(questions(run, scores), "text/html")] if quiz else [],
+        "Real or generated?": [_text(questions(run, scores), "text/html")] if quiz else [],
     }
     return [cell for title, outputs in parts.items() if outputs for cell in _part(title, outputs)]
 
@@ -88,7 +88,7 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
         f"{ARCHITECTURES[run.config.architecture]} of {run.config.img_resolution} px was trained on "
         f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. {chosen} "
         f"on {counts['test']} more; {apart}. Training took "
-        f"{last['seconds'] / 60:.2g} minutes and showed {1000 * last['kimg']:,.0f} slices."
+        f"{last['seconds'] / 60:,.1f} minutes and showed {1000 * last['kimg']:,.0f} slices."
     )
     if split := verdict.last_split(scores):
         away, floor = split["fd"]["value"], split["fd_floor"]["value"]
@@ -120,10 +120,10 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
     simulated = "Real slices. The simulated ones share one folding pattern: they prove the plumbing, and not the model."
     steps = [simulated] if run.slices.layout == "simulated" else []
     if len(scored := [line for line in run.history if line.get("kid_val") is not None]) > 1:
-        best, end = min(scored, key=lambda line: line["kid_val"])["kimg"], scored[-1]["kimg"]
-        late = f"Longer training: the score on validation people was still falling when it ended, at {end:g} kimg."
-        early = f"No more of the same training: the score on validation people was best at {best:g} of {end:g} kimg."
-        steps.append(late if best == end else early)
+        best, end = min(scored, key=lambda line: line["kid_val"]), scored[-1]["kimg"]
+        late = f"Longer training: the score on validation people had not begun to rise when it ended, at {end:g} kimg."
+        early = f"No more of the same training: the score on validation people was best at {best['kimg']:g} of {end:g} kimg."
+        steps.append(late if best in scored[-2:] else early)
     if not split:
         return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
     dimensions = split["dimensions"]

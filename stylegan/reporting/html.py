@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import date
 from html import escape, unescape
 from pathlib import Path
 
@@ -48,13 +49,14 @@ def report(
     preset: str = "quick",
     out: str | Path = "report",
     quiz: bool = True,
+    author: str = "",
     **parameters: object,
 ) -> Path:
     """Run the notebooks, write the executed copies and ``index.html`` into ``out``, and return the path of the page.
 
     ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as in `run_folder`; what is trained there already
-    is not trained again. ``quiz``: with the quiz, which shows held-out slices one by one. ``parameters``: further values for the
-    notebooks' parameters by name, such as ``max_minutes``; None keeps the notebook's own. Raises FileNotFoundError where there are
+    is not trained again. ``quiz``: with the quiz, which shows held-out slices one by one. ``author``: stands below the title.
+    ``parameters``: further values for the notebooks' by name, such as ``max_minutes``; None keeps the notebook's own. Raises FileNotFoundError where there are
     no notebooks, and a ValueError naming notebook and cell where one stops; the page then shows everything up to that cell.
     """
     folder, out = checkout() / "notebooks", Path(out).resolve()
@@ -80,7 +82,7 @@ def report(
             nbformat.write(notebook, out / f"{name}.ipynb")
         with replacing(out / "index.html") as temporary:
             system = ARCHITECTURES[run.config.architecture if run else "stylegan2"]
-            text = page(notebooks, before, after or front.after(notebooks), origin(seconds, preset, run), system)
+            text = page(notebooks, before, after or front.after(notebooks), origin(seconds, preset, run), system, author)
             temporary.write_text(text, encoding="utf-8")
     return out / "index.html"
 
@@ -111,10 +113,11 @@ def page(
     after: Sequence[NotebookNode] = (),
     origin: Mapping[str, object] | None = None,
     system: str = "StyleGAN2",
+    author: str = "",
 ) -> str:
     """Executed notebooks, by file name without ending, as one HTML page between the cells ``before`` and ``after``.
 
-    ``origin``: the table that it ends with. ``system``: what its title names.
+    ``origin``: the table that it ends with. ``system``: what its title names. ``author``: whose name stands below that, beside the date.
     """
     exporter = _Exporter()
     body = [cell for name, notebook in notebooks.items() for cell in _section(f"notebook-{name[:2]}", notebook.cells)]
@@ -125,8 +128,9 @@ def page(
     # The colours of code in light and dark: two sets that can be read on the page's own background.
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
     return exporter.environment.get_template("page.html.j2").render(
-        system=system, light=light, dark=dark, explorer_style=explorer.STYLE, policy=explorer.csp(*scripts), scripts=scripts,
+        system=system, author=author, date=date.today().isoformat(), policy=explorer.csp(*scripts), scripts=scripts,
         contents=[heading for heading in exporter.headings if heading["level"] <= 3], origin=origin or {}, **html,
+        light=light, dark=dark, explorer_style=explorer.STYLE,
     )  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def _section(name: str, cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     cells = [copy.deepcopy(cell) for cell in cells if not cell.id.endswith("-closing")]
     for cell in cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.partition("### References")[0].rstrip()
+            cell.source = re.sub(r"\[!\[Open in Colab.*\n+", "", cell.source.partition("### References")[0]).rstrip()
     if cells:
         cells[0].metadata["begins"], cells[-1].metadata["ends"] = name, True
     return cells
