@@ -21,7 +21,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from stylegan.plots import INK, Figure, set_alt_text
-from stylegan.predict import Images, to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MAP_COLOURS = tuple(COLOURS[i] for i in (0, 4, 6, 7, 3, 5, 1, 2))  # neighbours differ in lightness
@@ -70,6 +69,8 @@ def curves(history: Sequence[Mapping]) -> Figure:
             ax.plot(line.index, line, color=colour, linestyle=style, linewidth=1.5, label=name)
         alone = f": {lines[0][0]}" if len(lines) == 1 < len(PANELS.get(title, ())) else ""
         style_axes(ax, title + alone, "kimg", legend=len(lines) > 1)
+        if lines[0][0] == "p":  # else a hundredth looks like a steep rise
+            ax.set_ylim(0, max(0.1, 1.05 * lines[0][3].max()))
         if title in LOGARITHMIC and min(line.min() for *_, line in lines) > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -124,14 +125,15 @@ def _intervals(ax: Axes, rows: Mapping[str, tuple[Mapping | None, Mapping | None
 
 
 def spectra(lines: Mapping[str, Sequence[float]]) -> Figure:
-    """Mean power spectra [F] in dB by frequency: 'real', 'generated', and 'low' to 'high', the range of real slices of other people."""
+    """Mean power spectra [F] in dB by frequency, less that of 'real': 'generated', and 'low' to 'high', real slices of other people."""
     ax, frequency = Figure(9, 3.4, layout="constrained").add_subplot(), np.arange(1, len(lines["real"]) + 1)
-    ax.fill_between(frequency, lines["low"], lines["high"], color=FAINT, label="real, other people")
-    for i, name in enumerate(("real", "generated")):
-        ax.plot(frequency, lines[name], color=COLOURS[i], linestyle=LINES[i], linewidth=1.6, label=name)
-    title = "Power by frequency (dB): blur bends the right end down, a checkerboard lifts it"
+    away = {name: np.subtract(line, lines["real"]) for name, line in lines.items()}
+    ax.fill_between(frequency, away["low"], away["high"], color=FAINT, label="real, other people")
+    ax.axhline(0, color=COLOURS[0], linewidth=1.2, label="real")
+    ax.plot(frequency, away["generated"], color=COLOURS[1], linestyle=LINES[1], linewidth=1.6, label="generated")
+    title = "Power by frequency, dB from real: blur bends the right end down, noise or a checkerboard lifts it"
     style_axes(ax, title, "waves per picture", legend=True)
-    low, high = np.array_split(np.subtract(lines["generated"], lines["real"]), 2)
+    low, high = np.array_split(away["generated"], 2)
     text = f"{low.mean():+.1f} dB at low and {high.mean():+.1f} dB at high frequencies"
     return set_alt_text(ax.figure, f"Power spectra of real and generated slices: generated are {text} from real ones.")
 
@@ -215,14 +217,18 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
     for block in np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(known)), BLOCKS):
         for fake, marker in enumerate(MARKERS):
             rows = block[is_fake[block] == fake]
-            ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0)
+            ax.scatter(*coords[rows].T, c=colours[rows], s=9 * size**2, marker=marker, linewidths=0.3 * size, edgecolors=INK)
     _map_axes(ax, "\n".join(textwrap.wrap(shown.title, 42)), fonts[0])
     ax.set_xlabel("\n".join(textwrap.wrap(shown.claim, 46)), fontsize=fonts[1], color=INK, loc="left", labelpad=pad)
 
 
-def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str = "") -> Figure:
-    """A map of points [n, 2] as slices [n, ...]: each cell of a cells x cells grid shows the slice nearest to its centre."""
-    tiles = to_uint8(images)
+def thumbnails(coords: np.ndarray, images: np.ndarray, is_fake: np.ndarray, cells: int = 24, title: str = "") -> Figure:
+    """A map of points [n, 2] as slices uint8 [n, R, R]: each cell of a cells x cells grid shows the slice nearest to its centre.
+
+    The left edge of a slice has the colour of its kind.
+    """
+    tiles = images[..., None].repeat(3, axis=3)
+    tiles[:, :, : max(1, tiles.shape[2] // 16)] = 255 * to_rgba_array(COLOURS)[is_fake.astype(int), None, None, :3]
     low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)
     place = ((coords - low) / span * cells).clip(0, cells - 1e-6)  # [n, 2] in cells
     canvas = np.full((cells, tiles.shape[1], cells, *tiles.shape[2:]), 255, np.uint8)
@@ -231,7 +237,7 @@ def thumbnails(coords: np.ndarray, images: Images, cells: int = 24, title: str =
         canvas[cells - 1 - y, :, x] = tiles[i]
     ax = Figure(6.6, 6.8, layout="constrained").add_subplot()
     pixels = canvas.reshape(cells * tiles.shape[1], cells * tiles.shape[2], *tiles.shape[3:])
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
+    ax.imshow(pixels, interpolation="antialiased", aspect="auto")
     _map_axes(ax, title)
     text = f"Map of {len(coords)} slices, each cell showing one of those that lie there. {title}"
     return set_alt_text(ax.figure, text.strip())

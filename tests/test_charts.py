@@ -67,9 +67,9 @@ def test_numbers_on_a_map_have_a_bar_and_small_maps_no_legend():
 def test_thumbnails_stand_where_their_points_lie():
     images = np.stack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30, 40)])
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], float)
-    canvas = charts.thumbnails(corners, images, cells=3).axes[0].images[0].get_array()
-    assert canvas.shape == (12, 12) and canvas[[-1, -1, 0, 0], [0, -1, 0, -1]].tolist() == [10, 20, 30, 40]
-    assert (canvas[4:8, 4:8] == 255).all()
+    canvas = charts.thumbnails(corners, images, np.array([0, 0, 0, 1], bool), cells=3).axes[0].images[0].get_array()
+    assert canvas.shape == (12, 12, 3) and canvas[[-1, -1, 0, 0], [3, -1, 3, -1], 0].tolist() == [10, 20, 30, 40]
+    assert (canvas[4:8, 4:8] == 255).all() and (canvas[0, 0] == canvas[-1, 0]).all() and (canvas[0, 0] != canvas[0, 8]).any()
 
 
 def test_scores_and_arms_of_a_transfer_stand_at_their_numbers():

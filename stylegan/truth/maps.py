@@ -314,8 +314,9 @@ def control_maps(found: Sequence[Control]) -> plots.Figure:
 
 def thumbnails(sample: Sample, coords: np.ndarray) -> plots.Figure:
     """The slices themselves on the map, each far below its own size."""
-    title = "the slices themselves, real and generated, on the joint map"
-    return charts.thumbnails(coords, np.concatenate([sample.real.images, sample.made.images]), title=title)
+    images = np.concatenate([sample.real.images, sample.made.images])
+    title = "the slices themselves; left edge: blue real, orange generated"
+    return charts.thumbnails(coords, images, sample.kinds == KINDS[1], title=title)
 
 
 def write_coordinates(path: Path, sample: Sample, maps: Sequence[Map]) -> None:
