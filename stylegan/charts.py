@@ -6,6 +6,7 @@ there are both, circles are real and triangles generated.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,34 @@ def curves(history: Sequence[Mapping]) -> Figure:
     kid = series.get("kid_val", ())
     best = f" KID {kid.min():.0f} at best, at {kid.idxmin():g} kimg." if len(kid) else ""
     return set_alt_text(axes[0].figure, f"Training over {history[-1]['kimg']:g} kimg: {', '.join(panels)}.{best}")
+
+
+def architecture(rows: Sequence[Mapping]) -> Figure:
+    """Generator and discriminator as boxes on the way of a picture, higher where maps are finer; from `networks.part_rows`."""
+    axes, arrow = Figure(9, 4.2, layout="constrained").subplots(2, 1), {"arrowstyle": "->", "color": INK}
+    for ax, net, ends in zip(axes, "GD", (("z", "slice"), ("slice", "logit")), strict=True):
+        beside = re.compile(r"attention|^D\.mapping")
+        own = [row for row in rows if row["part"][0] == net and row["parameters"] and not beside.search(row["part"])]
+        shapes = [row["output"].split(" × ") for row in own if row["output"]]
+        heights = [int(shape[-1]).bit_length() if len(shape) == 3 else 3 for shape in shapes]
+        styled = len(shapes[0]) == 2  # its first part gives w, and its blocks start from a constant
+        for i, (shape, height) in enumerate(zip(shapes, heights, strict=True)):
+            x = i + 1 + 0.7 * (styled and i > 0)
+            blocks, maps = len(shape) == 3, f"{shape[0]} maps\n{' × '.join(shape[1:])}"
+            ax.bar(x, height, 0.75, -height / 2, color=COLOURS[5] if blocks else FAINT, edgecolor=INK)
+            ax.text(x, 0, {2: "mapping\nnetwork", 1: "last part"}.get(len(shape), maps), ha="center", va="center", fontsize=8)
+            ax.annotate("", (x - 0.38, 0), (x - 0.62, 0), arrowprops=arrow)
+            if styled:
+                way = {"arrowprops": arrow | {"arrowstyle": "->" if blocks else "<-"}}
+                ax.annotate("w", (x, -height / 2), (x, -max(heights) / 2 - 1.7), ha="center", fontsize=8, **way)
+        ax.annotate("", (x + 0.62, 0), (x + 0.38, 0), arrowprops=arrow)
+        words = [(0.37, ends[0], "right"), (x + 0.63, ends[1], "left"), *[(2.07, "constant", "right")] * styled]
+        for place, word, side in words:
+            ax.text(place, 0, word, ha=side, va="center", fontsize=9)
+        ax.set_title({"G": "generator", "D": "discriminator"}[net], fontsize=9.5, loc="left", color=INK)
+        ax.set(xlim=(0, x + 1), ylim=(-max(heights) / 2 - 2, max(heights) / 2 + 0.2))
+        ax.set_axis_off()
+    return set_alt_text(axes[0].figure, "The parts of both networks in order, with their maps, as in the table of parts.")
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------------

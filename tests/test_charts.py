@@ -6,6 +6,8 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from stylegan import charts
+from stylegan.config import make_config
+from stylegan.networks import part_rows
 
 KEYS = "loss_D gp path_length logits_real logits_fake logits_heldout augment_p grad_norm_G grad_norm_D seconds".split()
 HISTORY = [
@@ -62,6 +64,12 @@ def test_numbers_on_a_map_have_a_bar_and_small_maps_no_legend():
     assert len(charts.maps([coords], [fake], [charts.Panel("age", np.array([1.0, np.nan, 3.0, 2.0]))]).axes) == 2
     small = charts.maps([coords] * 4, [fake] * 4, [charts.Panel("", np.array(list("aabb")))] * 4, columns=2, size=0.6)
     assert len(small.axes) == 4 and small.axes[0].get_legend() is None
+
+
+def test_the_architecture_has_a_box_for_each_part_that_a_picture_passes():
+    for preset, boxes in (("quick", (6, 6)), ("seed003-progressive", (7, 7)), ("dcgan", (5, 5))):
+        rows = part_rows(make_config(preset, c_dim=2 * (preset == "seed003-progressive")))
+        assert tuple(len(ax.patches) for ax in charts.architecture(rows).axes) == boxes
 
 
 def test_thumbnails_stand_where_their_points_lie():

@@ -138,7 +138,7 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
             split["spectrum"]["low"] > split["spectrum_floor"]["high"],
         "Fewer steps or more people: generated slices lie nearer to training slices than people do.":
             memory["ratio"] is not None and memory["ratio"] < 0.8 and memory["p_value"] < 0.05,
-        f"More people to judge by: {split['subjects']} give wide intervals.": split["subjects"] < 30,
+        f"More people to judge by: {split['subjects']} give wide intervals.": split["subjects"] < 30 and run.slices.subjects_known,
     }  # fmt: skip
     return steps + [step for step, holds in asked.items() if holds]
 

@@ -50,7 +50,7 @@ def evaluate(
     `read_answers`, for ``people``. ``out``: a folder for ``evaluation.json`` and, with ``all``, two sheets. A run keeps the
     generator that was best on its validation subjects, so 'test' is the honest split. ValueError where nothing can be scored.
 
-    Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, warnings, memorisation, splits, further, variety,
+    Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, subjects_known, warnings, memorisation, splits, further, variety,
     style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person; the outer n is the
     smallest. ``memorisation``: `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}``
     holds `SPLIT_SCORES`, ``further`` all other scores and floors, ``variety`` what `compare_variety` returns, ``controls`` what
@@ -85,6 +85,7 @@ def scores_of(evidence: Evidence, *, fakes: int = 5000, controls: bool = True) -
         "seconds": 0.0,
         "model_hash": evidence.info.get("model_hash", ""),
         "data": evidence.about,
+        "subjects_known": evidence.slices.subjects_known,
         "warnings": evidence.warnings,
         "memorisation": copies_of(evidence, fakes)[0],
         "splits": {name: {key: entry[key] for key in SPLIT_SCORES} for name, entry in found.items()},

@@ -111,7 +111,7 @@ def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[di
     rows = []
     for name in scores["splits"]:
         split = whole_split(scores, name)
-        who = f"{name} (n = {split['n']}, {split['subjects']} people)"
+        who = f"{name} (n = {split['n']}, {split['subjects']} {'people' if scores.get('subjects_known', True) else 'groups'})"
         for key in (key for key in names if key in split):
             row = {"split": who, "score": title_of(key, scores["feature_space"])}
             row["generated (95 %)"] = with_interval(split[key], key)
