@@ -105,8 +105,8 @@ def counted(card: Sequence[Mapping]) -> str:
 
 def discussion(run: Run, scores: Mapping) -> str:
     """What held, what failed, and what would be next, by rules that are the same for every run."""
-    card = verdict.verdict_rows(scores)
-    lines = []
+    card, split = verdict.verdict_rows(scores), verdict.last_split(scores)
+    lines = [f"{verdict.distance_sentence(split)} {verdict.splits_sentence(scores)}", ""] if split else []
     for sign, title in ((verdict.PASS, "What held"), (verdict.BORDERLINE, "What is open"), (verdict.FAIL, "What failed")):
         found = [row for row in card if row["verdict"] == verdict.SIGNS[sign]]
         told = [f"- {row['score']}: {row['generated (95 %)']}, real people {row['real people']}" for row in found]
