@@ -26,6 +26,7 @@ from stylegan.checkpoint import checkpoints
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
 from stylegan.rng import BatchRNG, Shard
+from stylegan.run import read_metrics
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4",
@@ -76,10 +77,6 @@ def training(class_folders, run_dir, kimg, *more):
     return ["train", "--data", str(class_folders), "--run-dir", str(run_dir), "--total-kimg", str(kimg), *OPTIONS, *more]
 
 
-def lines(run_dir):
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
 def run_group(processes: int, arguments: list[str], said: str) -> list[int]:
     """The status of a command in each process of a group, 9 where threads of the group outlive it."""
     with socket.socket() as free:
@@ -125,10 +122,10 @@ def place(class_folders, tmp_path_factory):
 
 @needs_proc
 def test_two_and_four_processes_train_as_one(place):
-    alone, weights = lines(place / "1"), load_file(place / "1" / "generator_last.safetensors")
+    alone, weights = read_metrics(place / "1"), load_file(place / "1" / "generator_last.safetensors")
     for n in (2, 4):
         assert (place / f"train{n}").read_text().count("Labels in the data") == 1  # one process speaks
-        for line, expected in zip(lines(place / str(n)), alone, strict=True):
+        for line, expected in zip(read_metrics(place / str(n)), alone, strict=True):
             for name in COMPARED & expected.keys():
                 assert line[name] == pytest.approx(expected[name], rel=1e-3), (n, name, line["kimg"])
         for name, tensor in load_file(place / str(n) / "generator_last.safetensors").items():
@@ -157,9 +154,10 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     os.kill(int(workers[-1]), signal.SIGKILL)
     _, error = running.communicate(timeout=120)
     assert running.returncode != 0 and "lost touch with the others" in error and "run the same command again" in error
-    assert main(training(class_folders, run_dir, lines(run_dir)[-1]["kimg"] + 0.032)) == 0
+    assert main(training(class_folders, run_dir, read_metrics(run_dir)[-1]["kimg"] + 0.032)) == 0
     assert "Resuming" in capsys.readouterr().out
-    assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
+    steps = [line["step"] for line in read_metrics(run_dir)]
+    assert steps == sorted(set(steps))
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_every_file_says_what_made_it_and_more_seeds_do_not_change_it(plain, tmp
     assert alone.read_bytes() == written[66].read_bytes()
 
 
-def test_every_extra_picture(told, tmp_path):
+def test_every_extra_picture_and_a_class_by_its_name(told, tmp_path):
     written = predict.sample(told, tmp_path, seeds=[4, 5], extras=latent.EXTRAS, device="cpu")
     names = [path.name for path in written[3:-1]]
     assert names == ["truncation.png", "mixing.png", "interpolation.gif", "interpolation.png", "noise.png", "classes.png"]
@@ -170,9 +170,6 @@ def test_every_extra_picture(told, tmp_path):
     assert np.array_equal(np.asarray(gif.convert("L"))[8::16, 8::16], np.asarray(Image.open(written[0])))
     settings = dict(truncation_psi=0.7, truncation_cutoff=None, noise_mode="const", class_index=1)  # both are shown
     assert "atrophy" not in latent.sheets("classes", *load_generator(told), [0], settings)["classes.png"][0].alt_text
-
-
-def test_a_class_by_its_name(told, tmp_path):
     named, *_ = predict.sample(told, tmp_path / "named", seeds=[0], class_name="atrophy", device="cpu")
     first, second, *_ = predict.sample(told, tmp_path / "turns", seeds=[0, 1], device="cpu")
     assert [Image.open(path).text["class"] for path in (named, first, second)] == ["atrophy", "control", "atrophy"]

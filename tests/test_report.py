@@ -72,7 +72,9 @@ def test_the_front_page_says_what_the_run_found(soup, scores):
     assert all(words in told for words in ("What held", "What failed", "What would be next", "Woodland"))
 
 
-def test_the_quiz_shows_each_held_out_person_once_and_evaluate_takes_its_answers(made, soup, scores, tmp_path):
+def test_the_quiz_shows_each_held_out_person_once_and_takes_enough_of_them_and_evaluate_takes_its_answers(
+    made, soup, scores, tmp_path
+):
     quiz, run = json.loads(soup.find(class_="quiz").script.text), open_run(made.run)
     whose = {True: [], False: []}
     for one in quiz["slices"]:
@@ -91,9 +93,6 @@ def test_the_quiz_shows_each_held_out_person_once_and_evaluate_takes_its_answers
         with pytest.raises(ValueError, match=says):
             read_answers([path], run.info)
 
-
-def test_without_a_quiz_and_with_too_few_people(made, scores):
-    run = open_run(made.run)
     assert "quiz" not in str(front.before(run, scores, {}, quiz=False))
     few = dataclasses.replace(run, slices=run.slices.select(run.slices.splits == "train"))
     assert "takes 4 people" in front.questions(few, scores)

@@ -203,17 +203,14 @@ def test_best_generator_is_the_one_with_the_lowest_validation_kid_and_never_ahea
         train(config(kid_ticks=1), tmp_path)
 
 
-def test_scores_and_snapshots_fall_on_every_so_manyth_tick_and_the_end_and_variety_on_all(tmp_path):
+def test_scores_and_snapshots_fall_on_every_so_manyth_tick_and_the_end_and_variety_on_all_and_colours_have_none(tmp_path):
     cfg = config(batch_size=12, tick_kimg=0.02, total_kimg=0.12, kid_ticks=4, snapshot_ticks=3)  # ticks are no whole batches
     train(cfg, tmp_path, [])
     lines = runs.read_metrics(tmp_path)
     assert [line["cur_nimg"] for line in lines if line["kid_val"] is not None] == [84, 120]
     assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
     assert [path.stem for path in sorted(tmp_path.glob("snapshots/*"))] == ["000000060", "000000120"]
-
-
-def test_a_colour_run_is_trained_without_scores(tmp_path):
-    assert train(config(img_channels=3), tmp_path, [])["kid_val"] is None
+    assert train(config(img_channels=3), tmp_path / "colour", [])["kid_val"] is None
 
 
 def test_another_config_other_slices_a_second_writer_and_other_folders_are_refused(tmp_path, slices, monkeypatch):

@@ -185,9 +185,7 @@ def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_loss_leaves_
         d_step(state, *draw_batch(slices.split("train"), state.config, 0, state.device, 8))
         counted.append(state.signs.tolist())
     assert counted[0] == counted[1]
-
-
-def test_the_rates_are_lowered_for_steps_of_a_regulariser_alone_and_adam_keeps_the_memory_of_as_many_main_steps():
+    # Lowered for steps of a regulariser alone, while Adam keeps the memory of as many main steps.
     states = [new_state(smoke(pl_weight=1.0, g_reg_interval=n, d_reg_interval=n, lr=0.01)) for n in (1, 4)]
     groups = [(state.opt_G.param_groups[0], state.opt_D.param_groups[0]) for state in states]
     # With 1, D's is a part of its loss.
@@ -237,9 +235,8 @@ def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     assert distance() < before / 2
 
 
-@pytest.fixture
-def card(monkeypatch):
-    """Streams and graphs without a card: replaying runs what was recorded, on the memory that it was recorded with."""
+def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(monkeypatch):
+    """Without a card, where replaying runs what was recorded on its own memory; that it computes the same is shown on one (test_gpu)."""
     for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
 
@@ -248,10 +245,6 @@ def card(monkeypatch):
         return MagicMock(replay=lambda: function(*own)), own
 
     monkeypatch.setattr(Replay, "_record", record)
-
-
-def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(card):
-    """On the host; that it computes the same is shown on a card (test_gpu)."""
     total = torch.zeros(3)
 
     def add(x, none):

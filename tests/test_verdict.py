@@ -66,8 +66,8 @@ def test_memory_is_judged_by_the_test_and_its_size():
         "attack": entry(0.9, 0.1),
         "logits": entry(0.55, 0.04),
     }
-    bright["projection"] = {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24}
-    assert of(1.0, 0.5, **bright) == [SIGNS[mark] for mark in (PASS, FAIL, FAIL, BORDERLINE, FAIL)]
+    found = {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24}
+    assert of(1.0, 0.5, **bright, projection=found) == [SIGNS[mark] for mark in (PASS, FAIL, FAIL, BORDERLINE, FAIL)]
     dark = {"people": {"share": 0.7, "expected": 0.7, "p_value": 0.4}, "attack": entry(0.5, 0.05), "logits": None}
     assert of(1.0, 0.5, **dark) == [SIGNS[PASS]] * 3
     unknown = verdict_rows(scores() | {"memorisation": dict.fromkeys(("ratio", "low", "high", "p_value"))})
