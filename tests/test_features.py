@@ -51,7 +51,7 @@ def test_large_pictures_are_antialiased():
     assert np.linalg.norm(at_striped - at_plain) < 0.5 * np.linalg.norm(at_bright - at_plain)
 
 
-def test_cache_is_read_by_content_and_damage_is_noticed(tmp_path, monkeypatch):
+def test_cache_is_read_by_content_damage_is_noticed_and_random_numbers_of_a_run_are_left_alone(tmp_path, monkeypatch):
     first, other = (features(x, cache_dir=tmp_path) for x in (PICTURES, PICTURES[::-1]))
     assert len(list(tmp_path.glob("*.npy"))) == 2 and not np.array_equal(first, other)
     with monkeypatch.context() as patch:
@@ -61,9 +61,6 @@ def test_cache_is_read_by_content_and_damage_is_noticed(tmp_path, monkeypatch):
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(features(PICTURES, cache_dir=tmp_path), first)
-
-
-def test_random_numbers_of_a_run_are_left_alone():
     module.extractor.cache_clear()
     before = torch.get_rng_state()
     features(PICTURES[:1])

@@ -74,7 +74,7 @@ def test_outside_a_checkout_caches_lie_with_the_user_s(tmp_path, monkeypatch):
     assert files.cache_folder(tmp_path / "given") == tmp_path / "given/cache"
 
 
-def test_the_features_unused_for_longest_go_when_there_are_too_many(tmp_path, monkeypatch):
+def test_the_features_unused_for_longest_go_and_a_terminal_is_shown_nothing_it_might_obey(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "FEATURES_AT_MOST", 25)
     for age, name in enumerate(("features-a", "features-b", "features-c", "slices")):
         (tmp_path / f"{name}.npy").write_bytes(bytes(10))
@@ -83,7 +83,4 @@ def test_the_features_unused_for_longest_go_when_there_are_too_many(tmp_path, mo
     os.utime(tmp_path / ".half.tmp", (0, 0))
     files.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features-a.npy", "features-b.npy", "slices.npy"]
-
-
-def test_a_terminal_is_shown_nothing_it_might_obey():
     assert files.printable("brain\x1b[2J\n\udcff") == "brain\\x1b[2J\\n\\udcff"

@@ -53,9 +53,7 @@ def test_a_reader_finds_a_linear_truth_and_leaves_the_unknown_out():
     assert readers.correlation(model.predict(x[180:]), truth[180:]) > 0.99
     for some in (people < "P003", people < "P002", people < "P001"):  # so few leave nothing to choose
         assert np.isfinite(readers.fit_reader(x[some], truth[some], people[some]).predict(x)).all()
-
-
-def test_the_strength_of_a_classifier_is_chosen_between_people_however_many_slices_they_have():
+    # The strength of a classifier is chosen between people, however many slices they have.
     people, labels = np.repeat(["a", "b", "c", "d"], [1, 1, 4, 30]), np.repeat([0, 0, 1, 1], [1, 1, 4, 30])
     x = np.random.default_rng(0).standard_normal((36, 8)) + 3 * labels[:, None]
     assert np.isfinite(readers.fit_classifier(x, labels, people).cv_results_["mean_test_score"]).all()

@@ -151,7 +151,7 @@ def test_variety_is_drawn_over_that_of_people_and_layers_may_grow():
         charts.curves([])
 
 
-def test_each_colour_of_a_map_is_that_of_its_name_and_none_is_hidden():
+def test_each_colour_of_a_map_is_that_of_its_name_none_is_hidden_numbers_have_a_bar_and_small_maps_no_legend():
     coords, fake = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) >= 30
     figure = charts.maps([coords], [fake], [charts.Panel("class", np.repeat(["a", "b", ""], 20), "they mix", ("b", "a"))])
     ax, drawn = figure.axes[0], {}
@@ -163,9 +163,6 @@ def test_each_colour_of_a_map_is_that_of_its_name_and_none_is_hidden():
     assert drawn[tuple(coords[50])] == to_rgba(charts.FAINT)
     with pytest.raises(ValueError, match="9 names"):
         charts.maps([np.zeros((9, 2))], [np.zeros(9, bool)], [charts.Panel("", np.array(list("abcdefghi")))])
-
-
-def test_numbers_on_a_map_have_a_bar_and_small_maps_no_legend():
     coords, fake = np.eye(4)[:, :2], np.zeros(4, bool)
     assert len(charts.maps([coords], [fake], [charts.Panel("age", np.array([1.0, np.nan, 3.0, 2.0]))]).axes) == 2
     small = charts.maps([coords] * 4, [fake] * 4, [charts.Panel("", np.array(list("aabb")))] * 4, columns=2, size=0.6)

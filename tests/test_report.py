@@ -156,7 +156,9 @@ def test_a_notebook_that_stops_is_named_and_shown_up_to_there(clone, line, says)
     assert f"1 of {len(html.NAMES)}" in text and "Second" in text and ("no such slice" in text) == ("slice" in line)
 
 
-def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkeypatch, tmp_path):
+def test_notebooks_run_in_this_python_whatever_kernel_is_installed_with_parameters_replaced_by_name(
+    clone, monkeypatch, tmp_path
+):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
@@ -165,9 +167,6 @@ def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkey
     execute(notebook, clone / "x.ipynb")
     python, folder = notebook.cells[0].outputs[0].text.split()
     assert Path(python).parent == Path(sys.executable).parent and folder == str(clone)
-
-
-def test_parameters_are_replaced_by_name_and_keep_their_comments():
     notebook = notebook_of("x = 1", 'data = None  # where\npreset = "quick"  # row\nnum = 3')
     notebook.cells[1].metadata.tags = ["parameters"]
     set_parameters(notebook, {"data": r"a\1 # b", "num": 5, "x": 9, "unknown": 1})

@@ -61,11 +61,7 @@ def test_memory_is_judged_by_the_test_and_its_size():
     assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
     assert of(0.0, 0.0625) + of(1.0, 0.5, attack=entry(0.9, 0.5)) == [SIGNS[mark] for mark in (BORDERLINE, PASS, BORDERLINE)]
     assert verdict_rows(scores() | {"people": {**entry(1, 0.84), "n": 2}})[-2]["verdict"] == SIGNS[BORDERLINE]  # 2 of 2 right
-    bright = {
-        "people": {"share": 1.0, "expected": 0.7, "p_value": 1e-4},
-        "attack": entry(0.9, 0.1),
-        "logits": entry(0.55, 0.04),
-    }
+    bright = {"people": {"share": 1, "expected": 0.7, "p_value": 1e-4}, "attack": entry(0.9, 0.1), "logits": entry(0.55, 0.04)}
     found = {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24}
     assert of(1.0, 0.5, **bright, projection=found) == [SIGNS[mark] for mark in (PASS, FAIL, FAIL, BORDERLINE, FAIL)]
     dark = {"people": {"share": 0.7, "expected": 0.7, "p_value": 0.4}, "attack": entry(0.5, 0.05), "logits": None}
