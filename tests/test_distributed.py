@@ -34,7 +34,7 @@ OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-r
 COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p", "participation"}
 
 
-def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole():
+def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole(monkeypatch):
     x = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for total, count in ((16, 2), (16, 4), (32, 4), (24, 3), (8, 4)):
         rows = torch.cat([torch.arange(total)[Shard(i, count, 4).rows(total)] for i in range(count)])
@@ -46,13 +46,10 @@ def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole():
         assert torch.equal(mine.normal(n, 3), shard.take(whole.normal(16, 3)))
         assert torch.equal(mine.uniform(n), shard.take(whole.uniform(16)))
         assert torch.equal(mine.integers(0, 9, n), shard.take(whole.integers(0, 9, 16)))
-
-
-@pytest.mark.parametrize(("batch", "world"), [(16, 3), (24, 4)])
-def test_a_batch_that_the_processes_cannot_share_is_refused(batch, world, monkeypatch):
-    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
-    with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
-        Shard.own(batch, 4)
+    for batch, world in ((16, 3), (24, 4)):  # which the processes cannot share
+        monkeypatch.setattr("stylegan.distributed.world", lambda world=world: world)
+        with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
+            Shard.own(batch, 4)
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
@@ -121,7 +118,7 @@ def place(class_folders, tmp_path_factory):
 
 
 @needs_proc
-def test_two_and_four_processes_train_as_one(place):
+def test_two_and_four_processes_train_as_one_and_two_share_samples_and_scores(place):
     alone, weights = read_metrics(place / "1"), load_file(place / "1" / "generator_last.safetensors")
     for n in (2, 4):
         assert (place / f"train{n}").read_text().count("Labels in the data") == 1  # one process speaks
@@ -130,10 +127,6 @@ def test_two_and_four_processes_train_as_one(place):
                 assert line[name] == pytest.approx(expected[name], rel=1e-3), (n, name, line["kimg"])
         for name, tensor in load_file(place / str(n) / "generator_last.safetensors").items():
             torch.testing.assert_close(tensor, weights[name], rtol=1e-2, atol=2e-3)
-
-
-@needs_proc
-def test_processes_share_samples_and_scores(place):
     one, two = ({path.name: path.read_bytes() for path in (place / f"out{n}").iterdir()} for n in (1, 2))
     assert len(one) == 130 + 2 and one == two  # with the sheet and the list
     one, two = (json.loads((place / f"scores{n}").read_text())["splits"] for n in (1, 2))

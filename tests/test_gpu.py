@@ -61,13 +61,10 @@ def test_half_precision_trains_as_full_precision_does_at_first(heads, precision)
         assert half[name] == pytest.approx(full[name], rel=0.15), name
 
 
-def test_pictures_of_the_card_are_those_of_the_processor():
+def test_pictures_of_the_card_are_those_of_the_processor_and_slices_are_copied_to_it_once(heads):
     G, _ = build_networks(make_config("smoke"))
     on_card = generate(G.cuda().eval(), range(4))
     torch.testing.assert_close(on_card, generate(G.cpu(), range(4)), rtol=0, atol=0.02)
-
-
-def test_slices_are_copied_to_the_card_once(heads):
     rows = np.array([3, 1, 90])
     on_card = heads.tensor(rows, "cuda")
     assert on_card.is_cuda and list(heads.shelf) == ["cuda"]

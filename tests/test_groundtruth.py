@@ -140,7 +140,7 @@ def model(slices, tmp_path, monkeypatch):
     return partial(save_untrained, tmp_path / "model.safetensors", config, slices)
 
 
-def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_path):
+def test_all_four_answers_for_a_generator_that_draws_nothing_and_without_classes_no_matrix(model, slices, tmp_path):
     result, strip = groundtruth.ground_truth(model(classes=["atrophy", "control"]), slices, num=60, device="cpu")
     assert json.loads(json.dumps(result)) == result
     assert strip[0].shape == (3, 7, 16, 16) and strip[1].shape == (3, 7)
@@ -150,9 +150,6 @@ def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_
     assert all(Image.open(path).info["synthetic"] == "true" for path in written[1:])
     told = json.loads(written[0].read_text())["conclusions"]
     assert len(told) == 3 + len(result["readings"]) and "no direction was found" in told[-2]
-
-
-def test_without_classes_there_is_no_matrix(model, slices, tmp_path):
     nameless = replace(slices, labels=np.full(len(slices), -1), classes=())
     path = save_untrained(tmp_path / "G.safetensors", make_config("smoke"), nameless)
     result, strip = groundtruth.ground_truth(path, nameless, num=60, device="cpu")

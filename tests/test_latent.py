@@ -54,16 +54,6 @@ def test_a_direction_is_named_after_what_it_moves_and_turned_so_that_it_rises(G)
     assert torch.allclose(turned.step, -found.step) and turned.effects["darkness"] == pytest.approx(found.effects["brightness"])
 
 
-def test_a_name_needs_a_large_effect_on_most_seeds():
-    def name(effects, agreed):
-        return latent.Direction("PCA", 1, torch.ones(2), 0.25, effects, agreed).name
-
-    effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
-    agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
-    assert name(effects, agreed) == "size down, level up"
-    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing measured"
-
-
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
 def test_sefa_asks_every_style_layer_and_a_dcgan_has_none(preset, methods):
     G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8))
@@ -109,7 +99,7 @@ def test_a_projection_finds_the_way_back_by_the_schedule_of_the_paper_and_leaves
     assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
 
 
-def test_what_does_not_fit_is_refused(G):
+def test_a_name_needs_a_large_effect_on_most_seeds_and_what_does_not_fit_is_refused(G):
     drawn = torch.zeros(3, 1, 16, 16)
     for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
         with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
@@ -117,6 +107,14 @@ def test_what_does_not_fit_is_refused(G):
     for wrong in ({"method": "ica"}, {"count": 99}):
         with pytest.raises(ValueError, match="Take 1 to 16 directions by PCA or SeFa"):
             latent.find_directions(G, {}, **wrong)
+
+    def name(effects, agreed):
+        return latent.Direction("PCA", 1, torch.ones(2), 0.25, effects, agreed).name
+
+    effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
+    agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
+    assert name(effects, agreed) == "size down, level up"
+    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing measured"
 
 
 def test_a_projection_is_measured_by_simpler_answers(G, slices):

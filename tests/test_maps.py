@@ -95,7 +95,13 @@ def test_what_decides_on_features_is_found_and_what_does_not_is_not_and_names_an
     assert neighbour_agreement(x, np.array(["a", "b", "c", "c"]), whole, 1, permutations=9).value == 0.5
 
 
-def test_people_are_dealt_whole_and_in_order():
+def test_everybody_gives_the_same_levels_and_is_dealt_whole_and_in_order():
+    data = dataset_of(3, 10)
+    rows = choose_rows(data, 12)
+    assert [data.levels[rows][data.subjects[rows] == one].tolist() for one in np.unique(data.subjects)] == [[0, 3, 6, 9]] * 3
+    assert choose_rows(data, 3).size == 3 and len(choose_rows(replace(data, levels=np.full(30, -1)), 12)) == 12
+    scans = np.array(["OAS1_0000_MR1", "OAS1_0000_MR2", "OAS1_0001_MR1", "OAS1_0002_MR1"])  # two of one person
+    assert choose_rows(replace(data.select([0, 1, 2, 3]), subjects=scans, levels=np.zeros(4, int)), 9).tolist() == [0, 2, 3]
     who, values = np.repeat(np.arange(5), 3), np.arange(15.0)
     dealt = deal_people(who)(values, np.random.default_rng(3))
     assert sorted(dealt) == values.tolist() and not np.array_equal(dealt, values)
@@ -103,15 +109,6 @@ def test_people_are_dealt_whole_and_in_order():
     within = deal_within(who)(values, np.random.default_rng(0))
     assert all(sorted(within[who == one]) == values[who == one].tolist() for one in range(5))
     assert len(set(deal_people(np.array([0, 0, 1]))(np.array([1, 1, 2]), np.random.default_rng(1))[:2])) == 1  # uneven people
-
-
-def test_everybody_gives_the_same_levels():
-    data = dataset_of(3, 10)
-    rows = choose_rows(data, 12)
-    assert [data.levels[rows][data.subjects[rows] == one].tolist() for one in np.unique(data.subjects)] == [[0, 3, 6, 9]] * 3
-    assert choose_rows(data, 3).size == 3 and len(choose_rows(replace(data, levels=np.full(30, -1)), 12)) == 12
-    scans = np.array(["OAS1_0000_MR1", "OAS1_0000_MR2", "OAS1_0001_MR1", "OAS1_0002_MR1"])  # two of one person
-    assert choose_rows(replace(data.select([0, 1, 2, 3]), subjects=scans, levels=np.zeros(4, int)), 9).tolist() == [0, 2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_slices_of_one_person_are_no_neighbours():
     })  # fmt: skip
 
 
-def test_copies_are_seen_shrunk_fakes_lose_recall_and_a_tiny_set_reaches_nothing():
+def test_copies_are_seen_shrunk_fakes_lose_recall_a_tiny_set_reaches_nothing_and_realism_is_reach_by_distance():
     real = gaussian(300, 4, 0)
     copy = scores(real, real.copy())
     assert copy["nn_accuracy_real"] == 0 == copy["nn_accuracy_fake"]  # each has its copy at no distance: overfitting
@@ -116,6 +116,10 @@ def test_copies_are_seen_shrunk_fakes_lose_recall_and_a_tiny_set_reaches_nothing
     assert shrunk["recall"] < 0.6 * shrunk["recall_symmetric"]
     tiny = scores(real[:2], gaussian(2, 4, 1))
     assert tiny["precision"] == tiny["recall"] == tiny["density"] == tiny["coverage"] == 0
+    # Four corners of a square reach across it, one slice far away is left out; a fake in the middle, one beyond.
+    real = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1], [90, 0]], np.float32)
+    found = Comparison(side(real), side(np.array([[0, 0], [4, 1]], np.float32))).realism()
+    assert found == pytest.approx([2, np.sqrt(8) / 3])
 
 
 def test_the_classifier_judges_people_it_never_saw():
@@ -127,13 +131,6 @@ def test_the_classifier_judges_people_it_never_saw():
         return np.mean([right.mean() for right in told_apart(side(real, people), side(fake, people))])
 
     assert share(fake, np.arange(80)) > 0.9 and share(fake, people) < 0.75 and share(fake + 100, people) > 0.9
-
-
-def test_realism_is_the_best_ratio_of_reach_and_distance():
-    """Four corners of a square reach across it, one slice far away is left out; a fake in the middle, one beyond."""
-    real = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1], [90, 0]], np.float32)
-    found = Comparison(side(real), side(np.array([[0, 0], [4, 1]], np.float32))).realism()
-    assert found == pytest.approx([2, np.sqrt(8) / 3])
 
 
 @pytest.mark.parametrize(("size", "scales"), [(16, 1), (64, 3), (128, 4)])
@@ -165,7 +162,7 @@ def test_similar_pairs_and_the_largest_ssim():
     assert same["value"] == pytest.approx(1, abs=1e-4) and real["low"] < real["value"] < real["high"] < 0.99
 
 
-def test_dimensions_are_the_components_that_hold_so_much_variance():
+def test_dimensions_hold_so_much_variance_and_spread_is_to_the_third_nearest_of_somebody_else():
     from sklearn.decomposition import PCA
 
     pictures = phantoms(40, 2, 0)
@@ -175,9 +172,6 @@ def test_dimensions_are_the_components_that_hold_so_much_variance():
     brighter = (pictures[:1] * np.linspace(0.5, 1, 40)[:, None, None]).astype(np.uint8)
     assert Variety(brighter).numbers()["dimensions"] == 1
     assert set(Variety(np.repeat(pictures[:1], 20, axis=0)).numbers().values()) == {0.0}
-
-
-def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pictures():
     pictures, people = phantoms(5, 3, 1), np.repeat(np.arange(5), 3)
     x = pictures.reshape(15, -1) / 127.5 - 1
     away = [sorted(np.linalg.norm(x[i] - x[j]) for j in range(15) if people[j] != people[i])[2] for i in range(15)]
@@ -239,7 +233,7 @@ def near(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     return memorisation.nearest(x, train)[0]
 
 
-def test_new_people_have_the_ratio_one_and_uniform_p_values_and_copies_none():
+def test_new_people_have_the_ratio_one_and_uniform_p_values_copies_none_and_each_training_slice_is_in_one_pair():
     train, people, new = gaussian(400, 6, 0), np.repeat(np.arange(20), 10), gaussian(500, 6, 2)
     usual = near(gaussian(200, 6, 1), train)
     fresh = memorisation.memory(near(new, train), usual, people)
@@ -258,9 +252,6 @@ def test_new_people_have_the_ratio_one_and_uniform_p_values_and_copies_none():
     sides = [(near(gaussian(300, 4, 100 + s), train), near(gaussian(72, 4, 500 + s), train)) for s in range(60)]
     found = np.array([memorisation.memory(*both, people)["p_value"] for both in sides])
     assert np.mean(found < 0.1) < 0.22 and 0.35 < np.mean(found) < 0.65
-
-
-def test_closest_pairs_are_the_nearest_and_each_training_slice_comes_once():
     pairs = memorisation.closest_pairs(np.array([3.0, 1.0, 2.0, 0.5]), np.array([7, 7, 8, 9]))
     assert pairs == [(3, 9, 0.5), (1, 7, 1.0), (2, 8, 2.0)]
     assert len(memorisation.closest_pairs(np.arange(20.0), np.arange(20))) == 16

@@ -193,15 +193,7 @@ def test_the_schedule_holds_and_fades_in_turn_with_the_official_batches_and_rate
     assert progressive.batch_size(fixed, 128) == 16 and progressive.lr_factor(fixed, 10**7) == 1
 
 
-def test_real_slices_fade_in_with_the_generator():
-    real = torch.randn(2, 1, 16, 16)
-    halves, quarters = (F.interpolate(F.avg_pool2d(real, n), scale_factor=float(n)) for n in (2, 4))
-    faded = progressive.fade_reals(real, Stage(8, 0.25), torch.tensor(0.25))
-    torch.testing.assert_close(faded, 0.75 * quarters + 0.25 * halves)
-    assert progressive.fade_reals(real, Stage(8, 1.0), torch.tensor(1.0)) is real
-
-
-def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_that_show():
+def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_that_show_and_real_slices_fade_in_too():
     for grow_from, own in ((4, [True] * 3), (0, [False, False, True])):
         G, D = build_networks(growing(grow_from=grow_from))
         assert [block.torgb is not None for block in G.synthesis.blocks] == own
@@ -210,6 +202,11 @@ def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_th
     for now, reached in ((Stage(4, 1.0), 2), (Stage(8, 0.5), 4), (Stage(16, 1.0), 6)):
         set_stage(now, G)
         assert progressive.ws_reached(growing(), now.resolution) == len(G.synthesis.draw_noise(3)) == reached
+    real = torch.randn(2, 1, 16, 16)
+    halves, quarters = (F.interpolate(F.avg_pool2d(real, n), scale_factor=float(n)) for n in (2, 4))
+    faded = progressive.fade_reals(real, Stage(8, 0.25), torch.tensor(0.25))
+    torch.testing.assert_close(faded, 0.75 * quarters + 0.25 * halves)
+    assert progressive.fade_reals(real, Stage(8, 1.0), torch.tensor(1.0)) is real
 
 
 def test_a_step_counts_the_batch_of_its_resolution_and_moments_start_anew(slices):

@@ -74,13 +74,7 @@ def test_headings_go_down_step_by_step_and_links_lead_somewhere(name):
     assert "### References" in prose and "## Limits" in prose
 
 
-def test_they_are_those_of_the_report_in_order_with_the_cells_that_its_front_page_shows():
-    assert tuple(NOTEBOOKS) == NAMES
-    ids = {cell.id for notebook in NOTEBOOKS.values() for cell in notebook.cells}
-    assert {"03-beside", "05-fit", "05-summary", "04-verdict"} <= ids
-
-
-def test_committed_notebooks_are_what_make_badges_writes_and_a_new_address_replaces_the_old(tmp_path):
+def test_committed_notebooks_are_those_of_the_report_as_make_badges_writes_them_and_a_new_address_replaces_the_old(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://github.com/a-b/c.d.git"\n')
     for path in (ROOT / "notebooks").glob("*.ipynb"):
@@ -93,6 +87,9 @@ def test_committed_notebooks_are_what_make_badges_writes_and_a_new_address_repla
     (tmp_path / "pyproject.toml").write_text('[project]\n[project.urls]\nRepository = "https://gitlab.com/a/b"\n')
     with pytest.raises(ValueError, match="OWNER/NAME"):
         badges.main(tmp_path)
+    assert tuple(NOTEBOOKS) == NAMES
+    ids = {cell.id for notebook in NOTEBOOKS.values() for cell in notebook.cells}
+    assert {"03-beside", "05-fit", "05-summary", "04-verdict"} <= ids
 
 
 def test_colab_has_what_the_package_needs_and_is_asked_for_no_other_version():

@@ -169,15 +169,7 @@ def test_each_colour_of_a_map_is_that_of_its_name_none_is_hidden_numbers_have_a_
     assert len(small.axes) == 4 and small.axes[0].get_legend() is None
 
 
-def test_thumbnails_stand_where_their_points_lie():
-    images = np.stack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30, 40)])
-    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], float)
-    canvas = charts.thumbnails(corners, images, cells=3).axes[0].images[0].get_array()
-    assert canvas.shape == (12, 12) and canvas[[-1, -1, 0, 0], [0, -1, 0, -1]].tolist() == [10, 20, 30, 40]
-    assert (canvas[4:8, 4:8] == 255).all()
-
-
-def test_scores_and_arms_of_a_transfer_stand_at_their_numbers():
+def test_scores_arms_of_a_transfer_and_thumbnails_stand_where_they_belong():
     kid, floor = {"value": 700.0, "low": 695.0, "high": 705.0}, {"value": 20.0, "low": 15.0, "high": 25.0}
     split = {"kid": kid, "kid_floor": floor, "fd": {"value": 190.0}, "fd_floor": floor}
     figure = charts.score_bars({"feature_space": "efficientnet-lite0", "splits": {"val": split, "test": split}})
@@ -189,3 +181,8 @@ def test_scores_and_arms_of_a_transfer_stand_at_their_numbers():
     found = {"arms": {"real": entry, "synthetic": {**entry, "value": 0.6}}, "chance": 0.5, "n": 30}
     assert [c.lines[0].get_xdata().tolist() for c in charts.transfers(found).axes[0].containers] == [[0.7], [0.6]]
     assert not plt.get_fignums()
+    images = np.stack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30, 40)])
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], float)
+    canvas = charts.thumbnails(corners, images, cells=3).axes[0].images[0].get_array()
+    assert canvas.shape == (12, 12) and canvas[[-1, -1, 0, 0], [0, -1, 0, -1]].tolist() == [10, 20, 30, 40]
+    assert (canvas[4:8, 4:8] == 255).all()

@@ -110,15 +110,7 @@ def test_classes_of_a_conditional_generator(G):
             refused()
 
 
-def test_seeds_are_read_and_what_is_none_is_refused():
-    for text, seeds in (("0-3", [0, 1, 2, 3]), ("1,5,7-9", [1, 5, 7, 8, 9]), (" 4 , 2 ", [4, 2]), ("4294967295", [2**32 - 1])):
-        assert predict.parse_seeds(text) == seeds
-    for text in ("", "a", "5-2", "1,,2", "-3", "0-", "0-99999999", "4294967296", "²"):
-        with pytest.raises(ValueError, match=r"write for example|Seeds are"):
-            predict.parse_seeds(text)
-
-
-def test_floats_become_grey_levels_and_uint8_stays():
+def test_floats_become_grey_levels_and_texts_become_seeds():
     values = torch.tensor([-1.7, -1.0, 0.0, 0.5 / 127.5 - 1 + 1e-3, 1.0, 3.0]).reshape(1, 1, 3, 2)
     assert predict.to_uint8(values).tolist() == [[[0, 0], [128, 1], [255, 255]]]
     assert predict.to_uint8(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 3)
@@ -128,6 +120,11 @@ def test_floats_become_grey_levels_and_uint8_stays():
     for wrong in (np.zeros((4, 4)), np.zeros((1, 2, 4, 4))):
         with pytest.raises(ValueError, match="Slices have shape"):
             predict.to_uint8(wrong)
+    for text, seeds in (("0-3", [0, 1, 2, 3]), ("1,5,7-9", [1, 5, 7, 8, 9]), (" 4 , 2 ", [4, 2]), ("4294967295", [2**32 - 1])):
+        assert predict.parse_seeds(text) == seeds
+    for text in ("", "a", "5-2", "1,,2", "-3", "0-", "0-99999999", "4294967296", "²"):
+        with pytest.raises(ValueError, match=r"write for example|Seeds are"):
+            predict.parse_seeds(text)
 
 
 @pytest.fixture

@@ -72,9 +72,7 @@ def test_the_front_page_says_what_the_run_found(soup, scores):
     assert all(words in told for words in ("What held", "What failed", "What would be next", "Woodland"))
 
 
-def test_the_quiz_shows_each_held_out_person_once_and_takes_enough_of_them_and_evaluate_takes_its_answers(
-    made, soup, scores, tmp_path
-):
+def test_the_quiz_shows_each_of_enough_people_once_and_evaluate_takes_its_answers(made, soup, scores, tmp_path):
     quiz, run = json.loads(soup.find(class_="quiz").script.text), open_run(made.run)
     whose = {True: [], False: []}
     for one in quiz["slices"]:
@@ -98,16 +96,13 @@ def test_the_quiz_shows_each_held_out_person_once_and_takes_enough_of_them_and_e
     assert "takes 4 people" in front.questions(few, scores)
 
 
-def test_opening_it_asks_the_network_for_nothing(soup):
+def test_it_asks_the_network_for_nothing_describes_pictures_folds_code_and_its_links_and_headings_lead_somewhere(soup):
     loaded = [tag[key] for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
     assert all(target.startswith("data:") for target in [*loaded, *(tag["href"] for tag in soup("link"))])
     scripts = [tag.text for tag in soup("script") if tag.get("type") != "application/json"]
     assert soup.find("meta", {"http-equiv": True})["content"] == explorer.csp(*scripts)
     assert len(scripts) == 2 and not soup("iframe")
     assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
-
-
-def test_pictures_are_described_code_is_folded_links_lead_somewhere_and_headings_go_down_step_by_step(soup):
     texts = [image.get("alt", "").strip() for image in soup("img")]
     assert len(texts) > 20 and all(len(text) > 15 and not text.startswith("No description") for text in texts)
     assert len(soup("math")) > 10 and not re.search(r"\$\$|\\frac", soup.main.get_text())
@@ -156,9 +151,7 @@ def test_a_notebook_that_stops_is_named_and_shown_up_to_there(clone, line, says)
     assert f"1 of {len(html.NAMES)}" in text and "Second" in text and ("no such slice" in text) == ("slice" in line)
 
 
-def test_notebooks_run_in_this_python_whatever_kernel_is_installed_with_parameters_replaced_by_name(
-    clone, monkeypatch, tmp_path
-):
+def test_notebooks_run_in_this_python_with_parameters_by_name_and_only_inside_a_clone(clone, monkeypatch, tmp_path):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
@@ -172,9 +165,6 @@ def test_notebooks_run_in_this_python_whatever_kernel_is_installed_with_paramete
     set_parameters(notebook, {"data": r"a\1 # b", "num": 5, "x": 9, "unknown": 1})
     assert notebook.cells[1].source == "data = 'a\\\\1 # b'  # where\npreset = \"quick\"  # row\nnum = 5"
     assert notebook.cells[0].source == "x = 1"
-
-
-def test_paths_are_seen_from_the_notebooks_and_outside_a_clone_it_says_where_to_run(clone, monkeypatch, tmp_path):
     assert html.seen_from(clone, clone.parent / "runs" / "quick") == "../runs/quick"
     assert Path(html.seen_from(clone, Path("/"))).is_absolute()
     monkeypatch.chdir(tmp_path)
@@ -188,7 +178,7 @@ def page(*notebooks, **parts):
     return bs4.BeautifulSoup(text, "html.parser"), text
 
 
-def test_formulas_links_and_headings_become_html():
+def test_formulas_links_headings_and_tables_become_html():
     soup, text = page(
         notebook_of("# A **b**\n\n## Same\n\n## Same\n\n$x^2$ and [two](02_x.ipynb)\n\n$$\\frac{1}{2}$$"),
         notebook_of("# B\n\n[![Open in Colab](https://colab.example/badge.svg)](https://colab.example/one)"),
@@ -200,6 +190,10 @@ def test_formulas_links_and_headings_become_html():
     assert [a["href"] for a in soup.nav("a")][-2:] == ["#notebook-02-b", "#reproducibility-heading"]
     assert 'href="#notebook-02"' in text and len(soup("math")) == 2 and 'display="block"' in text and "$" not in soup.main.text
     assert '<a href="https://colab.example/one">Open in Colab</a>' in text and "<img" not in text  # a badge is a plain link
+    few, many = "| | |\n| --- | --- |\n| **a** | 1 |", "| | b | c | d |\n| --- | --- | --- | --- |\n| **a** | 1 | 2 | 3 |"
+    few, many = (page(notebook_of(f"# T\n\n{text}"))[0].find(id="notebook-01") for text in (few, many))
+    assert not few.thead and few.th["scope"] == "row" and not few(class_="box")
+    assert [th.text for th in many.thead("th")] == ["b", "c", "d"] and many.table.parent["tabindex"] == "0"
 
 
 def test_references_are_merged_sorted_and_moved_to_the_end():
@@ -269,10 +263,3 @@ def test_a_picture_keeps_its_pixels_and_its_description_which_it_must_have_and_o
     notebook.cells[0].outputs[0].metadata["image/png"]["alt"] = " "
     with pytest.raises(ValueError, match="no alt text"):
         page(notebook)
-
-
-def test_tables_name_their_rows_and_many_columns_get_a_box():
-    few, many = "| | |\n| --- | --- |\n| **a** | 1 |", "| | b | c | d |\n| --- | --- | --- | --- |\n| **a** | 1 | 2 | 3 |"
-    few, many = (page(notebook_of(f"# T\n\n{text}"))[0].find(id="notebook-01") for text in (few, many))
-    assert not few.thead and few.th["scope"] == "row" and not few(class_="box")
-    assert [th.text for th in many.thead("th")] == ["b", "c", "d"] and many.table.parent["tabindex"] == "0"

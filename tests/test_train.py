@@ -43,14 +43,7 @@ def parameters(net):
     return {k for k, _ in net.named_parameters()}
 
 
-def test_order_shows_every_slice_once_per_epoch_and_does_not_depend_on_the_batch():
-    whole = order(10, seed=3, start=0, count=20)
-    assert sorted(whole[:10]) == sorted(whole[10:]) == list(range(10)) and whole[:10].tolist() != whole[10:].tolist()
-    np.testing.assert_array_equal(np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)]), whole)
-    assert not np.array_equal(whole, order(10, 4, 0, 20))
-
-
-def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_both_ways(slices):
+def test_order_shows_every_slice_once_per_epoch_and_the_mirror_both_ways_by_the_orientation_of_the_data(slices):
     turned = dataclasses.replace(slices, sides=("L", "R", "A", "P"))
     assert mirror_axis(smoke(mirror_axis="vertical"), slices) == 2 and mirror_axis(smoke(mirror_axis="horizontal"), turned) == 3
     for data, axis in ((slices, 3), (turned, 2)):
@@ -58,6 +51,10 @@ def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_bot
         seen = torch.cat([draw_batch(data, smoke(), start, torch.device("cpu"))[0] for start in range(0, 2 * len(data), 8)])
         rows, real = {row.numpy().tobytes() for row in seen}, data.tensor()
         assert {row.numpy().tobytes() for row in (*real, *real.flip(axis).contiguous())} <= rows
+    whole = order(10, seed=3, start=0, count=20)
+    assert sorted(whole[:10]) == sorted(whole[10:]) == list(range(10)) and whole[:10].tolist() != whole[10:].tolist()
+    np.testing.assert_array_equal(np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)]), whole)
+    assert not np.array_equal(whole, order(10, 4, 0, 20))
 
 
 @pytest.mark.parametrize("fields", [{"pl_weight": 2.0}, {"architecture": "stylegan1", "conditional": "class", "c_dim": 2},
@@ -272,7 +269,7 @@ def draws(seed):
     return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(seed))
 
 
-def test_losses_of_both_players_beside_the_logistic_one():
+def test_losses_beside_the_logistic_one_and_the_gradient_penalty_of_a_linear_critic_and_a_flat_one():
     real, fake = torch.randn(6, 1), torch.randn(6, 1)
     torch.testing.assert_close(LOSSES["wgan"].d(real, fake), fake.mean() - real.mean())
     torch.testing.assert_close(LOSSES["wgan"].g(real, fake), -fake.mean())
@@ -280,9 +277,6 @@ def test_losses_of_both_players_beside_the_logistic_one():
     torch.testing.assert_close(relativistic.d(real, fake), -torch.sigmoid(real - fake).log().mean())
     torch.testing.assert_close(relativistic.g(real + 5, fake + 5), relativistic.d(fake, real))  # no matter where both lie
     assert [name for name, loss in LOSSES.items() if loss.paired] == ["relativistic"]
-
-
-def test_the_gradient_penalty_of_a_linear_critic_is_that_of_its_weight_and_a_flat_one_has_a_gradient():
     weight = (3 * torch.randn(2 * 4 * 4)).requires_grad_(True)
     x, norm = torch.randn(8, 2, 4, 4, requires_grad=True), weight.detach().norm()
     penalty = gradient_penalty(x.flatten(1) @ weight[:, None], x)
@@ -307,7 +301,7 @@ def test_deviation_is_that_of_each_pixel_over_its_group():
     assert with_deviation(alike, 4)[:, 1].max() < -0.97 and alike.grad.isfinite().all()
 
 
-def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_directions():
+def test_sharing_finds_the_number_of_directions_and_its_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
     img = torch.randn(6, 1, 8, 8)
     detail = img - F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
     h = [(x - detail.mean(dim=0)).flatten() for x in detail]
@@ -316,9 +310,6 @@ def test_sharing_is_the_mean_squared_product_of_pairs_and_finds_the_number_of_di
     assert sharing(img[:2]).item() == pytest.approx(1)  # two centred slices are opposite
     few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
     assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))
-
-
-def test_the_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
     real, alike = torch.randn(8, 1, 16, 16), torch.randn(8, 1) @ torch.randn(1, 256)
     alike = alike.reshape(8, 1, 16, 16).requires_grad_(True)
     penalty, mean = participation_penalty(alike, real, torch.zeros(()))
@@ -333,7 +324,7 @@ def noise(n=4):
     return torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_movements():
+def test_movements_grey_and_cutout():
     img, still = noise(), (torch.zeros(4, 2), torch.ones(4), torch.zeros(4))
     torch.testing.assert_close(move(img, *still), img)
     moved = move(img, torch.tensor([[2 / 16, 1 / 16]] * 4), *still[1:])
@@ -344,9 +335,6 @@ def test_movements():
     square = torch.full([1, 1, 16, 16], -1.0)
     square[:, :, 6:10, 6:10] = 1
     assert (move(square, torch.zeros(1, 2), torch.full([1], 2.0), torch.zeros(1)) > 0).sum() == pytest.approx(4 * 16, abs=4)
-
-
-def test_grey_and_cutout():
     img = noise()
     torch.testing.assert_close(grey(img, torch.full([4], 0.1), torch.full([4], 2.0)), img * 2 + 0.1)
     struck = torch.tensor([True, False, True, False])
