@@ -37,7 +37,7 @@ def code(notebook):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file_is_valid_and_kept_without_outputs_and_places(name):
+def test_the_file_is_valid_without_outputs_and_places_its_headings_go_down_step_by_step_and_links_lead_somewhere(name):
     text, notebook = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"), NOTEBOOKS[name]
     raw = json.loads(text)
     nbformat.validate(raw)
@@ -48,6 +48,12 @@ def test_the_file_is_valid_and_kept_without_outputs_and_places(name):
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids) and all(re.fullmatch(rf"{name[:2]}-[a-z-]+", id) for id in ids)
     assert ids[-1] == f"{name[:2]}-closing"
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all((ROOT / "notebooks" / target).is_file() for target in re.findall(r"\]\((\w+\.ipynb)\)", prose))
+    assert "### References" in prose and "## Limits" in prose
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,16 +68,6 @@ def test_code_cells_are_short_and_say_what_they_do_after_one_set_up_for_all_and_
     assert [cell for cell in code(NOTEBOOKS[name]) if "parameters" in cell.metadata.get("tags", [])] == [parameters]
     names = [target.id for node in ast.parse(parameters.source).body for target in node.targets]
     assert {"data", "preset", "run_dir"} <= set(names)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_headings_go_down_step_by_step_and_links_lead_somewhere(name):
-    prose = "\n".join(cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "markdown")
-    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
-    assert levels.count(1) == 1 and levels[0] == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert all((ROOT / "notebooks" / target).is_file() for target in re.findall(r"\]\((\w+\.ipynb)\)", prose))
-    assert "### References" in prose and "## Limits" in prose
 
 
 def test_committed_notebooks_are_those_of_the_report_as_make_badges_writes_them_and_a_new_address_replaces_the_old(tmp_path):

@@ -23,7 +23,6 @@ from stylegan.checkpoint import checkpoints, load_discriminator, load_generator,
 from stylegan.config import PRESETS, make_config
 from stylegan.losses import LOSSES
 from stylegan.rng import BatchRNG
-from stylegan.scores.evaluate import validation_scorer
 from stylegan.train import new_state
 
 TIMES = ("seconds", "sec_per_kimg", "peak_memory_mb")  # what may differ between two runs
@@ -253,6 +252,8 @@ def test_conditional_runs_need_labels(slices, capsys):
 
 @pytest.mark.parametrize(("batch", "held"), [(2, 6), (8, 1)])
 def test_batches_smaller_than_a_group_and_a_single_validation_slice_reach_the_end(batch, held, slices, tmp_path, monkeypatch):
+    from stylegan.scores.evaluate import validation_scorer  # whoever imports this file goes without scikit-learn
+
     rows = [np.flatnonzero(slices.splits == split)[:n] for split, n in (("train", 16), ("val", held))]
     monkeypatch.setattr(runs, "load_slices", lambda *_, **__: slices.select(np.concatenate(rows)))
     fields = {"batch_size": batch, "kid_ticks": 1, "kid_samples": 8, "total_kimg": 0.016, "participation_weight": 0.0}
