@@ -1,4 +1,4 @@
-"""The notebooks as they are committed: clean, short, in order, alike where they should be; their badges, and what Colab does."""
+"""The notebooks as they are committed: clean, short, in order, alike where they should; their badges, and what Colab does."""
 
 import ast
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The report: all notebooks run from end to end at the preset `smoke`, and what the page holds; then how cells become a page."""
+"""The report: all notebooks run from end to end at the preset `smoke`, what the page holds, and how cells become a page."""
 
 import dataclasses
 import itertools

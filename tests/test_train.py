@@ -241,7 +241,7 @@ def test_each_preset_halves_the_distance_of_its_start(preset, slices):
 
 
 def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(monkeypatch):
-    """Without a card, where replaying runs what was recorded on its own memory; that it computes the same is shown on one (test_gpu)."""
+    """Without a card: replaying runs what was recorded on its own memory. That it computes the same: see test_gpu."""
     for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
 
