@@ -29,6 +29,7 @@ from stylegan.predict import Images, to_uint8
 
 ACCENT = "#E69F00"  # of the marks on slices; Okabe and Ito's orange
 INK, DPI = "#333333", 130
+BEHIND = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}  # a note on a slice
 PLACES = ((0.5, 0.02, "center", "top"), (0.5, 0.98, "center", "bottom"),  # of marks on a slice
           (0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"))  # fmt: skip
 WIDTH, HEIGHT, GAP = 1240, 1000, 2  # pixels that a sheet should not pass (an HTML column, a screen), and between slices
@@ -125,9 +126,8 @@ def grid(
         axes.text((i + 0.5) * step, -4, text, ha="center", va="bottom", fontsize=8, color=INK)
     for i, text in enumerate(row_titles):
         axes.text(-6, (i + 0.5) * step, text, ha="right", va="center", fontsize=8, color=INK)
-    behind = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
     for i, text in enumerate(notes):
-        axes.text((i % columns) * step + 5, (i // columns + 1) * step - 6, text, fontsize=8, color="white", bbox=behind)
+        axes.text((i % columns) * step + 5, (i // columns + 1) * step - 6, text, fontsize=8, color="white", bbox=BEHIND)
     for text, (x, y, ha, va) in zip(marks or (), PLACES, strict=False):
         axes.text(x * (step - GAP), y * (step - GAP), text, ha=ha, va=va, fontsize=7, color=ACCENT, fontweight="bold")
     figure.text(left / full_width, 5 / full_height, caption, va="bottom", fontsize=8, color="#555555")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread costs more than it brings
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else the first UMAP gives torch a second one
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -18,6 +19,7 @@ from PIL import Image
 # the fixtures' builders are plain modules beside the tests; tools and benchmarks are scripts beside the package
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.modules.setdefault("rfc3987_syntax", None)  # two seconds, for a check of addresses that nbformat never asks jsonschema for
 
 from stylegan.checkpoint import save_generator  # noqa: E402
 from stylegan.config import make_config  # noqa: E402
@@ -161,19 +163,20 @@ def _made_once(tmp_path_factory, worker_id, name, make):
     with FileLock(place / "lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEGAN_DATA", str(place / "cache"))
         if not (place / "done").exists():
-            _write_slices(made.slices)
+            write_slices(made.slices)
             make(made, patch)
             (place / "done").touch()
     return made
 
 
-def _write_slices(folder):
-    """Simulated slices in two class folders."""
+def write_slices(folder, classes=(), people=12, levels=6, named=True):
+    """Simulated slices in folders of their two classes, or of these in the order of people, so many people in each."""
     from stylegan.data import simulate as atlas
 
-    found = atlas.simulate(num_subjects=24, num_levels=6, resolution=16)
-    for image, label, who, level in zip(found.images, found.labels, found.subjects, found.levels, strict=True):
-        path = folder / found.classes[label] / f"{who}_slice_{level}.png"
+    found = atlas.simulate(num_subjects=(len(classes) or 2) * people, num_levels=levels, resolution=16)
+    labels = np.unique(found.subjects, return_inverse=True)[1] // people if classes else found.labels
+    for k, (image, label, who, level) in enumerate(zip(found.images, labels, found.subjects, found.levels, strict=True)):
+        path = folder / (classes or found.classes)[label] / (f"{who}_slice_{level}.png" if named else f"picture{k}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 

@@ -26,6 +26,7 @@ from stylegan.checkpoint import checkpoints
 from stylegan.config import make_config
 from stylegan.modules import MinibatchStdDev
 from stylegan.rng import BatchRNG, Shard
+from stylegan.run import read_metrics
 
 OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-reg-interval", "2", "--pl-batch-shrink", "2",
            "--participation-weight", "1", "--conditional", "class", "--augment", "fixed", "--augment-p", "0.4",
@@ -33,7 +34,7 @@ OPTIONS = ["--preset", "smoke", "--batch-size", "16", "--pl-weight", "2", "--g-r
 COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G", "pl_mean", "augment_p", "participation"}
 
 
-def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole():
+def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole(monkeypatch):
     x = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for total, count in ((16, 2), (16, 4), (32, 4), (24, 3), (8, 4)):
         rows = torch.cat([torch.arange(total)[Shard(i, count, 4).rows(total)] for i in range(count)])
@@ -45,13 +46,10 @@ def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole():
         assert torch.equal(mine.normal(n, 3), shard.take(whole.normal(16, 3)))
         assert torch.equal(mine.uniform(n), shard.take(whole.uniform(16)))
         assert torch.equal(mine.integers(0, 9, n), shard.take(whole.integers(0, 9, 16)))
-
-
-@pytest.mark.parametrize(("batch", "world"), [(16, 3), (24, 4)])
-def test_a_batch_that_the_processes_cannot_share_is_refused(batch, world, monkeypatch):
-    monkeypatch.setattr("stylegan.distributed.world", lambda: world)
-    with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
-        Shard.own(batch, 4)
+    for batch, world in ((16, 3), (24, 4)):  # which the processes cannot share
+        monkeypatch.setattr("stylegan.distributed.world", lambda world=world: world)
+        with pytest.raises(ValueError, match=f"multiple of {4 * world}"):
+            Shard.own(batch, 4)
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
@@ -74,10 +72,6 @@ def environment(place):
 
 def training(class_folders, run_dir, kimg, *more):
     return ["train", "--data", str(class_folders), "--run-dir", str(run_dir), "--total-kimg", str(kimg), *OPTIONS, *more]
-
-
-def lines(run_dir):
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def run_group(processes: int, arguments: list[str], said: str) -> list[int]:
@@ -124,19 +118,15 @@ def place(class_folders, tmp_path_factory):
 
 
 @needs_proc
-def test_two_and_four_processes_train_as_one(place):
-    alone, weights = lines(place / "1"), load_file(place / "1" / "generator_last.safetensors")
+def test_two_and_four_processes_train_as_one_and_two_share_samples_and_scores(place):
+    alone, weights = read_metrics(place / "1"), load_file(place / "1" / "generator_last.safetensors")
     for n in (2, 4):
         assert (place / f"train{n}").read_text().count("Labels in the data") == 1  # one process speaks
-        for line, expected in zip(lines(place / str(n)), alone, strict=True):
+        for line, expected in zip(read_metrics(place / str(n)), alone, strict=True):
             for name in COMPARED & expected.keys():
                 assert line[name] == pytest.approx(expected[name], rel=1e-3), (n, name, line["kimg"])
         for name, tensor in load_file(place / str(n) / "generator_last.safetensors").items():
             torch.testing.assert_close(tensor, weights[name], rtol=1e-2, atol=2e-3)
-
-
-@needs_proc
-def test_processes_share_samples_and_scores(place):
     one, two = ({path.name: path.read_bytes() for path in (place / f"out{n}").iterdir()} for n in (1, 2))
     assert len(one) == 130 + 2 and one == two  # with the sheet and the list
     one, two = (json.loads((place / f"scores{n}").read_text())["splits"] for n in (1, 2))
@@ -157,9 +147,10 @@ def test_a_lost_process_stops_all_and_another_number_goes_on(class_folders, tmp_
     os.kill(int(workers[-1]), signal.SIGKILL)
     _, error = running.communicate(timeout=120)
     assert running.returncode != 0 and "lost touch with the others" in error and "run the same command again" in error
-    assert main(training(class_folders, run_dir, lines(run_dir)[-1]["kimg"] + 0.032)) == 0
+    assert main(training(class_folders, run_dir, read_metrics(run_dir)[-1]["kimg"] + 0.032)) == 0
     assert "Resuming" in capsys.readouterr().out
-    assert [line["step"] for line in lines(run_dir)] == sorted({line["step"] for line in lines(run_dir)})
+    steps = [line["step"] for line in read_metrics(run_dir)]
+    assert steps == sorted(set(steps))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""The evaluation of a generator: what it returns, whom it refuses, what it warns of, on sets of every kind and size."""
+"""The evaluation of a generator: what it returns, whom it refuses, what it warns of, on sets of every kind and size.
+
+The verdict: rules in both directions, a table from the JSON alone, sentences for every state of the numbers.
+"""
 
 import dataclasses
 import json
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import save_untrained
+from conftest import ROOT, save_untrained
 from phantoms import phantoms
 
 from stylegan.checkpoint import load_generator
 from stylegan.config import make_config
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
+from stylegan.files import read_json
 from stylegan.networks import Generator
 from stylegan.predict import generate
 from stylegan.run import train_run
@@ -21,6 +26,7 @@ from stylegan.scores import evaluate as module
 from stylegan.scores import evidence, memorisation, metrics, verdict
 from stylegan.scores.evaluate import evaluate, open_evidence, scores_of, validation_scorer
 from stylegan.scores.features import as_pixels
+from stylegan.scores.verdict import BORDERLINE, FAIL, PASS, SIGNS, UNKNOWN, mark, verdict_rows
 
 
 def dataset_of(people: int = 20, levels: int = 4, size: int = 16, prefix: str = "OAS1_", **changes) -> SliceDataset:
@@ -100,14 +106,6 @@ def test_all_adds_memory_and_cases_that_can_be_drawn_again(judged, monkeypatch):
     assert verdict.plain_scores(found)[-1] == verdict.summary(verdict.verdict_rows(found))  # as --all promises
 
 
-def test_evaluate_takes_as_many_slices_as_asked_and_one_split(generator_file):
-    found = evaluate(generator_file(), DATA, split="val", num=10, controls=False, device="cpu")
-    assert found["n"] == 10 and list(found["splits"]) == ["val"] and not found["controls"]
-    for wrong, words in (({"num": 1}, "num"), ({"fakes": 1}, "fakes"), ({"split": "tset"}, "choose one of train, val, test")):
-        with pytest.raises(ValueError, match=words):
-            evaluate(generator_file(), DATA, device="cpu", **wrong)
-
-
 def test_each_fake_has_noise_of_its_own_from_its_seed_or_all_have_the_fixed_one(generator_file):
     path = generator_file(strength=2.0)
     opened, G = open_evidence(path, DATA, device="cpu"), load_generator(path)[0]
@@ -151,7 +149,7 @@ def test_mirrored_copies_are_copies_where_a_run_mirrors(generator_file, monkeypa
     assert np.array_equal(sheet[:columns], sheet[columns : 2 * columns])  # shown as they were copied
 
 
-def test_evaluate_refuses_training_subjects_with_their_names(generator_file):
+def test_evaluate_refuses_training_subjects_with_their_names_and_takes_as_many_slices_as_asked_and_one_split(generator_file):
     for info, options, words in (  # in the second case another scan of hers
         ({}, {"split": "train"}, r"12 of the 12 subjects of split 'train' \(OAS1_0000, .*\.\.\.\)"),
         ({"train_subjects": ["OAS1_0013_MR2"]}, {}, r"1 of the 4 subjects of split 'val' \(OAS1_0013\)"),
@@ -161,9 +159,14 @@ def test_evaluate_refuses_training_subjects_with_their_names(generator_file):
             open_evidence(generator_file(**info), DATA, device="cpu", **options)
     with pytest.raises(ValueError, match=r"32 px.*16 px"):
         open_evidence(generator_file(), dataset_of(size=32), device="cpu")
+    found = evaluate(generator_file(), DATA, split="val", num=10, controls=False, device="cpu")
+    assert found["n"] == 10 and list(found["splits"]) == ["val"] and not found["controls"]
+    for wrong, words in (({"num": 1}, "num"), ({"fakes": 1}, "fakes"), ({"split": "tset"}, "choose one of train, val, test")):
+        with pytest.raises(ValueError, match=words):
+            evaluate(generator_file(), DATA, device="cpu", **wrong)
 
 
-def test_evaluate_says_what_cannot_be_known(generator_file):
+def test_evaluate_says_what_cannot_be_known_and_reads_slices_as_the_run_was_told_to(generator_file, monkeypatch):
     hidden, elsewhere = dataset_of(subjects_known=False), dataset_of(8, prefix="site2_", splits=np.full(32, "test"))
     assert len(open_evidence(generator_file(slices=hidden, train_subjects=[]), hidden, split="val", device="cpu").warnings) == 2
     path = generator_file()
@@ -171,9 +174,6 @@ def test_evaluate_says_what_cannot_be_known(generator_file):
         evaluate(path, elsewhere, split="test", device="cpu")
     opened = open_evidence(path, elsewhere, split="test", train_data=DATA, device="cpu")
     assert len(opened.scored[0].slices) == 32 and len(opened.warnings) == 1
-
-
-def test_a_run_s_table_levels_and_contrast_reach_its_slices(generator_file, monkeypatch):
     asked = {}
     monkeypatch.setattr(evidence, "slices_of", lambda info, source, **options: asked.update(options, source=source) or DATA)
     open_evidence(generator_file(), "there", device="cpu", subjects_csv="people.csv", levels="2-9", contrast=None)
@@ -220,3 +220,99 @@ def test_the_scorer_of_a_tick_is_cheap_sees_a_collapse_and_draws_the_classes_of_
         for parameter in G.mapping.parameters():
             parameter.zero_()
     assert score(G, False)["dimensions"] == 0 < few["dimensions"] and json.dumps(full, allow_nan=False)
+
+
+def entry(value: float, half: float = 1.0) -> dict:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+FLOOR = {"value": 10.0, "low": 8.0, "high": 13.0}
+SHIPPED = read_json(ROOT / "models" / "metrics.json")["oasis1-stylegan2-64"]["scores"]
+
+
+# 12 lies inside the floor's range, and still is no pass where lower is better: the floor is lenient.
+@pytest.mark.parametrize(("value", "half", "better", "expected"), [
+    (10, 1, "lower", PASS), (12, 1, "lower", BORDERLINE), (15, 3, "lower", BORDERLINE), (15, 1, "lower", FAIL), (11, 1, "higher", PASS),
+    (9, 0.5, "higher", BORDERLINE), (6, 1, "higher", FAIL), (12, 0.1, "as", PASS), (14, 2, "as", BORDERLINE), (7, 2, "as", BORDERLINE),
+    (15, 1, "as", FAIL),
+])  # fmt: skip
+def test_marks(value, half, better, expected):
+    assert mark(entry(value, half), FLOOR, better) == expected
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}  # precision among fewer than four people
+    assert mark(nothing, nothing, "higher") == UNKNOWN and mark(nothing, nothing, "lower") == PASS
+
+
+def as_real(**changes) -> dict:
+    """What `evaluate` gave for the shipped generator, with everything as good as real but for the changes."""
+    found = {**SHIPPED, "memorisation": {"ratio": 1.02, "low": 0.9, "high": 1.1, "p_value": 0.6}}
+    real = {**FLOOR, "real": 10.0, "floor": FLOOR, "ratio": entry(1, 0.1)}
+    for kind in ("splits", "further", "variety"):
+        found[kind] = {split: dict(SHIPPED[kind][split]) for split in ("val", "test")}
+        for part in found[kind].values():
+            part |= {name: real | changes.get(name, {}) for name, known in part.items() if isinstance(known, dict)}
+    return found
+
+
+def test_all_pass_where_all_is_as_real_and_each_check_fails_by_itself():
+    rows = verdict_rows(as_real())
+    assert len(rows) == len(verdict.CHECKS) + 1 and {row["verdict"] for row in rows} == {SIGNS[PASS]}
+    assert verdict.summary(rows).startswith(f"**{len(rows)} of {len(rows)} pass**")
+    for _, key, better in verdict.CHECKS:
+        bad = entry({"lower": 50, "higher": 1, "as": 50}[better])
+        assert sum(row["verdict"] == SIGNS[FAIL] for row in verdict_rows(as_real(**{key: bad}))) == 1, key
+    official = verdict_rows(as_real() | {"feature_space": "inception"})
+    assert [found[1]["score"] for found in (rows, official)] == ["FD", "FID"]  # said of the official Inception alone
+
+
+def test_memory_is_judged_by_the_test_and_its_size():
+    def of(ratio: float, p: float, **memory) -> list[str]:
+        found = as_real() | {"memorisation": {"ratio": ratio, "low": ratio - 0.05, "high": ratio + 0.05, "p_value": p}}
+        return [row["verdict"] for row in verdict_rows(found, memory)[len(verdict.CHECKS) :]]
+
+    assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
+    assert of(0.0, 0.0625) + of(1.0, 0.5, attack=entry(0.9, 0.5)) == [SIGNS[mark] for mark in (BORDERLINE, PASS, BORDERLINE)]
+    assert verdict_rows(as_real() | {"people": {**entry(1, 0.84), "n": 2}})[-2]["verdict"] == SIGNS[BORDERLINE]  # 2 of 2 right
+    bright = {"people": {"share": 1, "expected": 0.7, "p_value": 1e-4}, "attack": entry(0.9, 0.1), "logits": entry(0.55, 0.04)}
+    found = {"train": 1.0, "heldout": 9.0, "gap": 8.0, "p_value": 1e-5, "n": 24}
+    assert of(1.0, 0.5, **bright, projection=found) == [SIGNS[mark] for mark in (PASS, FAIL, FAIL, BORDERLINE, FAIL)]
+    dark = {"people": {"share": 0.7, "expected": 0.7, "p_value": 0.4}, "attack": entry(0.5, 0.05), "logits": None}
+    assert of(1.0, 0.5, **dark) == [SIGNS[PASS]] * 3
+    unknown = verdict_rows(as_real() | {"memorisation": dict.fromkeys(("ratio", "low", "high", "p_value"))})
+    assert unknown[-1]["verdict"] == SIGNS[UNKNOWN]
+
+
+def test_everything_is_written_from_json_alone_names_what_was_found_and_older_results_are_read():
+    found = json.loads(json.dumps(as_real()))
+    assert verdict_rows(found) == verdict_rows(as_real()) and len(verdict.variety_rows(found)) == 4
+    assert {"real (floor)", "**generated**", "blurred"} <= set(verdict.floor_table(found)[0])
+    lines = "\n".join(verdict.plain_scores(found))
+    assert verdict.plain_scores(found | {"warnings": ["who is who"]})[-1] == "Note: who is who"
+    assert "\ntest" in lines and "KID" in lines and "blurred" in lines
+    del found["variety"]  # as in the cards of generators shipped before variety was measured
+    assert sum(row["verdict"] == SIGNS[UNKNOWN] for row in verdict_rows(found)) == 3 and not verdict.variety_rows(found)
+    assert "**blurred, noised" in verdict.controls_sentence(GOOD)
+    assert f"{SHIPPED['controls']['blurred']['best_ssim']:.3f}" in verdict.ssim_sentence(GOOD)
+    people = {"share": 0.7, "expected": 0.7, "p_value": 0.4}
+    assert len(verdict.memory_table({"people": people, "attack": entry(0.5, 0.05), "logits": None, "copied": 0.01})) == 3
+    assert verdict.memory_table({}) == [] and verdict.control_sentence(None) and verdict.copies_sentence({"ratio": None})
+    rows = [verdict.failure_rows([{"seed": 3, "class": name, "realism": 0.5}])[0] for name in (None, "AD")]
+    assert "class" not in rows[0] and rows[1]["class"] == "AD"
+
+
+GOOD = as_real()
+SEEN = {**GOOD, "splits": {"train": {**GOOD["splits"]["val"], "fd": entry(1, 0.5)}, **GOOD["splits"]}}
+TWICE = {"slices": 10, "exact": 2, "near": 3, "yardstick": 1.0, "pairs": []}
+AT = {"kid": entry(10), "fd_floor": FLOOR, "kid_floor": FLOOR}
+
+
+@pytest.mark.parametrize(("sentence", "states"), [
+    (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
+    (verdict.variety_sentence, [GOOD, *(as_real(dimensions={**entry(10 * x), "ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
+    (verdict.distance_sentence, [AT | {"fd": entry(fd)} for fd in (10, 30, 70, 900)]),
+    (verdict.copies_sentence, [{**entry(x), "ratio": x, "p_value": p} for x, p in ((0.3, 1e-6), (0.9, 0.01), (1, 0.5), (2, 1))]),
+    (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
+])  # fmt: skip
+def test_sentences_follow_the_numbers(sentence, states):
+    """Each takes another form where its numbers say so; how it is worded is not tested."""
+    words = {re.sub(r"[\d.-]+", "", sentence(state)) for state in states}
+    assert len(words) == len(states)

@@ -127,12 +127,6 @@ def test_a_slow_one_draws_its_skip_picture_while_a_slider_moves(visit, tmp_path)
     assert page.evaluate("sizes") == [32, 64]
 
 
-@pytest.mark.parametrize("changes", [{"channel_base": 8192, "channel_max": 256}, {"attention": "16"}])
-def test_what_cannot_draw_in_a_page_says_why(tmp_path, changes):
-    text = explorer.fragment(made(tmp_path, **changes))
-    assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
-
-
 def test_it_draws_in_the_frame_of_a_notebook(opened, tmp_path, monkeypatch):  # noqa: F811
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/html"]))
@@ -150,7 +144,7 @@ def test_the_direction_of_ventricles_has_a_slider_where_it_held(tmp_path):
         assert [name.partition(" (")[0] for name in explorer.named_directions(G, tmp_path, info["model_hash"])] == names
 
 
-def test_sample_writes_it_and_the_classes_are_text(tmp_path):
+def test_sample_writes_it_the_classes_are_text_and_what_cannot_draw_in_a_page_says_why(tmp_path):
     predict.sample(made(tmp_path, img_channels=3), tmp_path / "colour", seeds=[0], extras=["explorer"], device="cpu")
     path = made(tmp_path, **NETWORKS["stylegan2, classes"][1])
     written = predict.sample(path, tmp_path / "out", seeds=[0], extras=["explorer"], device="cpu")
@@ -159,6 +153,9 @@ def test_sample_writes_it_and_the_classes_are_text(tmp_path):
     assert "<i>well" not in text and explorer.csp(explorer.SCRIPT) in text
     assert explorer.csp() == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert "unsafe-eval" not in explorer.csp(explorer.SCRIPT)
+    for changes in ({"channel_base": 8192, "channel_max": 256}, {"attention": "16"}):
+        text = explorer.fragment(made(tmp_path, **changes))
+        assert "It does not draw in the page: " in text and "data:image/png" in text and "<form" not in text
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -51,7 +51,7 @@ def test_large_pictures_are_antialiased():
     assert np.linalg.norm(at_striped - at_plain) < 0.5 * np.linalg.norm(at_bright - at_plain)
 
 
-def test_cache_is_read_by_content_and_damage_is_noticed(tmp_path, monkeypatch):
+def test_cache_is_read_by_content_damage_is_noticed_and_random_numbers_of_a_run_are_left_alone(tmp_path, monkeypatch):
     first, other = (features(x, cache_dir=tmp_path) for x in (PICTURES, PICTURES[::-1]))
     assert len(list(tmp_path.glob("*.npy"))) == 2 and not np.array_equal(first, other)
     with monkeypatch.context() as patch:
@@ -61,9 +61,6 @@ def test_cache_is_read_by_content_and_damage_is_noticed(tmp_path, monkeypatch):
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(features(PICTURES, cache_dir=tmp_path), first)
-
-
-def test_random_numbers_of_a_run_are_left_alone():
     module.extractor.cache_clear()
     before = torch.get_rng_state()
     features(PICTURES[:1])
@@ -93,7 +90,7 @@ def test_spectrum_of_a_wave_lies_at_its_frequency_and_a_checkerboard_at_the_end(
     assert checked[-1] > plain[-1] + 10 and abs(checked[5] - plain[5]) < 1
 
 
-def test_area_and_intensity_count_what_they_say():
+def test_area_and_intensity_count_what_they_say_and_the_symmetry_of_a_mirror_image_is_one_wherever_its_axis_lies():
     pictures = np.zeros((3, 10, 10), np.uint8)
     pictures[0, :5], pictures[1, :2] = 100, 200
     pictures[2, 2:7, 2:7], pictures[2, 4, 4] = 100, 0  # a dark ventricle is part of the head
@@ -101,9 +98,6 @@ def test_area_and_intensity_count_what_they_say():
     shares = module.intensities(pictures[:2])
     assert shares[0, 100] == 1 and shares[1, 200] == 1 and shares.sum() == 2
     assert module.intensity_gap(shares[:1], shares[1:]) == pytest.approx(100)  # every pixel is moved by 100
-
-
-def test_symmetry_of_a_mirror_image_is_one_wherever_its_axis_lies():
     whole = np.concatenate([HEADS[:, :, :32], HEADS[:, :, 31::-1]], axis=2)
     for shift in (0, 1):
         assert module.symmetry(np.roll(whole, shift, axis=2)) == pytest.approx(np.ones(len(HEADS)), abs=1e-5)

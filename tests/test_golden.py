@@ -60,8 +60,8 @@ def gradients_agree(net: torch.nn.Module, golden: Golden, tag: str) -> None:
 
 
 @torch.no_grad()
-def test_generator(golden):
-    """Styles; pictures with the fixed noise, without noise and truncated, as far as the peer printed them."""
+def test_both_networks(golden):
+    """Styles; pictures with the fixed noise, without noise and truncated, as far as the peer printed them; logits."""
     agrees(golden.G.mapping(golden.z, golden.c)[:, 0], golden["w"])
     kinds = {"img": {"noise_mode": "const"}, "img_none": {"noise_mode": "none"}, "img_truncated": {"truncation_psi": 0.5}}
     for key in kinds.keys() & golden.numbers.keys():
@@ -69,6 +69,8 @@ def test_generator(golden):
         img = golden.G(golden.z[:n], None if golden.c is None else golden.c[:n], **kinds[key])
         assert golden[key].std() > 0.1  # a picture, not a grey field
         agrees(img, golden[key])
+    agrees(golden.D(golden.real, golden.c), golden["logits"])
+    assert golden["logits"].std() > 1e-3
 
 
 @torch.no_grad()
@@ -81,12 +83,6 @@ def test_truncation_up_to_a_layer_mixed_styles_and_the_moving_average_of_w():
     golden.G.mapping.update_w_avg(golden["w"], None, beta=0.995)
     moved = golden["w_avg_after"] - golden.weights("G/")["mapping.w_avg"]
     agrees(golden.G.mapping.w_avg - golden.weights("G/")["mapping.w_avg"], moved, 1e-3)  # of a small difference
-
-
-@torch.no_grad()
-def test_discriminator(golden):
-    agrees(golden.D(golden.real, golden.c), golden["logits"])
-    assert golden["logits"].std() > 1e-3
 
 
 def test_r1(golden):

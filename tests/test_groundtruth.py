@@ -53,9 +53,7 @@ def test_a_reader_finds_a_linear_truth_and_leaves_the_unknown_out():
     assert readers.correlation(model.predict(x[180:]), truth[180:]) > 0.99
     for some in (people < "P003", people < "P002", people < "P001"):  # so few leave nothing to choose
         assert np.isfinite(readers.fit_reader(x[some], truth[some], people[some]).predict(x)).all()
-
-
-def test_the_strength_of_a_classifier_is_chosen_between_people_however_many_slices_they_have():
+    # The strength of a classifier is chosen between people, however many slices they have.
     people, labels = np.repeat(["a", "b", "c", "d"], [1, 1, 4, 30]), np.repeat([0, 0, 1, 1], [1, 1, 4, 30])
     x = np.random.default_rng(0).standard_normal((36, 8)) + 3 * labels[:, None]
     assert np.isfinite(readers.fit_classifier(x, labels, people).cv_results_["mean_test_score"]).all()
@@ -142,7 +140,7 @@ def model(slices, tmp_path, monkeypatch):
     return partial(save_untrained, tmp_path / "model.safetensors", config, slices)
 
 
-def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_path):
+def test_all_four_answers_for_a_generator_that_draws_nothing_and_without_classes_no_matrix(model, slices, tmp_path):
     result, strip = groundtruth.ground_truth(model(classes=["atrophy", "control"]), slices, num=60, device="cpu")
     assert json.loads(json.dumps(result)) == result
     assert strip[0].shape == (3, 7, 16, 16) and strip[1].shape == (3, 7)
@@ -152,9 +150,6 @@ def test_all_four_answers_for_a_generator_that_draws_nothing(model, slices, tmp_
     assert all(Image.open(path).info["synthetic"] == "true" for path in written[1:])
     told = json.loads(written[0].read_text())["conclusions"]
     assert len(told) == 3 + len(result["readings"]) and "no direction was found" in told[-2]
-
-
-def test_without_classes_there_is_no_matrix(model, slices, tmp_path):
     nameless = replace(slices, labels=np.full(len(slices), -1), classes=())
     path = save_untrained(tmp_path / "G.safetensors", make_config("smoke"), nameless)
     result, strip = groundtruth.ground_truth(path, nameless, num=60, device="cpu")

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import conftest
 import pytest
 import torch
 import torchvision.utils  # noqa: F401  what a run loads when it draws
+from conftest import write_slices
 from test_runs import config, differences, scorer
 
 from stylegan import checkpoint
@@ -35,7 +35,7 @@ MOMENTS = ("any time", "any time", "any time", "file operation", "half checkpoin
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="forks, and looks at processes in /proc")
 @pytest.mark.parametrize(("kimg", "kills", "stops"), [(0.064, 3, 1), pytest.param(0.8, 50, 3, marks=pytest.mark.long)])
 def test_killed_and_stopped_at_so_many_moments(kimg, kills, stops, tmp_path):
-    conftest._write_slices(tmp_path / "slices")  # of 24 simulated people
+    write_slices(tmp_path / "slices")  # of 24 simulated people
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "KIMG": str(kimg)}
     command = [sys.executable, __file__, str(kills), str(stops)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -54,16 +54,6 @@ def test_a_direction_is_named_after_what_it_moves_and_turned_so_that_it_rises(G)
     assert torch.allclose(turned.step, -found.step) and turned.effects["darkness"] == pytest.approx(found.effects["brightness"])
 
 
-def test_a_name_needs_a_large_effect_on_most_seeds():
-    def name(effects, agreed):
-        return latent.Direction("PCA", 1, torch.ones(2), 0.25, effects, agreed).name
-
-    effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
-    agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
-    assert name(effects, agreed) == "size down, level up"
-    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing clearly"
-
-
 @pytest.mark.parametrize(("preset", "methods"), [("stylegan1", 2), ("dcgan", 1)])
 def test_sefa_asks_every_style_layer_and_a_dcgan_has_none(preset, methods):
     G = Generator(make_config(preset, img_resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8))
@@ -92,7 +82,7 @@ def test_levels_are_read_where_the_data_knows_them_and_they_can_be_read(simulate
         assert "level" not in latent.make_gauges(dataclasses.replace(simulated, levels=levels))
 
 
-def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G):
+def test_a_projection_finds_the_way_back_by_the_schedule_of_the_paper_and_leaves_the_generator_alone(G):
     drawn, before = predict.generate(G, [3, 4, 5]), {key: value.clone() for key, value in G.state_dict().items()}
     state = torch.get_rng_state()
     found = latent.project(G, drawn)
@@ -102,20 +92,14 @@ def test_a_projection_finds_the_way_back_and_leaves_the_generator_alone(G):
     assert (found.residual < 0.6 * start).all() and (found.away > 0.1).all() and (found.away < 1).all()
     assert found.ws.shape == (3, G.num_ws, G.w_dim) and torch.equal(found.ws[:, 0], found.ws[:, -1])
     assert torch.equal(found.images, predict.synthesize(G, found.ws)) and not found.ws.requires_grad
-
-
-def test_a_style_for_each_layer_fits_better_what_no_seed_gives(G):
     strange = predict.style_mixing(G, [1], [2, 3])[0]
     one, each = (latent.project(G, strange, space=space).residual for space in latent.SPACES)
-    assert (each < one).all()
-
-
-def test_the_schedule_is_that_of_the_paper():
+    assert (each < one).all()  # what no seed gives fits better with a style for each layer
     assert [round(latent.schedule(t)[0], 3) for t in (0, 0.025, 0.05, 0.75, 0.875, 1)] == [0, 0.05, 0.1, 0.1, 0.05, 0]
     assert [latent.schedule(t)[1] for t in (0, 0.375, 0.75, 1)] == [0.05, 0.0125, 0, 0]
 
 
-def test_what_does_not_fit_is_refused(G):
+def test_a_name_needs_a_large_effect_on_most_seeds_and_what_does_not_fit_is_refused(G):
     drawn = torch.zeros(3, 1, 16, 16)
     for wrong in ({"target": drawn[..., :8]}, {"target": drawn[0]}, {"space": "z"}, {"steps": 0}):
         with pytest.raises(ValueError, match=r"takes slices \[n, C, 16, 16\]"):
@@ -123,6 +107,14 @@ def test_what_does_not_fit_is_refused(G):
     for wrong in ({"method": "ica"}, {"count": 99}):
         with pytest.raises(ValueError, match="Take 1 to 16 directions by PCA or SeFa"):
             latent.find_directions(G, {}, **wrong)
+
+    def name(effects, agreed):
+        return latent.Direction("PCA", 1, torch.ones(2), 0.25, effects, agreed).name
+
+    effects = {"size": -3.0, "level": 1.5, "contrast": 5.0, "brightness": 0.9, "more": 1.1}
+    agreed = {"size": 0.9, "level": 1.0, "contrast": 0.7, "brightness": 1.0, "more": 0.9}
+    assert name(effects, agreed) == "size down, level up"
+    assert name({"size": 0.9}, {"size": 1.0}) == name({}, {}) == "nothing clearly"
 
 
 def test_a_projection_is_measured_by_simpler_answers(G, slices):

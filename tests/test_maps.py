@@ -41,16 +41,13 @@ def test_a_map_is_seeded_keeps_clusters_apart_and_fakes_cannot_shape_one_fitted_
     assert gap > 2 * max(joint[:40].std(), joint[40:].std())
 
 
-def test_a_map_leaves_torch_its_threads(monkeypatch):
+def test_a_map_leaves_torch_its_threads_and_keeps_what_it_compiles_and_wrong_ones_are_refused(monkeypatch):
     """The compiler of UMAP gives torch as many as there are cores."""
-    umap, before = pytest.importorskip("umap"), torch.get_num_threads()
+    umap, before, (real, fake) = pytest.importorskip("umap"), torch.get_num_threads(), two_sets(4.0, 40)
     monkeypatch.setattr(umap.UMAP, "fit_transform", lambda _, x: (torch.set_num_threads(before + 1), x[:, :2])[1])
-    embed(*two_sets(4.0, 40), "umap")
+    embed(real, fake, "umap")
     assert torch.get_num_threads() == before
-
-
-def test_wrong_maps_are_refused_in_a_sentence():
-    real, fake = two_sets(0)
+    assert umap.umap_.smooth_knn_dist.stats.cache_path and umap.utils.fast_knn_indices.stats.cache_path
     wrong = {"umap, pca": {"method": "tsne"}, "joint, fit-real": {"mode": "label"}, "equally": {"fake": fake[:-1]}}
     for words, changes in wrong.items():
         with pytest.raises(ValueError, match=words):
@@ -85,23 +82,26 @@ def test_slices_of_one_person_are_not_taken_for_a_difference():
     assert all(np.mean(p < 0.05) <= 0.25 and np.median(p) > 0.15 for p in grouped)
 
 
-def test_what_decides_on_features_is_found_and_what_does_not_is_not():
+def test_what_decides_on_features_is_found_and_what_does_not_is_not_and_names_and_numbers_differ_in_their_way():
     x, who, level = heads(20, 6, 0), np.repeat(np.arange(20), 6), np.tile(np.arange(6.0), 20)
     found = neighbour_agreement(x, level, deal_within(who), 5, groups=who, permutations=99)
     assert found.value < 0.7 * found.expected and found.p_value == 1 / 100
     noise = [np.random.default_rng(s).normal(size=20)[who] for s in range(30)]
     p = [neighbour_agreement(x, one, deal_people(who), 5, groups=who, permutations=99).p_value for one in noise]
     assert np.mean(np.array(p) <= 0.05) < 0.2  # a number of each person, though slices are not independent
-
-
-def test_names_and_numbers_differ_in_their_way():
     x, values = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([1.0, 3.0, 10.0, 20.0])
     whole = deal_within(np.zeros(4))
     assert neighbour_agreement(x, values, whole, 1, permutations=9).value == (2 + 2 + 10 + 10) / 4
     assert neighbour_agreement(x, np.array(["a", "b", "c", "c"]), whole, 1, permutations=9).value == 0.5
 
 
-def test_people_are_dealt_whole_and_in_order():
+def test_everybody_gives_the_same_levels_and_is_dealt_whole_and_in_order():
+    data = dataset_of(3, 10)
+    rows = choose_rows(data, 12)
+    assert [data.levels[rows][data.subjects[rows] == one].tolist() for one in np.unique(data.subjects)] == [[0, 3, 6, 9]] * 3
+    assert choose_rows(data, 3).size == 3 and len(choose_rows(replace(data, levels=np.full(30, -1)), 12)) == 12
+    scans = np.array(["OAS1_0000_MR1", "OAS1_0000_MR2", "OAS1_0001_MR1", "OAS1_0002_MR1"])  # two of one person
+    assert choose_rows(replace(data.select([0, 1, 2, 3]), subjects=scans, levels=np.zeros(4, int)), 9).tolist() == [0, 2, 3]
     who, values = np.repeat(np.arange(5), 3), np.arange(15.0)
     dealt = deal_people(who)(values, np.random.default_rng(3))
     assert sorted(dealt) == values.tolist() and not np.array_equal(dealt, values)
@@ -109,15 +109,6 @@ def test_people_are_dealt_whole_and_in_order():
     within = deal_within(who)(values, np.random.default_rng(0))
     assert all(sorted(within[who == one]) == values[who == one].tolist() for one in range(5))
     assert len(set(deal_people(np.array([0, 0, 1]))(np.array([1, 1, 2]), np.random.default_rng(1))[:2])) == 1  # uneven people
-
-
-def test_everybody_gives_the_same_levels():
-    data = dataset_of(3, 10)
-    rows = choose_rows(data, 12)
-    assert [data.levels[rows][data.subjects[rows] == one].tolist() for one in np.unique(data.subjects)] == [[0, 3, 6, 9]] * 3
-    assert choose_rows(data, 3).size == 3 and len(choose_rows(replace(data, levels=np.full(30, -1)), 12)) == 12
-    scans = np.array(["OAS1_0000_MR1", "OAS1_0000_MR2", "OAS1_0001_MR1", "OAS1_0002_MR1"])  # two of one person
-    assert choose_rows(replace(data.select([0, 1, 2, 3]), subjects=scans, levels=np.zeros(4, int)), 9).tolist() == [0, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +132,7 @@ def test_a_sample_holds_equally_many_held_out_and_generated_slices(sample, path,
     assert all("r = " in row["error on held-out people"] for row in rows)
     with pytest.raises(ValueError, match="takes 3 slices or more"):
         maps.take_sample(open_evidence(path, slices.select([0, 1]), device="cpu"))
-
-
-def test_a_map_that_loses_nothing_keeps_all_neighbours(sample):
-    """Features of two dimensions are their own map."""
+    # Features of two dimensions are their own map, which loses nothing.
     two = replace(sample, at_real=sample.at_real[:, :2], made=replace(sample.made, at=sample.made.at[:, :2]))
     about, _ = maps.draw(two, "pca")
     assert min(about["trustworthiness"], about["overlap"]) > 0.95 > maps.draw(sample, "pca")[0]["overlap"] > 0
@@ -152,9 +140,9 @@ def test_a_map_that_loses_nothing_keeps_all_neighbours(sample):
 
 def test_every_panel_has_a_tested_claim(sample):
     told, coords = maps.claims(sample, permutations=19), np.random.default_rng(0).normal(size=(32, 2))
+    drawn = maps.truth_maps(sample, told, coords).alt_text
     assert list(told) == ["real and generated", *(truth.name for truth in sample.truths)]
-    assert all("p = 0." in test["claim"] or "p = 1." in test["claim"] for test in told.values())
-    assert all(test["claim"] in maps.truth_maps(sample, told, coords).alt_text for test in told.values())
+    assert all(("p = 0." in test["claim"] or "p = 1." in test["claim"]) and test["claim"] in drawn for test in told.values())
     unknown = replace(sample, real=replace(sample.real, levels=np.full(len(sample.real), -1)))
     for some, words in ((told, "levels held equal."), (maps.claims(unknown, permutations=19), "levels not held equal.")):
         assert some["ventricles"]["claim"].endswith(words)

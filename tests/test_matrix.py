@@ -5,16 +5,16 @@ import os
 import shutil
 from pathlib import Path
 
-import layouts_fixtures as fixtures
 import matplotlib
 import pytest
+from conftest import write_slices
+from test_runs import tiny
 
 nbformat = pytest.importorskip("nbformat")
 display = pytest.importorskip("IPython.display")
 
 from stylegan import notebook  # noqa: E402
-from stylegan.config import PRESETS, make_config  # noqa: E402
-from stylegan.data.simulate import simulate  # noqa: E402
+from stylegan.config import PRESETS  # noqa: E402
 from stylegan.reporting.execute import set_parameters  # noqa: E402
 from stylegan.reporting.html import NAMES  # noqa: E402
 
@@ -34,26 +34,6 @@ SITUATIONS = {
     "fewer than 8 held-out slices": {"classes": ("AD", "NC"), "people": 6, "levels": 1},
     "no validation people": {"classes": ("AD", "NC"), "people": 2, "levels": 8},
 }
-TINY = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "batch_size": 8, "total_kimg": 0.032,
-        "tick_kimg": 0.016, "kid_ticks": 1, "kid_samples": 16, "max_minutes": 0.0, "device": "cpu", "precision": "fp32"}  # fmt: skip
-GROWING = {"grow_from": 8, "grow_kimg": 0.008, "fade_kimg": 0.016, "grow_batch_max": 8}
-
-
-def write_slices(folder, classes, people, levels=4, named=True):
-    """Simulated slices of 16 px as files, so many people in the folder of each class."""
-    found = simulate(num_subjects=len(classes) * people, num_levels=levels, resolution=16)
-    subjects = list(dict.fromkeys(found.subjects.tolist()))
-    for k, (image, subject, level) in enumerate(zip(found.images, found.subjects, found.levels, strict=True)):
-        name = f"{subject}_slice_{level}.png" if named else f"picture{k}.png"
-        fixtures.save(folder / classes[subjects.index(subject) // people] / name, image)
-
-
-def train_tiny(preset, data, run):
-    """Train a preset of tiny networks for a few steps, planned as notebook 02 does."""
-    config = make_config(preset)
-    changes = {"mapping_layers": min(2, config.mapping_layers), **(GROWING if config.grow_from else {})}
-    changes |= {"attention": "8"} if config.attention != "none" else {}
-    notebook.train_or_load(notebook.plan(run, preset, data, **TINY, **changes), data, run)
 
 
 def run_cells(name, times=1, **parameters):
@@ -72,8 +52,9 @@ def test_the_notebooks_run_to_their_end(preset, situation, tmp_path, monkeypatch
     monkeypatch.chdir(NOTEBOOKS)
     matplotlib.use("agg")
     data, run = tmp_path / "slices", tmp_path / "run"
-    write_slices(data, **SITUATIONS[situation])
-    train_tiny(preset, data, run)
+    write_slices(data, **{"levels": 4, **SITUATIONS[situation]})
+    fields = tiny(preset, z_dim=16, w_dim=16, channel_max=16, kid_samples=16, precision="fp32").departures()
+    notebook.train_or_load(notebook.plan(run, preset, data, **fields), data, run)  # planned as notebook 02 does
     for name in OF_RUN:
         run_cells(name, data=data, run_dir=run, preset=preset, num=40, fakes=80)
 

@@ -1,5 +1,9 @@
-"""What compares two sets: against torchmetrics, prdc, closed forms and loops; intervals, floors and spoiled sets."""
+"""What compares two sets: against torchmetrics, prdc, closed forms and loops; intervals, floors and spoiled sets.
 
+Copies, attacks and duplicates: each measure lights up where something was remembered, and stays dark where nothing was.
+"""
+
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -9,12 +13,14 @@ from phantoms import phantoms
 from test_evaluate import dataset_of
 
 from stylegan.config import make_config
-from stylegan.scores import metrics
+from stylegan.networks import Discriminator, set_stage
+from stylegan.scores import memorisation, metrics
 from stylegan.scores.evaluate import compare, compare_variety, score_controls
 from stylegan.scores.evidence import Evidence, Part
 from stylegan.scores.features import DEFAULT, features
 from stylegan.scores.intervals import draw_people, leave_out, p_value
 from stylegan.scores.metrics import Comparison, Side, Variety, frechet_distance, kernel_distance, told_apart
+from stylegan.stylegan1 import stage
 
 
 def gaussian(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -102,7 +108,7 @@ def test_slices_of_one_person_are_no_neighbours():
     })  # fmt: skip
 
 
-def test_copies_are_seen_neither_shrunk_nor_wide_fakes_have_recall_and_a_tiny_set_reaches_nothing():
+def test_copies_are_seen_fakes_too_near_or_wide_have_no_recall_a_tiny_set_reaches_nothing_and_realism_is_reach_by_distance():
     real = gaussian(300, 4, 0)
     copy = scores(real, real.copy())
     assert copy["nn_accuracy_real"] == 0 == copy["nn_accuracy_fake"]  # each has its copy at no distance: overfitting
@@ -110,6 +116,10 @@ def test_copies_are_seen_neither_shrunk_nor_wide_fakes_have_recall_and_a_tiny_se
     assert shrunk["recall"] == shrunk["recall_symmetric"] < 0.6 and wide["recall_symmetric"] < 0.6 < 0.9 < wide["recall"]
     tiny = scores(real[:2], gaussian(2, 4, 1))
     assert tiny["precision"] == tiny["recall"] == tiny["density"] == tiny["coverage"] == 0
+    # Four corners of a square reach across it, one slice far away is left out; a fake in the middle, one beyond.
+    real = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1], [90, 0]], np.float32)
+    found = Comparison(side(real), side(np.array([[0, 0], [4, 1]], np.float32))).realism()
+    assert found == pytest.approx([2, np.sqrt(8) / 3])
 
 
 def test_the_classifier_judges_people_it_never_saw():
@@ -121,13 +131,6 @@ def test_the_classifier_judges_people_it_never_saw():
         return np.mean([right.mean() for right in told_apart(side(real, people), side(fake, people))])
 
     assert share(fake, np.arange(80)) > 0.9 and share(fake, people) < 0.75 and share(fake + 100, people) > 0.9
-
-
-def test_realism_is_the_best_ratio_of_reach_and_distance():
-    """Four corners of a square reach across it, one slice far away is left out; a fake in the middle, one beyond."""
-    real = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1], [90, 0]], np.float32)
-    found = Comparison(side(real), side(np.array([[0, 0], [4, 1]], np.float32))).realism()
-    assert found == pytest.approx([2, np.sqrt(8) / 3])
 
 
 @pytest.mark.parametrize(("size", "scales"), [(16, 1), (64, 3), (128, 4)])
@@ -159,7 +162,7 @@ def test_similar_pairs_and_the_largest_ssim():
     assert same["value"] == pytest.approx(1, abs=1e-4) and real["low"] < real["value"] < real["high"] < 0.99
 
 
-def test_dimensions_are_the_components_that_hold_so_much_variance():
+def test_dimensions_hold_so_much_variance_and_spread_is_to_the_third_nearest_of_somebody_else():
     from sklearn.decomposition import PCA
 
     pictures = phantoms(40, 2, 0)
@@ -169,9 +172,6 @@ def test_dimensions_are_the_components_that_hold_so_much_variance():
     brighter = (pictures[:1] * np.linspace(0.5, 1, 40)[:, None, None]).astype(np.uint8)
     assert Variety(brighter).numbers()["dimensions"] == 1
     assert set(Variety(np.repeat(pictures[:1], 20, axis=0)).numbers().values()) == {0.0}
-
-
-def test_spread_is_to_the_third_nearest_of_somebody_else_in_the_range_of_the_pictures():
     pictures, people = phantoms(5, 3, 1), np.repeat(np.arange(5), 3)
     x = pictures.reshape(15, -1) / 127.5 - 1
     away = [sorted(np.linalg.norm(x[i] - x[j]) for j in range(15) if people[j] != people[i])[2] for i in range(15)]
@@ -227,3 +227,89 @@ def test_variety_of_new_people_reaches_the_floor_and_a_collapse_does_not(judged)
         assert bad["high"] < bad["floor"]["low"], name
         assert good["ratio"]["value"] == pytest.approx(good["value"] / good["real"]) and bad["real"] == good["real"]
         assert bad["ratio"]["low"] <= bad["ratio"]["value"] <= bad["ratio"]["high"] < 0.9
+
+
+def near(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    return memorisation.nearest(x, train)[0]
+
+
+def test_new_people_have_the_ratio_one_and_uniform_p_values_copies_none_and_each_training_slice_is_in_one_pair():
+    train, people, new = gaussian(400, 6, 0), np.repeat(np.arange(20), 10), gaussian(500, 6, 2)
+    usual = near(gaussian(200, 6, 1), train)
+    fresh = memorisation.memory(near(new, train), usual, people)
+    assert fresh["low"] < 1 < fresh["high"] and fresh["p_value"] > 0.05
+    copies = memorisation.memory(near(train + gaussian(400, 6, 3, scale=0.05), train), usual, people)
+    assert copies["high"] < 0.5 and copies["p_value"] < 1e-3
+    some = near(np.concatenate([new[50:], train[:50] + 0.01]), train)  # one in ten copied is seen at the near end
+    assert memorisation.copied(near(new, train), usual) < 0.04 and memorisation.copied(some, usual) >= 0.1
+    assert memorisation.memory(some, usual, people)["ratio"] > 0.85  # which the median does not see
+    bad = memorisation.memory(near(gaussian(500, 6, 4, scale=3), train), usual, people)
+    assert bad["low"] > 1 and bad["p_value"] > 0.5  # far from everybody is no copying
+    few = memorisation.memory(np.full(100, 1.0), np.full(240, 2.0), np.repeat(np.arange(4), 60))
+    assert few["p_value"] == pytest.approx(1 / 2**4)  # sixty slices of one near person are no more evidence than one
+    assert memorisation.memory(np.ones(50), np.ones(8), np.arange(8))["p_value"] == 1
+    train, people = gaussian(200, 4, 0), np.repeat(np.arange(12), 6)
+    sides = [(near(gaussian(300, 4, 100 + s), train), near(gaussian(72, 4, 500 + s), train)) for s in range(60)]
+    found = np.array([memorisation.memory(*both, people)["p_value"] for both in sides])
+    assert np.mean(found < 0.1) < 0.22 and 0.35 < np.mean(found) < 0.65
+    pairs = memorisation.closest_pairs(np.array([3.0, 1.0, 2.0, 0.5]), np.array([7, 7, 8, 9]))
+    assert pairs == [(3, 9, 0.5), (1, 7, 1.0), (2, 8, 2.0)]
+    assert len(memorisation.closest_pairs(np.arange(20.0), np.arange(20))) == 16
+
+
+def test_membership_of_people_who_were_seen_and_of_nobody():
+    people, member = np.repeat(np.arange(30), 5), np.repeat([True, False], 75)
+    luck = memorisation.membership(gaussian(150, 1, 0)[:, 0], member, people)
+    assert luck["low"] < 0.5 < luck["high"]
+    seen = memorisation.membership(gaussian(150, 1, 0)[:, 0] + 4 * member, member, people)
+    assert 0.9 < seen["low"] < seen["high"] <= 1
+    assert memorisation.membership(-member.astype(float), member, people)["value"] == 0
+    lopsided = memorisation.membership(np.arange(60.0), np.arange(60) < 56, np.arange(60) // 2)  # groups of one side alone
+    assert np.isfinite(list(lopsided.values())).all()
+    assert memorisation.membership(np.arange(6.0), np.arange(6) < 3, np.array([0, 0, 0, 1, 2, 3])) is None  # too few people
+    assert memorisation.memory(np.ones(5), np.ones(3), np.zeros(3)) == memorisation.UNKNOWN
+
+
+@pytest.mark.parametrize("preset", ["smoke", "stylegan1", "seed003-progressive", "dcgan"])
+def test_logits_are_those_of_a_grown_discriminator_in_its_own_groups(preset, monkeypatch):
+    """Every slice once, in whole groups, dithered where the run does so; D works at the stage of its checkpoint, attention included."""
+    fields = {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "w_dim": 16, "z_dim": 16, "mbstd_group_size": 8}
+    fields |= {"attention": "8", "grow_from": 4} if preset == "seed003-progressive" else {}
+    config = make_config(preset, dither=True, conditional="none", grow_kimg=0.1, fade_kimg=0.1, **fields)
+    D, slices = Discriminator(config).eval(), dataset_of(people=11, levels=3)
+    set_stage(stage(config, 10_000_000), D)
+    seen, forward = [], D.forward
+    monkeypatch.setattr(D, "forward", lambda img, c: seen.append(img) or forward(img, c))
+    found = memorisation.logits(D, config, slices)
+    assert found.shape == (33,) and np.isfinite(found).all() and len(set(found.tolist())) > 25
+    assert np.array_equal(found, memorisation.logits(D, config, slices))
+    assert all(len(img) % 8 == 0 for img in seen) and max(img.max() for img in seen) <= 1 + 2 / 255
+    levels = (seen[0] + 1) * 127.5
+    assert (levels - levels.round()).abs().max() > 0.2 and D.now.resolution == 16
+
+
+def test_projection_compares_as_many_people_at_the_same_places(G, monkeypatch):
+    slices = dataset_of()
+    monkeypatch.setattr(memorisation, "project", partial(memorisation.project, steps=2))
+    chosen = memorisation.one_each(slices.split("train"), 4)
+    assert len(set(chosen.subjects.tolist())) == 4 and chosen.levels.tolist() == [0, 1, 2, 3]
+    found = memorisation.projection_gap(G, slices.split("train"), slices.split("val"), 3)
+    assert found["n"] == 3 and found["gap"] == pytest.approx(found["heldout"] - found["train"]) and 0 < found["p_value"] <= 1
+
+
+def test_duplicates_are_found_under_another_name():
+    rng = np.random.default_rng(0)
+    heads, steps = rng.integers(0, 200, (10, 1, 32, 32)), rng.integers(0, 40, (10, 6, 32, 32))
+    images = (heads + steps).reshape(60, 32, 32).astype(np.uint8)
+    slices = dataset_of(people=10, levels=6, size=32, images=images.copy())
+    clean = memorisation.duplicates(slices)
+    assert clean["exact"] == clean["near"] == 0 and clean["yardstick"] > 0
+    images[6:12] = images[:6]  # the second person is the first again
+    images[18] = (images[12].astype(int) + 1).clip(0, 255)  # and one slice of the fourth is nearly one of the third
+    found = memorisation.duplicates(dataclasses.replace(slices, images=images))
+    assert found["exact"] == 6 and found["near"] >= 14
+    names = {(pair[0], pair[2]) for pair in found["pairs"]}
+    assert names == {("OAS1_0000_MR1", "OAS1_0001_MR1"), ("OAS1_0002_MR1", "OAS1_0003_MR1")}
+    unknown = dataclasses.replace(slices, levels=np.full(60, -1))
+    wide = dataset_of(people=10, levels=6, size=32)  # phantoms whose levels differ more than their people do
+    assert memorisation.duplicates(unknown)["near"] is None is memorisation.duplicates(wide)["near"]

@@ -178,35 +178,22 @@ def growing(**changes) -> Config:
     return tiny(**{**grows, "device": "cpu", "total_kimg": 0.2, **changes})
 
 
-def test_the_schedule_holds_and_fades_in_turn():
+def test_the_schedule_holds_and_fades_in_turn_with_the_official_batches_and_rates():
     config = growing()
     found = [stage(config, n) for n in (0, 15, 16, 32, 47, 48, 63, 64, 80, 96, 10**6)]
     assert found == [(4, 1), (4, 1), (8, 0), (8, 0.5), (8, 31 / 32), (8, 1), (8, 1), (16, 0), (16, 0.5), (16, 1), (16, 1)]
     assert stage(growing(grow_from=0), 0) == stage(growing(grow_from=16), 0) == stage(growing(), 10**18) == (16, 1)
-    official = make_config("stylegan1")  # 600 kimg each
+    official = make_config("stylegan1")  # 600 kimg each, on one GPU
     shown = [stage(official, n * 1000) for n in (0, 599, 900, 1200, 1799, 4799, 6000)]
     assert shown == [(8, 1), (8, 1), (16, 0.5), (16, 1), (16, 1), (128, 599 / 600), (128, 1)]
-
-
-def test_batches_and_rates_follow_the_official_schedule():
-    """One GPU: 128 slices up to 16 px, 64 at 32, 32 at 64, 16 at 128; the rate is 1.5 times as high at 128 px."""
-    config = make_config("stylegan1")
-    assert [progressive.batch_size(config, r) for r in (8, 16, 32, 64, 128)] == [128, 128, 64, 32, 16]
-    shown = {stage(config, n).resolution: n for n in range(0, 6_000_000, 100_000)}
-    assert [config.lr * progressive.lr_factor(config, shown[r]) for r in (8, 64, 128)] == [1e-3, 1e-3, 1.5e-3]
-    fixed = replace(config, grow_from=0)
+    assert [progressive.batch_size(official, r) for r in (8, 16, 32, 64, 128)] == [128, 128, 64, 32, 16]
+    shown = {stage(official, n).resolution: n for n in range(0, 6_000_000, 100_000)}
+    assert [official.lr * progressive.lr_factor(official, shown[r]) for r in (8, 64, 128)] == [1e-3, 1e-3, 1.5e-3]
+    fixed = replace(official, grow_from=0)
     assert progressive.batch_size(fixed, 128) == 16 and progressive.lr_factor(fixed, 10**7) == 1
 
 
-def test_real_slices_fade_in_with_the_generator():
-    real = torch.randn(2, 1, 16, 16)
-    halves, quarters = (F.interpolate(F.avg_pool2d(real, n), scale_factor=float(n)) for n in (2, 4))
-    faded = progressive.fade_reals(real, Stage(8, 0.25), torch.tensor(0.25))
-    torch.testing.assert_close(faded, 0.75 * quarters + 0.25 * halves)
-    assert progressive.fade_reals(real, Stage(8, 1.0), torch.tensor(1.0)) is real
-
-
-def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_that_show():
+def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_that_show_and_real_slices_fade_in_too():
     for grow_from, own in ((4, [True] * 3), (0, [False, False, True])):
         G, D = build_networks(growing(grow_from=grow_from))
         assert [block.torgb is not None for block in G.synthesis.blocks] == own
@@ -215,6 +202,11 @@ def test_networks_hold_a_picture_for_each_size_and_noise_and_mixing_for_those_th
     for now, reached in ((Stage(4, 1.0), 2), (Stage(8, 0.5), 4), (Stage(16, 1.0), 6)):
         set_stage(now, G)
         assert progressive.ws_reached(growing(), now.resolution) == len(G.synthesis.draw_noise(3)) == reached
+    real = torch.randn(2, 1, 16, 16)
+    halves, quarters = (F.interpolate(F.avg_pool2d(real, n), scale_factor=float(n)) for n in (2, 4))
+    faded = progressive.fade_reals(real, Stage(8, 0.25), torch.tensor(0.25))
+    torch.testing.assert_close(faded, 0.75 * quarters + 0.25 * halves)
+    assert progressive.fade_reals(real, Stage(8, 1.0), torch.tensor(1.0)) is real
 
 
 def test_a_step_counts_the_batch_of_its_resolution_and_moments_start_anew(slices):
@@ -236,8 +228,8 @@ def test_a_loaded_generator_draws_what_was_saved_at_its_stage_and_all_that_is_kn
     config = growing()
     G, _ = build_networks(config)
     set_stage(stage(config, cur_nimg), G)
-    info = {"config": config.to_dict(), "classes": ["a"], "train_subjects": ["S1"], "data": {"title": "t"}}
-    info["cur_nimg"] = cur_nimg
+    known = {"classes": ["a"], "train_subjects": ["S1"], "data": {"title": "t"}}
+    info = {**known, "config": config.to_dict(), "cur_nimg": cur_nimg}
     save_generator(tmp_path / "generator.safetensors", G, info)
     again, known = load_generator(tmp_path)
     z = torch.randn(2, 8)

@@ -72,17 +72,7 @@ def test_training_again_does_no_harm(trained, run, tmp_path):
         assert content(run) == before
 
 
-def test_a_table_is_used_again_where_the_run_was_trained_with_it(trained, tmp_path):
-    people = sorted({path.name.split("_slice_")[0] for path in trained.slices.rglob("*.png")})
-    table = tmp_path / "people.csv"
-    table.write_text("subject,Age\n" + "".join(f"{who},{60 + i}\n" for i, who in enumerate(people)))
-    config = notebook.plan(tmp_path / "run", "smoke", trained.slices, total_kimg=0.02)
-    notebook.train_or_load(config, trained.slices, tmp_path / "run", {"subjects_csv": table})
-    for data in (None, trained.slices):
-        assert set(notebook.open_run(tmp_path / "run", "smoke", data).slices.columns) >= {"Age"}
-
-
-def test_a_preset_with_classes_is_planned_with_those_of_the_slices(trained, tmp_path, monkeypatch):
+def test_a_preset_with_classes_is_planned_with_those_of_the_slices_and_a_table_is_used_again(trained, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(notebook, "tell", shown.append)
     config = notebook.plan(tmp_path / "none", "seed001-stylegan1-classes", trained.slices, img_resolution=16)
@@ -90,6 +80,13 @@ def test_a_preset_with_classes_is_planned_with_those_of_the_slices(trained, tmp_
     shutil.copytree(next(path for path in trained.slices.iterdir() if path.is_dir()), tmp_path / "slices")
     config = notebook.plan(tmp_path / "none", "seed001-stylegan1-classes", tmp_path / "slices", img_resolution=16)
     assert (config.conditional, config.c_dim) == ("none", 0) and len(shown) == 1
+    people = sorted({path.name.split("_slice_")[0] for path in trained.slices.rglob("*.png")})
+    table = tmp_path / "people.csv"
+    table.write_text("subject,Age\n" + "".join(f"{who},{60 + i}\n" for i, who in enumerate(people)))
+    config = notebook.plan(tmp_path / "run", "smoke", trained.slices, total_kimg=0.02)
+    notebook.train_or_load(config, trained.slices, tmp_path / "run", {"subjects_csv": table})
+    for data in (None, trained.slices):
+        assert set(notebook.open_run(tmp_path / "run", "smoke", data).slices.columns) >= {"Age"}
 
 
 @pytest.fixture
@@ -138,7 +135,7 @@ def test_slices_at_home(drive, capsys, monkeypatch, tmp_path):
     assert notebook.home() is None and notebook.home_slices() is None
 
 
-def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(tmp_path, monkeypatch):
+def test_the_shipped_generator_is_shown_with_its_own_card_and_what_was_written_beforehand_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
     (tmp_path / "models").mkdir()
@@ -154,9 +151,6 @@ def test_the_shipped_generator_is_shown_with_its_own_card_or_not_at_all(tmp_path
     shown = []
     monkeypatch.setattr(notebook, "tell", shown.append)
     assert notebook.reference() is None and notebook.SHIPPED in shown[0]
-
-
-def test_what_was_written_beforehand_is_of_the_shipped_generator(monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[1])
     for numbers, folder in map(notebook.written, ("embedding", "groundtruth")):
         assert numbers["model_hash"] == notebook.reference().info["model_hash"] and list(folder.glob("*.png"))

@@ -110,15 +110,7 @@ def test_classes_of_a_conditional_generator(G):
             refused()
 
 
-def test_seeds_are_read_and_what_is_none_is_refused():
-    for text, seeds in (("0-3", [0, 1, 2, 3]), ("1,5,7-9", [1, 5, 7, 8, 9]), (" 4 , 2 ", [4, 2]), ("4294967295", [2**32 - 1])):
-        assert predict.parse_seeds(text) == seeds
-    for text in ("", "a", "5-2", "1,,2", "-3", "0-", "0-99999999", "4294967296", "²"):
-        with pytest.raises(ValueError, match=r"write for example|Seeds are"):
-            predict.parse_seeds(text)
-
-
-def test_floats_become_grey_levels_and_uint8_stays():
+def test_floats_become_grey_levels_and_texts_become_seeds():
     values = torch.tensor([-1.7, -1.0, 0.0, 0.5 / 127.5 - 1 + 1e-3, 1.0, 3.0]).reshape(1, 1, 3, 2)
     assert predict.to_uint8(values).tolist() == [[[0, 0], [128, 1], [255, 255]]]
     assert predict.to_uint8(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 3)
@@ -128,6 +120,11 @@ def test_floats_become_grey_levels_and_uint8_stays():
     for wrong in (np.zeros((4, 4)), np.zeros((1, 2, 4, 4))):
         with pytest.raises(ValueError, match="Slices have shape"):
             predict.to_uint8(wrong)
+    for text, seeds in (("0-3", [0, 1, 2, 3]), ("1,5,7-9", [1, 5, 7, 8, 9]), (" 4 , 2 ", [4, 2]), ("4294967295", [2**32 - 1])):
+        assert predict.parse_seeds(text) == seeds
+    for text in ("", "a", "5-2", "1,,2", "-3", "0-", "0-99999999", "4294967296", "²"):
+        with pytest.raises(ValueError, match=r"write for example|Seeds are"):
+            predict.parse_seeds(text)
 
 
 @pytest.fixture
@@ -158,7 +155,7 @@ def test_every_file_says_what_made_it_and_more_seeds_do_not_change_it(plain, tmp
     assert alone.read_bytes() == written[66].read_bytes()
 
 
-def test_every_extra_picture(told, tmp_path):
+def test_every_extra_picture_and_a_class_by_its_name(told, tmp_path):
     written = predict.sample(told, tmp_path, seeds=[4, 5], extras=latent.EXTRAS, device="cpu")
     names = [path.name for path in written[3:-1]]
     assert names == ["truncation.png", "mixing.png", "interpolation.gif", "interpolation.png", "noise.png", "classes.png"]
@@ -170,9 +167,6 @@ def test_every_extra_picture(told, tmp_path):
     assert np.array_equal(np.asarray(gif.convert("L"))[8::16, 8::16], np.asarray(Image.open(written[0])))
     settings = dict(truncation_psi=0.7, truncation_cutoff=None, noise_mode="const", class_index=1)  # both are shown
     assert "atrophy" not in latent.sheets("classes", *load_generator(told), [0], settings)["classes.png"][0].alt_text
-
-
-def test_a_class_by_its_name(told, tmp_path):
     named, *_ = predict.sample(told, tmp_path / "named", seeds=[0], class_name="atrophy", device="cpu")
     first, second, *_ = predict.sample(told, tmp_path / "turns", seeds=[0, 1], device="cpu")
     assert [Image.open(path).text["class"] for path in (named, first, second)] == ["atrophy", "control", "atrophy"]

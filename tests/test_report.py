@@ -1,4 +1,4 @@
-"""The report: all notebooks run from end to end at the preset `smoke`, and what the page holds."""
+"""The report: all notebooks run from end to end at the preset `smoke`, what the page holds, and how cells become a page."""
 
 import dataclasses
 import itertools
@@ -16,16 +16,21 @@ from PIL import Image
 pytest.importorskip("nbclient")
 bs4 = pytest.importorskip("bs4")
 nbformat = pytest.importorskip("nbformat")
+mistune = pytest.importorskip("nbconvert.filters.markdown_mistune")
 
 from conftest import ROOT, notebook_of  # noqa: E402
 
 from stylegan.checkpoint import load_generator  # noqa: E402
 from stylegan.files import read_json  # noqa: E402
-from stylegan.notebook import open_run  # noqa: E402
+from stylegan.notebook import open_run, table, tell  # noqa: E402
+from stylegan.plots import data_uri  # noqa: E402
 from stylegan.reporting import explorer, front, html  # noqa: E402
 from stylegan.reporting.execute import execute, set_parameters  # noqa: E402
 from stylegan.scores import verdict  # noqa: E402
 from stylegan.scores.evidence import read_answers  # noqa: E402
+
+new_output = nbformat.v4.new_output
+HOSTILE = '<script>alert("x")</script>'
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def test_the_front_page_says_what_the_run_found(soup, scores):
     assert all(words in told for words in ("What held", "What failed", "What would be next", "Woodland"))
 
 
-def test_the_quiz_shows_each_held_out_person_once_and_evaluate_takes_its_answers(made, soup, scores, tmp_path):
+def test_the_quiz_shows_each_of_enough_people_once_and_evaluate_takes_its_answers(made, soup, scores, tmp_path):
     quiz, run = json.loads(soup.find(class_="quiz").script.text), open_run(made.run)
     whose = {True: [], False: []}
     for one in quiz["slices"]:
@@ -86,24 +91,18 @@ def test_the_quiz_shows_each_held_out_person_once_and_evaluate_takes_its_answers
         with pytest.raises(ValueError, match=says):
             read_answers([path], run.info)
 
-
-def test_without_a_quiz_and_with_too_few_people(made, scores):
-    run = open_run(made.run)
     assert "quiz" not in str(front.before(run, scores, {}, quiz=False))
     few = dataclasses.replace(run, slices=run.slices.select(run.slices.splits == "train"))
     assert "takes 4 people" in front.questions(few, scores)
 
 
-def test_opening_it_asks_the_network_for_nothing(soup):
+def test_it_asks_the_network_for_nothing_describes_pictures_folds_code_and_its_links_and_headings_lead_somewhere(soup):
     loaded = [tag[key] for tag in soup(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
     assert all(target.startswith("data:") for target in [*loaded, *(tag["href"] for tag in soup("link"))])
     scripts = [tag.text for tag in soup("script") if tag.get("type") != "application/json"]
     assert soup.find("meta", {"http-equiv": True})["content"] == explorer.csp(*scripts)
     assert len(scripts) == 2 and not soup("iframe")
     assert not re.search(r"@import|url\(", "".join(style.text for style in soup("style")))
-
-
-def test_pictures_are_described_code_is_folded_links_lead_somewhere_and_headings_go_down_step_by_step(soup):
     texts = [image.get("alt", "").strip() for image in soup("img")]
     assert len(texts) > 20 and all(len(text) > 15 and not text.startswith("No description") for text in texts)
     assert len(soup("math")) > 10 and not re.search(r"\$\$|\\frac", soup.main.get_text())
@@ -152,7 +151,7 @@ def test_a_notebook_that_stops_is_named_and_shown_up_to_there(clone, line, says)
     assert f"1 of {len(html.NAMES)}" in text and "Second" in text and ("no such slice" in text) == ("slice" in line)
 
 
-def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkeypatch, tmp_path):
+def test_notebooks_run_in_this_python_with_parameters_by_name_and_only_inside_a_clone(clone, monkeypatch, tmp_path):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
@@ -161,19 +160,106 @@ def test_notebooks_run_in_this_python_whatever_kernel_is_installed(clone, monkey
     execute(notebook, clone / "x.ipynb")
     python, folder = notebook.cells[0].outputs[0].text.split()
     assert Path(python).parent == Path(sys.executable).parent and folder == str(clone)
-
-
-def test_parameters_are_replaced_by_name_and_keep_their_comments():
     notebook = notebook_of("x = 1", 'data = None  # where\npreset = "quick"  # row\nnum = 3')
     notebook.cells[1].metadata.tags = ["parameters"]
     set_parameters(notebook, {"data": r"a\1 # b", "num": 5, "x": 9, "unknown": 1})
     assert notebook.cells[1].source == "data = 'a\\\\1 # b'  # where\npreset = \"quick\"  # row\nnum = 5"
     assert notebook.cells[0].source == "x = 1"
-
-
-def test_paths_are_seen_from_the_notebooks_and_outside_a_clone_it_says_where_to_run(clone, monkeypatch, tmp_path):
     assert html.seen_from(clone, clone.parent / "runs" / "quick") == "../runs/quick"
     assert Path(html.seen_from(clone, Path("/"))).is_absolute()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="inside a clone of the repository"):
         html.report()
+
+
+def page(*notebooks, **parts):
+    """(soup of the page, its text as HTML) of notebooks 01, 02 and so on."""
+    text = html.page({f"0{k}_x": notebook for k, notebook in enumerate(notebooks, 1)}, **parts)
+    return bs4.BeautifulSoup(text, "html.parser"), text
+
+
+def test_formulas_links_headings_and_tables_become_html():
+    soup, text = page(
+        notebook_of("# A **b**\n\n## Same\n\n## Same\n\n$x^2$ and [two](02_x.ipynb)\n\n$$\\frac{1}{2}$$"),
+        notebook_of("# B\n\n[![Open in Colab](https://colab.example/badge.svg)](https://colab.example/one)"),
+    )
+    assert [section["id"] for section in soup("section")] == ["notebook-01", "notebook-02", "reproducibility"]
+    assert [(tag.name, tag["id"]) for tag in soup.find(id="notebook-01")(re.compile("h[1-6]"))] == [
+        ("h2", "notebook-01-a-b"), ("h3", "notebook-01-same"), ("h3", "notebook-01-same-2")
+    ]  # fmt: skip
+    assert [a["href"] for a in soup.nav("a")][-2:] == ["#notebook-02-b", "#reproducibility-heading"]
+    assert 'href="#notebook-02"' in text and len(soup("math")) == 2 and 'display="block"' in text and "$" not in soup.main.text
+    assert '<a href="https://colab.example/one">Open in Colab</a>' in text and "<img" not in text  # a badge is a plain link
+    few, many = "| | |\n| --- | --- |\n| **a** | 1 |", "| | b | c | d |\n| --- | --- | --- | --- |\n| **a** | 1 | 2 | 3 |"
+    few, many = (page(notebook_of(f"# T\n\n{text}"))[0].find(id="notebook-01") for text in (few, many))
+    assert not few.thead and few.th["scope"] == "row" and not few(class_="box")
+    assert [th.text for th in many.thead("th")] == ["b", "c", "d"] and many.table.parent["tabindex"] == "0"
+
+
+def test_references_are_merged_sorted_and_moved_to_the_end():
+    head = "\n\nText.\n\n### References\n\n"
+    one = notebook_of(f"# One{head}- Zoe 2019. *A style GAN.* arXiv:1.2 (mixing)\n- Ärzte 2001. *On y.* J 1")
+    two = notebook_of(f"# Two{head}- Zoe, Abel 2019. *A style-based GAN.* arXiv:1.2\n\nNext: [x](01_x.ipynb)", "1 + 1")
+    two.cells[1].id = "02-closing"
+    notebooks = {"01_x": one, "02_x": two}
+    merged = ["Ärzte 2001. *On y.* J 1", "Zoe, Abel 2019. *A style-based GAN.* [arXiv:1.2](https://arxiv.org/abs/1.2)"]
+    assert front.references(notebooks) == merged
+    soup, _ = page(one, two, after=front.after(notebooks))
+    assert [item.text[:4] for item in soup.find(id="end")("li")] == ["Ärzt", "Zoe,"]
+    assert soup.text.count("A style") == 1 and not soup.find(id="notebook-02").find(class_="cell")
+    assert "### References" in one.cells[0].source  # the notebook keeps its own
+
+
+def test_scripts_run_only_where_there_is_something_to_run_and_the_title_names_the_system():
+    cell = notebook_of("x").cells[0]
+    cell.outputs = [new_output("display_data", {"text/html": '<div class="quiz"></div>'})]
+    for before, count, system in (([], 0, "DCGAN"), ([cell], 1, "StyleGAN1")):
+        soup, _ = page(notebook_of("# One"), before=before, system=system)
+        policy = soup.find("meta", {"http-equiv": True})["content"]
+        assert len(soup("script")) == policy.count("sha256-") == count and ("script-src" in policy) == bool(count)
+        assert soup.title.text == soup.h1.text == f"{system} for brain MRI slices"
+
+
+def test_what_cells_print_is_text_and_never_html(monkeypatch):
+    sentence = f"**{HOSTILE}** `{HOSTILE}` $\\text{{{HOSTILE}}}$ $\\frac{{$ [a](javascript:alert(1)) ![b](https://e.org/b.png)"
+    printed = f"| class |\n| --- |\n| {HOSTILE} |\n\n{HOSTILE}\n"
+    notebook = notebook_of("# One", "code")
+    notebook.cells[1].source = f"# {HOSTILE}\n'{HOSTILE}'"
+    texts = (("text/markdown", sentence), ("text/markdown", printed), ("text/plain", HOSTILE))
+    shown = [new_output("display_data", {kind: text}) for kind, text in texts]
+    notebook.cells[1].outputs = [*shown, new_output("stream", text=HOSTILE), new_output("error", ename="E", evalue=HOSTILE)]
+    soup, text = page(notebook, origin={HOSTILE: HOSTILE})
+    assert not soup("script") and not soup("img") and not soup("a", href=re.compile("javascript"))
+    assert soup.main.get_text().count(HOSTILE) == 12 and "<code>\\frac{</code>" in text
+    shown = []  # and in a notebook, for every reader of Markdown
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    tell(f"**{HOSTILE}** and `{HOSTILE}`, p < 0.05")
+    table({HOSTILE: HOSTILE})
+    renderer = mistune.IPythonRenderer(escape=False)
+    plain = "".join(mistune.MarkdownWithMath(renderer=renderer).render(markdown.data) for markdown in shown)
+    assert "<script" not in plain and bs4.BeautifulSoup(plain, "html.parser").get_text().count(HOSTILE) == 4
+    assert "p &lt; 0.05" in plain
+
+
+def picture(mode, colour, size):
+    """(the output of a cell that shows a PNG with one pixel of another shade, the picture)."""
+    image = Image.new(mode, size, colour)
+    image.putpixel((3, 4), tuple(c // 2 for c in colour[:3]) + colour[3:])
+    data = {"image/png": data_uri(image).partition(",")[2], "text/plain": "x"}
+    return new_output("display_data", data, metadata={"image/png": {"alt": HOSTILE}}), image
+
+
+@pytest.mark.parametrize(("mode", "colour", "kept"), [
+    ("RGBA", (200, 200, 200, 255), "L"), ("RGBA", (200, 100, 0, 255), "RGB"), ("RGBA", (200, 200, 200, 9), "RGBA"),
+    ("RGB", (9, 9, 9), "L"),
+])  # fmt: skip
+def test_a_picture_keeps_its_pixels_and_its_description_which_it_must_have_and_only_a_wide_one_scrolls(mode, colour, kept):
+    notebook, pictures = notebook_of("pictures"), [picture(mode, colour, (width, 10)) for width in (700, 701)]
+    notebook.cells[0].outputs = [output for output, _ in pictures]
+    for img, (_, image), wide in zip(page(notebook)[0]("img"), pictures, (None, ["wide"]), strict=True):
+        small = Image.open(urlopen(img["src"]))
+        assert small.mode == kept and np.array_equal(np.asarray(small.convert("RGBA")), np.asarray(image.convert("RGBA")))
+        assert img["alt"] == HOSTILE and img.parent.get("class") == wide
+    notebook.cells[0].outputs[0].metadata["image/png"]["alt"] = " "
+    with pytest.raises(ValueError, match="no alt text"):
+        page(notebook)

@@ -1,9 +1,15 @@
-"""Run folders: exact resume for every preset, refusal of what does not belong together, and what is recorded."""
+"""Run folders: exact resume for every preset, refusal of what does not belong together, what is recorded, and one writer each.
 
+The writer: on file systems with locks and without, on one machine and on two. The cache folder and its limits.
+"""
+
+import errno
 import json
 import os
 import signal
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +23,6 @@ from stylegan.checkpoint import checkpoints, load_discriminator, load_generator,
 from stylegan.config import PRESETS, make_config
 from stylegan.losses import LOSSES
 from stylegan.rng import BatchRNG
-from stylegan.scores.evaluate import validation_scorer
 from stylegan.train import new_state
 
 TIMES = ("seconds", "sec_per_kimg", "peak_memory_mb")  # what may differ between two runs
@@ -140,7 +145,7 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_pat
     assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64, 80]
 
 
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_was_room(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     def full(path, mode):
         raise OSError(28, "No space left on device")
 
@@ -151,9 +156,16 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_as_if_there_wa
             train(config(), tmp_path / "broken")
     train(config(), tmp_path / "broken")
     assert differences(tmp_path / "broken", tmp_path / "whole") == []
+    train_until(monkeypatch, 32, config(), tmp_path / "not finite")
+    good = checkpoints(tmp_path / "not finite")[-1].read_bytes()
+    broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
+    monkeypatch.setitem(LOSSES, "logistic", broken)
+    with pytest.raises(FloatingPointError, match=r"loss_D.* not finite.*last good checkpoint"):
+        train(config(), tmp_path / "not finite")
+    assert checkpoints(tmp_path / "not finite")[-1].read_bytes() == good
 
 
-def test_run_folder_holds_what_it_promises(tmp_path, slices):
+def test_run_folder_holds_what_it_promises(tmp_path, slices, monkeypatch):
     line = train(config(keep_checkpoints=1, seed=7), tmp_path)
     names = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
     files = {"config.json", "metrics.jsonl", "generator.safetensors", "generator_last.safetensors", "environment.txt"}
@@ -170,13 +182,10 @@ def test_run_folder_holds_what_it_promises(tmp_path, slices):
     wanted = {"kimg", "loss_D", "loss_G", "r1", "path_length", "logits_real", "logits_fake", "logits_heldout", "augment_p", "grad_norm_D",
               "grad_norm_G", "sec_per_kimg", "peak_memory_mb", "kid_val", "precision_val", "recall_val", "coverage_val", "best_kid"}  # fmt: skip
     assert wanted <= set(line) and all(isinstance(line[k], float) for k in ("logits_real", "logits_fake", "logits_heldout"))
-
-
-def test_of_many_sample_grids_every_other_one_goes_but_the_first_and_the_last(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MOST_SAMPLES", 6)
-    train(config(tick_kimg=0.008), tmp_path)
-    shown = [int(path.stem[5:]) for path in sorted((tmp_path / "samples").iterdir())]
-    assert shown == [0, 16, 32, 48, 56, 64]
+    train(config(tick_kimg=0.008), tmp_path / "many")
+    shown = [int(path.stem[5:]) for path in sorted((tmp_path / "many" / "samples").iterdir())]
+    assert shown == [0, 16, 32, 48, 56, 64]  # of many grids every other one goes, but the first and the last
 
 
 def test_how_the_slices_were_chosen_is_recorded_so_that_they_are_found_again(tmp_path, monkeypatch, slices):
@@ -203,17 +212,14 @@ def test_best_generator_is_the_one_with_the_lowest_validation_kid_and_never_ahea
         train(config(kid_ticks=1), tmp_path)
 
 
-def test_scores_and_snapshots_fall_on_every_so_manyth_tick_and_the_end_and_variety_on_all(tmp_path):
+def test_scores_and_snapshots_fall_on_every_so_manyth_tick_and_the_end_and_variety_on_all_and_colours_have_none(tmp_path):
     cfg = config(batch_size=12, tick_kimg=0.02, total_kimg=0.12, kid_ticks=4, snapshot_ticks=3)  # ticks are no whole batches
     train(cfg, tmp_path, [])
     lines = runs.read_metrics(tmp_path)
     assert [line["cur_nimg"] for line in lines if line["kid_val"] is not None] == [84, 120]
     assert all(line["spread"] == 2.0 and line["style_participation"] == [1.0, 0.5] for line in lines)
     assert [path.stem for path in sorted(tmp_path.glob("snapshots/*"))] == ["000000060", "000000120"]
-
-
-def test_a_colour_run_is_trained_without_scores(tmp_path):
-    assert train(config(img_channels=3), tmp_path, [])["kid_val"] is None
+    assert train(config(img_channels=3), tmp_path / "colour", [])["kid_val"] is None
 
 
 def test_another_config_other_slices_a_second_writer_and_other_folders_are_refused(tmp_path, slices, monkeypatch):
@@ -246,6 +252,8 @@ def test_conditional_runs_need_labels(slices, capsys):
 
 @pytest.mark.parametrize(("batch", "held"), [(2, 6), (8, 1)])
 def test_batches_smaller_than_a_group_and_a_single_validation_slice_reach_the_end(batch, held, slices, tmp_path, monkeypatch):
+    from stylegan.scores.evaluate import validation_scorer  # whoever imports this file goes without scikit-learn
+
     rows = [np.flatnonzero(slices.splits == split)[:n] for split, n in (("train", 16), ("val", held))]
     monkeypatch.setattr(runs, "load_slices", lambda *_, **__: slices.select(np.concatenate(rows)))
     fields = {"batch_size": batch, "kid_ticks": 1, "kid_samples": 8, "total_kimg": 0.016, "participation_weight": 0.0}
@@ -294,11 +302,77 @@ def test_asked_to_stop_it_saves_without_a_score_and_once_more_at_once_means_noth
     assert not checkpoints(tmp_path / "twice")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    train_until(monkeypatch, 32, config(), tmp_path)
-    good = checkpoints(tmp_path)[-1].read_bytes()
-    broken = LOSSES["logistic"]._replace(d=lambda real, fake: (real.sum() + fake.sum()) * float("nan"))
-    monkeypatch.setitem(LOSSES, "logistic", broken)
-    with pytest.raises(FloatingPointError, match=r"loss_D.* not finite.*last good checkpoint"):
-        train(config(), tmp_path)
-    assert checkpoints(tmp_path)[-1].read_bytes() == good
+@pytest.fixture(params=[True, False], ids=["locks", "no locks"])
+def locks(request, monkeypatch):
+    """With kernel locks, and on a file system that answers as a mounted Drive does."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    if not request.param:
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
+
+
+def left_behind(folder, host, silent):
+    """The record of a writer that was heard of so many seconds ago."""
+    files.write_json(folder / ".writer.json", {"pid": 1, "host": host, "token": "theirs"})
+    os.utime(folder / ".writer.json", (time.time() - silent,) * 2)
+
+
+def refused(folder, says):
+    with pytest.raises(ValueError, match=says), files.hold_run_dir(folder):
+        pass
+
+
+def test_a_folder_has_one_writer_and_another_machine_counts_for_ten_minutes(locks, tmp_path):
+    with files.hold_run_dir(tmp_path):
+        refused(tmp_path, rf"Process {os.getpid()} on .* training in .*take another --run-dir")
+        assert (tmp_path / ".writer.json").exists()  # who was refused took nothing away
+    assert not (tmp_path / ".writer.json").exists()
+    left_behind(tmp_path, "elsewhere", 60)
+    refused(tmp_path, r"Process 1 on elsewhere was training in .* 60 s ago")
+    left_behind(tmp_path, "elsewhere", 660)
+    with files.hold_run_dir(tmp_path):
+        pass
+
+
+def test_signs_of_life_renew_the_record_and_find_out_who_took_over(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    with files.hold_run_dir(tmp_path) as holder:
+        os.utime(holder.record, (0, 0))
+        holder.sign_of_life()
+        assert holder.record.stat().st_mtime == 0  # not at every step
+        now[0] += files.BEAT
+        holder.sign_of_life()
+        assert holder.record.stat().st_mtime > 0
+        left_behind(tmp_path, "elsewhere", 0)
+        now[0] += files.BEAT
+        with pytest.raises(ValueError, match="taken over by Process 1 on elsewhere"):
+            holder.sign_of_life()
+    assert files.read_json(tmp_path / ".writer.json")["token"] == "theirs"
+
+
+def test_outside_a_checkout_caches_lie_with_the_user_s(tmp_path, monkeypatch):
+    for name in ("STYLEGAN_DATA", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(files.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    (tmp_path / "somewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "somewhere")
+    assert files.cache_folder() == tmp_path / "caches/stylegan" and not list(Path.cwd().iterdir())
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "stylegan"\n')
+    assert files.cache_folder() == tmp_path / "data/cache" and files.checkout() == tmp_path
+    assert files.cache_folder(tmp_path / "given") == tmp_path / "given/cache"
+
+
+def test_the_features_unused_for_longest_go_and_a_terminal_is_shown_nothing_it_might_obey(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "FEATURES_AT_MOST", 25)
+    for age, name in enumerate(("features-a", "features-b", "features-c", "slices")):
+        (tmp_path / f"{name}.npy").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{name}.npy", (time.time() - age * 100,) * 2)
+    (tmp_path / ".half.tmp").touch()
+    os.utime(tmp_path / ".half.tmp", (0, 0))
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features-a.npy", "features-b.npy", "slices.npy"]
+    assert files.printable("brain\x1b[2J\n\udcff") == "brain\\x1b[2J\\n\\udcff"

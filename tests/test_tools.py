@@ -76,7 +76,7 @@ def test_a_run_that_breaks_down_is_noted_and_a_budget_in_minutes_is_shared_out(t
     assert "failed" in compare.score_runs([run], None)[0]
 
 
-def test_a_claim_is_decided_by_the_interval_over_seeds():
+def test_a_claim_is_decided_by_the_interval_over_seeds_and_growing_at_the_same_kid():
     others = [100, 105, 98]
     table = ([50, 55, 52], "held"), ([200, 220, 190], "not held"), ([50, 200, 110], "undecided"), ([50], "undecided")
     for kids, verdict in table:
@@ -85,10 +85,7 @@ def test_a_claim_is_decided_by_the_interval_over_seeds():
         found = ladder.decide(ladder.Claim("It helps.", "somebody", "a", "b"), rows)
         ratio = math.exp(np.mean([math.log(a / b) for a, b in zip(kids, others, strict=False)]))
         assert found["verdict"] == verdict and found["ratio"] == pytest.approx(ratio)
-
-
-def test_growing_is_judged_at_the_same_kid():
-    """Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg."""
+    # Fixed: 400, 200, 100 at 10, 20, 30 kimg. Growing: 200, 100, 50. Both reach 100, the growing one at 20 kimg.
     kids, pace = ([200, 100, 50], [400, 200, 100]), (3, 6)
     runs = [{"row": ladder.CURVES[i], "seed": seed, "curve": [{"kimg": 10.0 * k, "seconds": (pace[i] + seed) * k, "kid": kid} for k, kid in
              enumerate(kids[i], 1)]} for i in (0, 1) for seed in (0, 1)]  # fmt: skip

@@ -1,20 +1,28 @@
-"""The steps of training: what each changes and logs, that each preset learns, and that the seed decides all."""
+"""The steps of training: what each changes and logs, that each preset learns, and that the seed decides all.
+
+What golden numbers (test_golden) do not fix of losses, penalties and augmentations, in closed forms and plain loops.
+"""
 
 import dataclasses
+import math
 from copy import deepcopy
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 from stylegan import train as training
+from stylegan.augment import augment, cutout, dither, grey, move
 from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
+from stylegan.losses import LOSSES, gradient_penalty, participation_penalty, sharing
+from stylegan.modules import with_deviation
 from stylegan.predict import generate
-from stylegan.rng import WARM_UP, Replay
+from stylegan.rng import WARM_UP, BatchRNG, Replay
 from stylegan.scores.metrics import kernel_distance
 from stylegan.train import d_step, g_step, new_state, train, training_step
 
@@ -35,14 +43,7 @@ def parameters(net):
     return {k for k, _ in net.named_parameters()}
 
 
-def test_order_shows_every_slice_once_per_epoch_and_does_not_depend_on_the_batch():
-    whole = order(10, seed=3, start=0, count=20)
-    assert sorted(whole[:10]) == sorted(whole[10:]) == list(range(10)) and whole[:10].tolist() != whole[10:].tolist()
-    np.testing.assert_array_equal(np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)]), whole)
-    assert not np.array_equal(whole, order(10, 4, 0, 20))
-
-
-def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_both_ways(slices):
+def test_order_shows_every_slice_once_per_epoch_and_the_mirror_both_ways_by_the_orientation_of_the_data(slices):
     turned = dataclasses.replace(slices, sides=("L", "R", "A", "P"))
     assert mirror_axis(smoke(mirror_axis="vertical"), slices) == 2 and mirror_axis(smoke(mirror_axis="horizontal"), turned) == 3
     for data, axis in ((slices, 3), (turned, 2)):
@@ -50,6 +51,10 @@ def test_the_mirror_follows_the_orientation_of_the_data_and_shows_each_slice_bot
         seen = torch.cat([draw_batch(data, smoke(), start, torch.device("cpu"))[0] for start in range(0, 2 * len(data), 8)])
         rows, real = {row.numpy().tobytes() for row in seen}, data.tensor()
         assert {row.numpy().tobytes() for row in (*real, *real.flip(axis).contiguous())} <= rows
+    whole = order(10, seed=3, start=0, count=20)
+    assert sorted(whole[:10]) == sorted(whole[10:]) == list(range(10)) and whole[:10].tolist() != whole[10:].tolist()
+    np.testing.assert_array_equal(np.concatenate([order(10, 3, start, 4) for start in range(0, 20, 4)]), whole)
+    assert not np.array_equal(whole, order(10, 4, 0, 20))
 
 
 @pytest.mark.parametrize("fields", [{"pl_weight": 2.0}, {"architecture": "stylegan1", "conditional": "class", "c_dim": 2},
@@ -185,9 +190,7 @@ def test_p_stays_0_without_augmentation_and_follows_no_level_that_a_loss_leaves_
         d_step(state, *draw_batch(slices.split("train"), state.config, 0, state.device, 8))
         counted.append(state.signs.tolist())
     assert counted[0] == counted[1]
-
-
-def test_the_rates_are_lowered_for_steps_of_a_regulariser_alone_and_adam_keeps_the_memory_of_as_many_main_steps():
+    # Lowered for steps of a regulariser alone, while Adam keeps the memory of as many main steps.
     states = [new_state(smoke(pl_weight=1.0, g_reg_interval=n, d_reg_interval=n, lr=0.01)) for n in (1, 4)]
     groups = [(state.opt_G.param_groups[0], state.opt_D.param_groups[0]) for state in states]
     # With 1, D's is a part of its loss.
@@ -237,9 +240,8 @@ def test_each_preset_halves_the_distance_of_its_start(preset, slices):
     assert distance() < before / 2
 
 
-@pytest.fixture
-def card(monkeypatch):
-    """Streams and graphs without a card: replaying runs what was recorded, on the memory that it was recorded with."""
+def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(monkeypatch):
+    """Without a card: replaying runs what was recorded on its own memory. That it computes the same: see test_gpu."""
     for name in ("Stream", "current_stream", "stream", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
 
@@ -248,10 +250,6 @@ def card(monkeypatch):
         return MagicMock(replay=lambda: function(*own)), own
 
     monkeypatch.setattr(Replay, "_record", record)
-
-
-def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(card):
-    """On the host; that it computes the same is shown on a card (test_gpu)."""
     total = torch.zeros(3)
 
     def add(x, none):
@@ -265,3 +263,102 @@ def test_after_the_warm_up_each_variant_is_recorded_once_and_sees_new_inputs(car
     assert list(replay.recorded) == [("add", "a")]
     replay(add, torch.ones(3), None, variant=("b",))
     assert list(replay.recorded) == [("add", "a")]  # another variant warms up by itself
+
+
+def draws(seed):
+    return BatchRNG(torch.device("cpu"), torch.Generator().manual_seed(seed))
+
+
+def test_losses_beside_the_logistic_one_and_the_gradient_penalty_of_a_linear_critic_and_a_flat_one():
+    real, fake = torch.randn(6, 1), torch.randn(6, 1)
+    torch.testing.assert_close(LOSSES["wgan"].d(real, fake), fake.mean() - real.mean())
+    torch.testing.assert_close(LOSSES["wgan"].g(real, fake), -fake.mean())
+    relativistic = LOSSES["relativistic"]
+    torch.testing.assert_close(relativistic.d(real, fake), -torch.sigmoid(real - fake).log().mean())
+    torch.testing.assert_close(relativistic.g(real + 5, fake + 5), relativistic.d(fake, real))  # no matter where both lie
+    assert [name for name, loss in LOSSES.items() if loss.paired] == ["relativistic"]
+    weight = (3 * torch.randn(2 * 4 * 4)).requires_grad_(True)
+    x, norm = torch.randn(8, 2, 4, 4, requires_grad=True), weight.detach().norm()
+    penalty = gradient_penalty(x.flatten(1) @ weight[:, None], x)
+    torch.testing.assert_close(penalty, (norm - 1) ** 2)
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, 2 * (norm - 1) * weight.detach() / norm)  # the penalty teaches D's weights
+    flat = torch.zeros(32, requires_grad=True)
+    penalty = gradient_penalty(x.flatten(1) @ flat[:, None], x)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(1, abs=1e-5) and torch.isfinite(flat.grad).all()
+
+
+def test_deviation_is_that_of_each_pixel_over_its_group():
+    img = torch.rand(8, 1, 4, 4) * 2 - 1
+    seen = with_deviation(img, 4)
+    assert seen.shape == (8, 2, 4, 4) and torch.equal(seen[:, :1], img)
+    for i in range(8):
+        group = img[[j for j in range(8) if j % 2 == i % 2]]  # two groups of four, every other slice
+        torch.testing.assert_close(seen[i, 1:], 2 * (group.var(dim=0, unbiased=False) + 1e-4).sqrt() - 1)
+    alike = torch.zeros(4, 1, 4, 4, requires_grad=True)
+    with_deviation(alike, 4).sum().backward()
+    assert with_deviation(alike, 4)[:, 1].max() < -0.97 and alike.grad.isfinite().all()
+
+
+def test_sharing_finds_the_number_of_directions_and_its_penalty_is_nothing_for_various_fakes_and_drives_alike_ones_apart():
+    img = torch.randn(6, 1, 8, 8)
+    detail = img - F.interpolate(F.avg_pool2d(img, 4), scale_factor=4, mode="bilinear")
+    h = [(x - detail.mean(dim=0)).flatten() for x in detail]
+    pairs = [(h[i] @ h[j]).item() ** 2 for i in range(6) for j in range(6) if i != j]
+    assert sharing(img).item() == pytest.approx(sum(pairs) / 30 / (sum((x @ x).item() for x in h) / 6) ** 2, rel=1e-4)
+    assert sharing(img[:2]).item() == pytest.approx(1)  # two centred slices are opposite
+    few, many = (torch.randn(256, k) @ torch.randn(k, 1024) for k in (2, 16))
+    assert sharing(few.reshape(256, 1, 32, 32)) > 3 * sharing(many.reshape(256, 1, 32, 32))
+    real, alike = torch.randn(8, 1, 16, 16), torch.randn(8, 1) @ torch.randn(1, 256)
+    alike = alike.reshape(8, 1, 16, 16).requires_grad_(True)
+    penalty, mean = participation_penalty(alike, real, torch.zeros(()))
+    assert mean == sharing(real) and penalty > 1 and participation_penalty(real, real, mean)[0] == 0
+    (gradient,) = torch.autograd.grad(penalty, alike)
+    assert participation_penalty(alike - gradient, real, mean)[0] < penalty
+    black = torch.zeros_like(real).requires_grad_(True)
+    assert torch.autograd.grad(participation_penalty(black, real, mean)[0], black)[0].isfinite().all()
+
+
+def noise(n=4):
+    return torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_movements_grey_and_cutout():
+    img, still = noise(), (torch.zeros(4, 2), torch.ones(4), torch.zeros(4))
+    torch.testing.assert_close(move(img, *still), img)
+    moved = move(img, torch.tensor([[2 / 16, 1 / 16]] * 4), *still[1:])
+    torch.testing.assert_close(moved[:, :, 1:, 2:], img[:, :, :-1, :-2])
+    assert (moved[:, :, 0] == -1).all() and (moved[..., :2] == -1).all()  # black comes in
+    turned = move(img, *still[:2], torch.full([4], math.pi / 2))
+    assert min((turned - torch.rot90(img, k, dims=[2, 3])).abs().max().item() for k in (1, 3)) < 1e-4
+    square = torch.full([1, 1, 16, 16], -1.0)
+    square[:, :, 6:10, 6:10] = 1
+    assert (move(square, torch.zeros(1, 2), torch.full([1], 2.0), torch.zeros(1)) > 0).sum() == pytest.approx(4 * 16, abs=4)
+    img = noise()
+    torch.testing.assert_close(grey(img, torch.full([4], 0.1), torch.full([4], 2.0)), img * 2 + 0.1)
+    struck = torch.tensor([True, False, True, False])
+    cut = cutout(img, struck, torch.full([4, 2], 0.5))
+    torch.testing.assert_close(cut[~struck], img[~struck])
+    assert (cut[struck] != img[struck]).sum(dim=[1, 2, 3]).tolist() == [9] * 2  # pixels / 16 within 1/8 of the middle
+    assert (cut[struck][:, :, 7:10, 7:10] == -1).all()
+
+
+def test_the_share_of_changed_slices_follows_p_and_gradients_of_gradients_pass():
+    torch.testing.assert_close(augment(noise(), 0.0), noise())
+    changed = (augment(noise(400), 0.1, draws(1)) != noise(400)).flatten(1).any(dim=1).float().mean()
+    assert changed == pytest.approx(1 - 0.9**6, abs=0.08)  # six operations
+    img = noise().requires_grad_(True)
+    (gradient,) = torch.autograd.grad((augment(img, 0.8, draws(0)) ** 3).sum(), img, create_graph=True)
+    gradient.square().sum().backward()
+    assert torch.isfinite(img.grad).all() and img.grad.abs().sum() > 0
+
+
+def test_dither_clamps_adds_up_to_one_grey_level_and_lets_gradients_only_back_in():
+    img = torch.linspace(-2, 2, 4000).reshape(1, 1, 40, 100)
+    moved = dither(img, draws(0)) - img.clamp(-1, 1)
+    assert moved.abs().max() <= 2 / 255 + 1e-6 and moved.abs().max() > 1.9 / 255 and abs(moved.mean()) < 0.1 / 255
+    x = torch.tensor([-1.5, -1.5, -1.05, 0.0, 1.05, 1.5, 1.5]).reshape(1, 1, 1, 7).requires_grad_(True)
+    push = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 1, 7)  # descent moves against it
+    (dither(x, draws(0)) * push).sum().backward()
+    assert x.grad.flatten().tolist() == [0.0, -1.0, 1.0, 1.0, -1.0, 1.0, 0.0]  # within the margin black may become blacker

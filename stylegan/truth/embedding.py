@@ -31,7 +31,7 @@ LEAST = 3  # slices of each kind that a map takes
 SURE = 0.05
 POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
 Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
-Groups = np.ndarray | None  # the person of each slice
+Group = np.ndarray | None  # the person of each slice
 
 
 def embed(
@@ -54,27 +54,29 @@ def embed(
 
         reducer = PCA(n_components=2, random_state=seed)
     else:
-        from umap import UMAP  # its first import takes up to a minute
-
         options = {"init": "spectral" if len(real) > 8 else "random", "n_jobs": 1}  # too few points have no spectrum
-        reducer = UMAP(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
+        reducer = _umap()(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
     with threadpool_limits(1):  # umap's compiler would leave torch with a thread for each core, however many it had
         if mode == "joint":
             return reducer.fit_transform(np.concatenate([real, fake])).astype(np.float32)
         return np.concatenate([reducer.fit_transform(real), reducer.transform(fake)]).astype(np.float32)
 
 
+def _umap() -> type:
+    """UMAP, which keeps what it compiles beside its source, as pynndescent does: 20 s once, and not in every process."""
+    import umap  # the very first time takes up to a minute
+
+    for function in [*vars(umap.umap_).values(), *vars(umap.utils).values(), *vars(umap.layouts).values()]:
+        if hasattr(function, "enable_caching"):
+            function.enable_caching()
+    return umap.UMAP
+
+
 # --- Tests among neighbours -----------------------------------------------------------------------------------------------
 
 
 def neighbour_mixing(
-    real: np.ndarray,
-    fake: np.ndarray,
-    k: int,
-    *,
-    permutations: int = 999,
-    real_groups: Groups = None,
-    fake_groups: Groups = None,
+    real: np.ndarray, fake: np.ndarray, k: int, *, permutations: int = 999, real_groups: Group = None, fake_groups: Group = None
 ) -> Chance:
     """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, the share of the other set.
 
@@ -103,7 +105,7 @@ def neighbour_mixing(
 
 
 def neighbour_agreement(
-    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, groups: Groups = None, permutations: int = 999
+    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, groups: Group = None, permutations: int = 999
 ) -> Chance:
     """How far neighbours in feature space [N, D] differ in some value [N]: a name (share of others) or a number (distance).
 
