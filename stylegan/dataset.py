@@ -154,6 +154,9 @@ def _label(images: np.ndarray, index: dict, joined: tables.Joined, seed: int) ->
         people, hidden = told, hidden if unnamed else ""
         warnings += [f"The table names no person for {len(unnamed)} images ({', '.join(unnamed[:3])})."] if unnamed else []
     labels, classes = tables.classes_of(index["labels"], joined)
+    changed = 0 if hidden else who.count_leaks(people, [classes[label] if label >= 0 else "" for label in labels])
+    sentence = "{} people have slices in several classes: right where a diagnosis changed, wrong where each class numbers its people anew."
+    warnings += [sentence.format(changed)] if changed else []
     leaks = who.count_leaks(people, folders)
     splits, said = who.choose_split(people, labels, folders, seed, classes, known=not hidden)
     warnings += said + ([hidden] if hidden else [])

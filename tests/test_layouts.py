@@ -11,7 +11,7 @@ from stylegan.data.layouts import recognise
 from stylegan.data.subjects import FOUR_CLASSES, count_leaks, split_by_subject
 
 PEOPLE = range(12)
-DATES = ("2006-04-18_08_20_30.0", "2007-05-11_09_01_00.0")
+DATES = ("2006-04-18_08_20_30.0", "11.05.2007")
 ADNI, OASIS3 = "{i:03d}_S_{n:05d}", "OAS3{i:04d}"
 SERIES, T1S = "MPR__GradWarp__B1_Correction__N3__Scaled", "t1,t1ce,t2,flair,seg"
 CUT = {"NonDemented": 40, "VeryMildDemented": 28, "MildDemented": 11, "ModerateDemented": 0}  # the published upload's
@@ -58,23 +58,26 @@ KNOWN = {
     "IXI": ("IXI-{s}/IXI{i:03d}-Guys-08{i:02d}-{s}.nii.gz", "", "T1,T2,PD"),
     "LGG of Kaggle": ("kaggle_3m/TCGA_CS_{i:04d}_1996{j:02d}09/TCGA_CS_{i:04d}_1996{j:02d}09_{k}{s}.tif", "", ",_mask"),
     "MIRIAD": ("miriad_1{j:02d}/miriad_1{j:02d}_AD_M_0{v}_MR_1/miriad_1{j:02d}_AD_M_0{v}_MR_1.nii", "", ""),
-    "PPMI": ("PPMI/3{i:03d}/MPRAGE_GRAPPA/{d}/I{image}/PPMI_3{i:03d}_MR_MPRAGE_br_raw_20110511_1_S104950_I{image}.nii", "", ""),
-    "UK Biobank": ("1000{i:03d}_20252_{v}_0/T1/T1_brain.nii.gz", "", ""),
+    "PPMI": ("PPMI_3{i:03d}_MR_{s}_br_raw_20110511123456789_1_S104950_I{image}.nii", "", "MPRAGE_GRAPPA,Sag_3D_T1"),
+    "UK Biobank": ("1000{i:03d}_20252_{v}_0/T1/{s}.nii.gz", "", "T1_brain,T1,T1_unbiased_brain,T1_brain_to_MNI"),
     "nnU-Net": ("imagesTr/BRATS_{i:03d}_000{v}.nii.gz", "", ""),
     "nnU-Net in 2-D": ("imagesTr/brain_{i:02d}_slice_{k:03d}.nii.gz", "", ""),
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
     "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
-    "strange visits": ("{s}/P{j:02d}/{k}.png", "", "first,second"),
+    "strange visits": ("{s}/P{j:02d}/{k}.png", "", "early,late"),
     "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
     "a class of each slice": ("patient{j}/{s}/{k}.png", "", "left,right"),
-    "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "young,old", ""),
-    "dates in names": ("{d}_P{j:02d}_{k}.png", "", ""),
+    "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "label_0,label_1", ""),
+    "CycleGAN": ("{split}{c}/P{j:02d}_{k}.png", "A,B", ""),
+    "sites": ("site_{v}/{c}/center_{v}/00{n}/{k}.png", "AD,CN", ""),
     "splits and capitals": ("{split}ing Set/{c}/Subject_{j}/T1/Slice_{k:03d}.PNG", "Ad,NC", ""),
-    "visits S1": ("P{j:02d}_S{v}_slice_{k}.png", "", ""),
+    "dates and visits": ("{d}_P{j:02d}_S{v}_{s}_{k}.png", "", "left,second,resized_gray"),
     "numbers and visits": ("{i:04d}_{v}/T1.nii.gz", "", ""),
     "GRAPPA": ("P{j:02d}/t1_mpr_ns_sag_pat2_iso_{v}.nii.gz", "", ""),
     "longitudinal FreeSurfer": ("P{j:02d}_tp{v}.long.P{j:02d}_base/mri/T1.mgz", "", ""),
-    "spaces, quotes, Unicode": ("{c}/größe q\"uo'te {j}_слой_slice_{k}.png", "AD,NC", ""),
+    "spaces, quotes, Unicode": ("{c}_{split}/größe q\"uo'te {j}_слой_slice_{k}.png", "AD,NC", ""),
+    "a folder per level": ("{c}/slice_{k}/P{j:02d}.png", "AD,CN", ""),
+    "a folder per level, by number": ("{k}/P{j:02d}.png", "", ""),
     "a folder called sub-sampled": ("sub-sampled/{c}/patient{j}_slice_{k}.png", "AD,CN", ""),
 }  # fmt: skip
 
@@ -88,7 +91,7 @@ def test_people_and_classes_are_told(kind):
     assert kind == "a class of each slice" or all(item.label == files[item.file][1] for item in found.items)
     splits, _ = split_by_subject([item.subject for item in found.items], [0] * len(found.items))
     assert count_leaks([str(files[item.file][0]) for item in found.items], splits) == 0
-    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair)[._]"
+    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair|to_mni|unbiased_brain)[._]"
     assert not [item.file for item in found.items if re.search(other, item.file, re.I)]
 
 
@@ -101,8 +104,7 @@ def test_nobody_is_in_two_splits_whatever_the_names(person):
     endings = ("/{k}.png", "/slice_{k}.jpg", "_slice_{k}.png", "/t1.nii.gz", "_T1w.nii", ".mgz")
     for number, (visit, ending) in enumerate(itertools.product(visits, endings), WHO.index(person)):
         classes = ("", "lepton,quark")[number % 2]  # any two of person, visit, ending and classes meet
-        # Else the file's name tells nothing and repeats in every folder.
-        if ending.startswith("/") or not visit.startswith("/"):
+        if ending.startswith("/") or not visit.startswith("/"):  # else the name tells nothing and repeats in every folder
             files = tree(("{c}/" if classes else "") + person + visit + ending, classes)
             found = read(files)
             check_people(found, files)
@@ -113,11 +115,10 @@ UNKNOWN = {  # kinds that do not say who is who: pattern, classes, what surely b
     "pictures": ("img_{i}_{v}{k}.jpg", "", ""),
     "tumours of Kaggle": ("{split}ing/{c}/Tr-{c:.2}_00{i:02d}{v}.jpg", "glioma,notumor", ""),
     "UQ ADNI": ("AD_NC/{split}/{c}/{image}_{k}.jpeg", "AD,NC", "{image}"),
-    "image ids": ("{c}/I{image}/{k}.png", "AD,CN", "{c}/I{image}"),
+    "image ids": ("{c}/I{image}/1.2.840.113619.2.{v}/{k}.png", "AD,CN", "{c}/I{image}"),
     "numbered scans": ("scan_{i:02d}{v}.nii.gz", "", ""),
     "dcm2niix": ("OUT/ADNI_MP-RAGE_200{v}04{j:02d}082030_{v}.nii.gz", "", ""),
     "class and image": ("{c}/{c}_I{image}_slice_{k}.png", "AD,CN", "{image}"),
-    "a folder per level": ("slice_{k}/P{j:02d}.png", "", ""),
     "hashes": ("{i:08d}-4e5f-4a5b-8c9d-{v:06d}{k:06d}.png", "", ""),
 }
 
@@ -143,9 +144,10 @@ SMALL = {  # what is special: files, (people, None where they are hidden), class
     "subsets": ([f"subset{s}/P{s}{p}_slice_1.png" for s in range(4) for p in range(6)], 24, ""),
     "counters": ([f"{c}/brain-MRI-{i:04d}.png" for c in ("AD", "CN") for i in range(20)], None, "AD CN"),
     "shards": ([f"0000{i % 2}/img{i:08d}.png" for i in range(20)], None, ""),
+    "numbered classes": ([f"{s}/{c}/{i}.png" for s in ("train", "test") for c in range(4) for i in range(9)], None, "0 1 2 3", "train test"),
+    "folds": ([f"fold_{n}/{'test' if p % 3 == n else 'train'}/{'AC'[p % 2]}/P{p:02d}_1.png" for n in range(3) for p in range(12)], 12, "A C", "train test"),
     "twelve folders": (tree("{j}/slice_{k}.png"), 12, ""),
     "few folders": ([f"{p}/slice_{k}.png" for p in range(1, 7) for k in (60, 61)], 6, ""),
-    "one folder": (tree("brains/s{j:02d}_slice_{k}.png"), 12, ""),
     "people numbered anew": ([f"{c}/patient_{i:02d}/{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)], 16, "AD CN"),
     "a class called test": ([f"{c}/OAS1_{n}00{i}_MR1_slice_1.png" for n, c in enumerate(("test", "control")) for i in range(4)], 8, "test control"),
     "cases by class": ([f"{c}/case_{i:03d}_slice_{k}.png" for c in ("AD", "CN") for i in range(8) for k in range(3)], 16, "AD CN"),
@@ -168,7 +170,7 @@ def test_contrasts_are_left_out_by_name_unless_asked_for():
     assert all("FLAIR" in item.file for item in read(files, contrast="flair").items)
     with pytest.raises(ValueError, match=r"contrast is 'PD'.*there are FLAIR, T1, T2"):
         read(files, contrast="PD")
-    only = read(tree("sub-{j:02d}_T2w.nii.gz"))
+    only = read(tree("sub-{j:02d}_{s}.nii.gz", "", "T2w,gtv,wmh"))
     assert len(only.items) == 12 and "contrast T2 is used" in only.warnings[0]
     counted = [f"Training/{name}/Tr-{name[:2]}_000{k}.jpg" for name in ("glioma", "notumor") for k in range(8)]
     assert len(read(counted).items) == 16  # numbers of pictures are no contrasts

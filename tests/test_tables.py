@@ -17,15 +17,15 @@ def joined(tmp_path, content, scans, images=None):
 
 
 def test_columns_damage_and_doubts(tmp_path):
-    rows = ["Subject ID,Sex,nWBV,MMSE,Note", "OAS1_0001,F,0.743,29,fine", "OAS1_0002_MR1,M,823,28,", "OAS1_0003_MR1,F,0.0.71,30,x",
-            "OAS1_0004_MR1,F,0.708,,", "OAS1_0004_MR1,M,0.9,1,", ",M,0.7,30,", *(f"OAS1_{n:04d}_MR1,M,0.7,27," for n in range(5, 12))]  # fmt: skip
+    rows = ["Subject ID,Sex,nWBV,MMSE,CDR,Note", "OAS1_0001,F,0.743,29,0,fine", "OAS1_0002_MR1,M,823,28,5,", "OAS1_0003_MR1,F,0.0.71,30,-1,x",
+            "OAS1_0004_MR1,F,0.708,-4,2,#N/A", "OAS1_0004_MR1,M,0.9,1,,", ",M,0.7,30,,", *(f"OAS1_{n:04d}_MR1,M,0.7,27,1," for n in range(5, 12))]  # fmt: skip
     found = joined(tmp_path, "\n".join(rows), [f"OAS1_{n:04d}_MR1" for n in (1, 2, 3, 4, 5, 99)])
     np.testing.assert_array_equal(found.columns["nWBV"], [0.743, np.nan, np.nan, 0.708, 0.7, np.nan])
-    np.testing.assert_array_equal(found.columns["MMSE"], [29, 28, 30, np.nan, 27, np.nan])
-    assert list(found.columns["Sex"]) == ["F", "M", "F", "F", "M", ""] and found.columns["Note"][0] == "fine"
-    said = " ".join(found.warnings)
-    doubts = ("2 damaged values in nWBV", "1 ids occur twice", "1 rows without an id", "no row for 1 of 6")
-    assert all(text in said for text in doubts)
+    known = [found.columns["MMSE"], found.columns["CDR"]]
+    np.testing.assert_array_equal(known, [[29, 28, 30, np.nan, 27, np.nan], [0, np.nan, np.nan, 2, 1, np.nan]])
+    assert list(found.columns["Sex"]) == ["F", "M", "F", "F", "M", ""] and "#N/A" not in found.columns["Note"]
+    doubts = "2 damaged values in nWBV|CDR are taken as unknown (5, -1)|1 ids occur twice|1 rows without an id|row for 1 of 6"
+    assert all(doubt in " ".join(found.warnings) for doubt in doubts.split("|"))
 
 
 @pytest.mark.parametrize("content", [
@@ -70,16 +70,16 @@ def test_the_adni_search_table_is_joined_by_whichever_id_fits(tmp_path, by):
     assert by == "Subject" or list(found.people) == people
 
 
-@pytest.mark.parametrize(("written", "scan"), [("50772", "sub-0050772"), ("01", "sub-01"), ("sub-01", "sub-01"), ("oas1_0001", "OAS1_0001_MR1"),
+@pytest.mark.parametrize(("written", "scan"), [("50772", "sub-0050772"), ("1.0", "sub-01"), ("sub-1", "sub-1"), ("P-7", "P007"), ("oas1_0001", "OAS1_0001_MR1"),
                                                ("002_S_0295", "002_S_0295"), ("OAS30001_MR_d0129", "OAS30001_MR_d0129"), ("I45108", "45108")])  # fmt: skip
 def test_ids_are_the_same_however_they_are_written(tmp_path, written, scan):
-    assert joined(tmp_path, f"participant_id,age\n{written},7\nnobody,8\n", [scan]).columns["age"][0] == 7
+    assert joined(tmp_path, f"SUB_ID,age\n{written},7\nnobody,8\n", [scan]).columns["age"][0] == 7
 
 
 def test_groups_become_classes_from_healthy_to_ill_and_one_is_none(tmp_path):
     people = [f"OAS1_{n:04d}" for n in range(8)]
     groups = ("Demented", "Nondemented", "Converted", "demented") * 2
-    table = "\n".join(["Subject ID,Group", *map(",".join, zip(people, groups, strict=True))])
+    table = "\n".join(["Subject ID,Label,Group", *(f"{who},{label},old" for who, label in zip(people, groups, strict=True))])
     labels, classes = classes_of([""] * 8, joined(tmp_path, table, people))
     assert classes == ("Nondemented", "Converted", "Demented") and labels.tolist() == [2, 0, 1, 2] * 2
     labels, classes = classes_of([""] * 4, joined(tmp_path, table, people[:1] * 4))
@@ -87,8 +87,7 @@ def test_groups_become_classes_from_healthy_to_ill_and_one_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    (b"subject,age\nnobody,3\n", r"None of the ids in .*t\.csv"), (b"name,age\nx,3\n", "no column of ids"), (b"", "is empty"),
-    (b"PK\x03\x04xl", r"Excel.*\.csv"),
+    (b"subject,age\nnobody,3\n", r"None of the ids in .*t\."), (b"name,age\nx,3\n", "no column of ids"), (b"", "is empty"), (b"PK\x03\x04xl", r"Excel.*\.csv"),
 ])  # fmt: skip
 def test_a_table_that_is_none_or_does_not_belong(tmp_path, content, says):
     (tmp_path / "t.csv").write_bytes(content)

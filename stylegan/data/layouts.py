@@ -25,8 +25,7 @@ TITLES = {
     "oasis1-volumes": 'OASIS-1 volumes "{}"', "nifti": 'NIfTI volumes "{}"',
 }  # fmt: skip
 UQ_OASIS = re.compile(
-    r"(?:^|/)(?:(?:keras_png_slices_)?(train|val\w*|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + who.PICTURE, re.I
-)
+    r"(?:^|/)(?:(?:keras_png_slices_)?(train|val\w*|test)/)?case_(\d+)_slice_(\d+)(?:\.nii)?" + who.PICTURE, re.I)  # fmt: skip
 HIDDEN = (
     "The names do not tell which pictures show the same person: one person may be in training and in test, and held-out scores may be too "
     "good. Name the files <subject>_slice_<level>, give each person a folder, or name a table of file and subject (--subjects CSV)."
@@ -41,7 +40,11 @@ HIDDEN_FOUR = (
 )
 IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<slice>
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
+LEVEL_FOLDER = re.compile(  # folders of levels that hold a file of each person: slice_60/P00, 60/NC_01; else 60 may be somebody
+    rf"(?:(?:slices?|level|z)[-_ ]?(\d{{1,3}})/[^\d/]+|(\d{{1,3}})/(?:pt?|{who.CLASS_NAME.pattern})[-_ ]?)\d+", re.I)  # fmt: skip
 SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
+SPLIT, CLASS = r"(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)", f"([AB]|{who.CLASS_NAME.pattern})"
+FUSED = re.compile(rf"(?<![^/])(?:{SPLIT}[-_ ]?{CLASS}|{CLASS}[-_ ]{SPLIT})(?=/)", re.I)  # trainA, CN_test
 SHARD = re.compile(r"0\d{4}|(?:shard|chunk|subset|fold|batch|disc|disk|part|archive|bin)[-_ ]?\d+", re.I)
 # No collection's id, though `find_id` finds it.
 COUNTER = re.compile(r"(?:subj?|subject|pat|patient|participant|person|volunteer|case|pid|ptid)[-_]\D{0,3}\d{1,3}", re.I)
@@ -149,11 +152,15 @@ class Tree:
 
     def __init__(self, names: Sequence[str], volumes: bool):
         self.names, self.volumes = list(names), volumes
-        parts = [plain(name).split("/")[:-1] for name in names]
+        parts = [FUSED.sub(r"\1\4/\2\3", plain(name)).split("/")[:-1] for name in names]
+        self.stems = [stem(name) for name in names]
+        found = [part and LEVEL_FOLDER.fullmatch(f"{part[-1]}/{base}") for part, base in zip(parts, self.stems, strict=True)]
+        if all(found) and len(self.stems) >= 2 * len(set(self.stems)):
+            parts = [part[:-1] for part in parts]
+            self.stems = [f"{base}_slice_{m[1] or m[2]}" for base, m in zip(self.stems, found, strict=True)]
         shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))]
         self.shared = "/".join(shared)
         self.parts = [part[len(shared) :] for part in parts]
-        self.stems = [stem(name) for name in names]
         self.ids = [find_id("/".join([*part, base])) for part, base in zip(self.parts, self.stems, strict=True)]
         depths = range(max(map(len, self.parts), default=0))
         splits = [d for d in depths if all(map(split_name, self.folders(d)))]
@@ -187,7 +194,7 @@ class Tree:
         names = self.folders(depth)
         if len(names) > 10 or sum(bool(find_id(name)[0]) for name in names) > len(names) / 2:
             return True
-        if self._holds_people(depth):
+        if all(map(is_class_name, names)) or self._holds_people(depth):  # site_1 and site_2, or few folders of many people
             return False
         # 0, 1, 2 are classes; 1, 2, 3 people where each has the same levels.
         if all(re.fullmatch(r"\d", name) for name in names):
@@ -207,6 +214,7 @@ class Tree:
     def find_class(self) -> int | None:
         """The level of classes: few names that each hold several people, the names known for it first."""
         known = [d for d in self.open if all(map(is_class_name, self.folders(d)))]
+        known.sort(key=lambda d: all(re.search(r"\d", name) for name in self.folders(d)))  # AD and CN before site_1 and site_2
         innermost = next((d for d in self.open if self.people_like(d)), max(self.open, default=0) + 1)
         for d in [*known, *(d for d in self.open if d not in known and d < innermost)]:
             names = self.folders(d)
@@ -215,12 +223,13 @@ class Tree:
             if d in known and not any(find_id(name)[0] for name in names):
                 return d
             inner = self.at(next((deeper for deeper in self.open if deeper > d), None))
-            bases = map(core, self.stems) if self.volumes else self.stems
+            bases = list(map(core, self.stems)) if self.volumes else self.stems
             people = [told[0] or folder or base for told, folder, base in zip(self.ids, inner, bases, strict=True)]
             owners = _gather(zip(self.at(d), people, strict=True)).values()
             everybody = Counter(one for some in owners for one in some)
             several = sum(len(some) > 1 for some in owners)
-            if 2 * several >= len(names) and 2 * sum(n > 1 for n in everybody.values()) < len(everybody):
+            counted = "0" in names and not any(inner) and all(map(str.isdecimal, [*names, *bases]))  # 0/1.png, 1/1.png
+            if 2 * several >= len(names) and (counted or 2 * sum(n > 1 for n in everybody.values()) < len(everybody)):
                 return d
         return None
 

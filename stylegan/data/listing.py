@@ -17,10 +17,10 @@ from stylegan.files import read_json
 
 TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls")
 # Words of folders and names, and further ones of volumes' names.
-LABELS = re.compile(r"(?:msk|seg|[fad]seg|labels?|masks?|annot\w*|segmentations?|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)
+LABELS = re.compile(r"(?:msk|[fad]?seg|labels?|masks?|annot\w*|segmentations?|[gcp]tv|gt|ground_?truth)\d*(?:tr|ts|va)?", re.I)
 LABEL_VOLUMES = re.compile(
-    r"aparc|parc|labelmap|probseg|tissue|lesions?|pveseg|pve\d?|atlas|wmparc|ribbon|roi|biasfield|filled|wm|csf|gm|probtissue|lh|rh|onehot|dist|def|xfm|"
-    r"warp", re.I)  # fmt: skip
+    r"(?:a|wm)?parc|labelmap|prob(?:seg|tissue)|tissue|lesions?|pve(?:seg|\d)?|atlas|ribbon|roi|biasfield|filled|wmh?|csf|gm|lh|rh|onehot|dist|def|xfm|warp",
+    re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
 # The marks of SPM and CAT12 before the name of the scan that they worked on.
 SPM = re.compile(r"(^|/)(?:mri/)?(?:s?m?w?r?[cp][0-6](?:r|a)?|i?y_|w?mi?|m?w|r|s)(?=[^/]+$)")
@@ -126,7 +126,8 @@ def _kind(name: str, folded: set[str]) -> str:
         return "not an image"
     if volume and (scan := SPM.sub(r"\1", name.casefold())) != name.casefold() and scan in folded:
         return "written by SPM"
-    words, folders = re.split(r"[^A-Za-z0-9]+", stem(name)), re.split(r"[\W_]+", plain(name).rpartition("/")[0])
+    above = re.sub(r"(?<![^/])label[-_ ]\d+(?=/)", "", plain(name), flags=re.I)  # label_0 and label_1 are classes
+    words, folders = re.split(r"[^A-Za-z0-9]+", stem(name)), re.split(r"[\W_]+", above.rpartition("/")[0])
     label = any(map(LABELS.fullmatch, [*words, *folders])) or (volume and any(map(LABEL_VOLUMES.fullmatch, words)))
     label = label or "groundtruth" in re.sub(r"[\W_]", "", name.casefold())
     masked = any(map(MASK_END.search, words)) and not base.endswith((".mgz", ".mgh"))  # FreeSurfer's brainmask is a head
@@ -194,17 +195,17 @@ def _place(name: str) -> str:
 def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
     """Of the raw, registered, stripped... versions of one scan the last; of OASIS-1's scans the brain in atlas space.
 
-    Repeats of a scan are no versions of it: they stay.
+    Repeats of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken.
     """
-    versions = "|".join((*STAGES, "orig", "raw", "affine", "mni", "aligned", "acpc", "dc"))
-    groups: dict[str, list[str]] = defaultdict(list)
+    versions = "|".join((*STAGES, r"orig|raw|affine|mni|aligned|acpc|dc|to|unbiased|defaced|(?:space|desc|res)-\w+?"))
+    groups = defaultdict(list)
     for name in [name for name in names if not re.search(r"(^|/)(derivatives|sourcedata)/", plain(name), re.I)] or names:
         scan = find_id(plain(name))[1] if name.lower().endswith((".hdr", ".img")) else ""
         folder = str(Path(plain(name)).parent)
-        rest = re.sub(rf"(?<![A-Za-z0-9])(?:{versions}|T1w?)(?![A-Za-z0-9])|[-_]+", "", stem(name), flags=re.I)
-        freesurfer = name.lower().endswith((".mgz", ".mgh"))
-        groups[scan if "_MR" in scan else folder if freesurfer else f"{folder}/{rest}"].append(name)
-    kept = {name for group in groups.values() for name in group if _rank(name) == min(map(_rank, group))}
+        rest = re.sub(rf"[-_]*(?<![A-Za-z0-9])(?:{versions}|T1w?)(?![A-Za-z0-9])", "", stem(name), flags=re.I)
+        key = scan if "_MR" in scan else folder if name.lower().endswith((".mgz", ".mgh")) else f"{folder}/{rest}"
+        groups[key].append(((_rank(name), 0 if key in (scan, folder) else len(name)), name))
+    kept = {name for group in groups.values() for rank, name in group if rank == min(group)[0]}
     left_out[ANOTHER] += sorted(set(names) - kept)
     return [name for name in names if name in kept]
 

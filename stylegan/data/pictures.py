@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"})
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"})
 FOREGROUND = 16 / 255  # of white: above JPEG ringing, below the faintest cortex
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decoder is started: PostScript would run a program
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
@@ -51,7 +51,7 @@ def read_picture(path: Path) -> np.ndarray:
             if deep is not None:
                 return deep
             image.load()
-            return _to_grey(image)
+            return _to_grey(ImageOps.exif_transpose(image))  # some writers turn a picture by a note in it
     except LeftOut:
         raise
     except Image.DecompressionBombError:

@@ -31,6 +31,7 @@ IDS = {  # the ids that public collections give to people, and how they are writ
     r"(BraTS\d{2,4}(?:_(?:2013|[A-Z][A-Z0-9]*))?_(?:\d+|[A-Z]{3}))(?![A-Z0-9])": "{}",  # BraTS2021_00007, Brats18_CBICA_AAM_1
     r"(?<!\d)(\d{7})_\d{5}_\d_\d(?!\d)": "{}",  # UK Biobank: person, field, visit, repeat
     r"(?<![A-Z0-9])(miriad_\d{3}|HC[ADP]\d{7}|A\d{8})(?!\d)": "{}",
+    r"(?<![A-Z0-9])(?:PPMI|AIBL)_(\d+)_MR(?![A-Z0-9])": "{}",  # as LONI calls files
     r"(?<![A-Z0-9])sub-((?=[A-Z]*\d)[A-Z0-9]+)": "sub-{}",  # BIDS; without a digit (sub-sampled) it may be any word
     r"(?<![A-Z])(sub(?!set)j?(?:ect)?|patient|(?<!sag.)(?<!tra.)(?<!cor.)(?<!iso.)(?<!rage.)pat|participant|person|volunteer|case|pid|ptid)[-_ ]?"
     r"(?:id[-_ ]?)?([A-Z]{0,3}\d+)(?![A-Z0-9])": "{}_{}",  # t1_mpr_sag_pat2 is Siemens' GRAPPA factor
@@ -49,9 +50,9 @@ NOISE = re.compile("(?<![A-Za-z0-9])(?:" + "|".join((
     r"(?:ses|acq|desc|space|rec|run|task|dir|res|den|echo|part|inv|ce|mod)-[A-Za-z0-9.+]+",
     r"(?:session|sess|ses|visit|vis|run|scan|series|mpr|mprage|anat|rest|tp|timepoint|time|wave|year|yr|month|mon|week|wk|day|fu|follow[-_ ]?up|"
     r"repeat|rep|acq|mr|exam|study|v|m|y)[-_ ]?\d+(?:\.\d+)?",
-    r"(?:19|20)\d\d[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d(?:[-_T ]\d\d[-_:]?\d\d[-_:]?\d\d(?:\.\d+)?)?",
-    r"I\d{4,}|S\d{5,}|d\d{4}|br|\d{12,}|baseline|base|bl|sc|screening|follow[-_ ]?up|pre|post|retest|test|repeat|mr|ses|session|axial|ax|sag|sagittal|cor|"
-    r"coronal|tra|2d|3d|gre|anat|struct(?:ural)?",
+    r"(?:19|20)\d\d[-_.]?(?:0\d|1[0-2])[-_.]?[0-3]\d(?:[-_T ]\d\d[-_:]?\d\d[-_:]?\d\d(?:\.\d+)?)?|[0-3]?\d[-.][0-3]?\d[-.](?:19|20)\d\d",
+    r"I\d{4,}|S\d{5,}|d\d{4}|br|\d{12,}|\d+(?:\.\d+){5,}|baseline|base|bl|sc|screening|follow[-_ ]?up|pre|post|retest|test|repeat|mr|ses|session|"
+    r"first|second|third|axial|ax|sag|sagittal|cor|coronal|tra|left|right|resized?|crop(?:ped)?|gr[ae]y|2d|3d|gre|anat|struct(?:ural)?",
     r"(?:aug(?:mented)?|rot(?:ated?)?|[hv]?flip(?:ped)?|mirror(?:ed)?|zoom|shift|nois[ey]|copy)[-_ ]?\d*",  # copies of a slice
     rf"(?:{'|'.join(CONTRASTS.values())})(?P<n>[-_ ]\d\d?)?",
     r"t88|masked|gfc|sbj|111|aligned|norm|orig|raw|rawavg|skull|strip(?:ped)?|brain|brainmask|bet|restore|preproc|acpc|dc|nu|n[34]|scaled|gradwarp|b1|"
@@ -67,15 +68,15 @@ HEALTHY_TO_ILL = (  # the known order of classes, as patterns on names without s
     "verymild(?:dement\\w*)?", "mild(?:dement\\w*)?", "moderate(?:dement\\w*)?", "severe(?:dement\\w*)?", "demented", "ad|alzheimers?(?:disease)?", "yes",
 )  # fmt: skip
 CLASS_NAME = re.compile("|".join(HEALTHY_TO_ILL) + (
-    r"|patients?|sick|ill|(?:ab)?normal|disease\w*|dement\w*|tumou?rs?|glioma\w*|meningioma\w*|pituitary\w*|[hl]gg|positive|negative|males?|females?|"
-    r"young|old|elderly|(?:class|grade|stage|group|label|cdr|type|category|cohort)[\d.a-z]{1,4}|asd|td|tdc|adhd|pd|ms|ftd|stroke"), re.I)  # fmt: skip
+    r"|patients?|sick|ill|(?:ab)?normal|disease\w*|dement\w*|tumou?rs?|glioma\w*|meningioma\w*|pituitary\w*|[hl]gg|positive|negative|(?:fe)?males?|young|old|"
+    r"elderly|(?:class|grade|stage|group|label|cdr|type|category|cohort|site|center|centre)[\d.a-z]{1,4}|asd|td|tdc|adhd|pd|ms|ftd|stroke"), re.I)  # fmt: skip
 SPLIT_NAMES = {"train": "train", "training": "train", "tr": "train", "trn": "train", "validate": "val", "validation": "val", "valid": "val",
                "val": "val", "va": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test", "tst": "test"}  # fmt: skip
 WRAPPER = re.compile(
     r"(?:(?:keras|png|jpe?g|tiff?|nii|nifti|gz|slices?|images?|imgs?|pictures?|pics?|dataset|data|raw\w*|(?:un|pre)?processed|proc|orig\w*|volumes?|scans?|mri?s?|"
     r"brains?|heads?|oasis\d?|adni\d?|brats\d*|miccai|asnr|gli|challenge|anat|func|dwi|perf|fmap|axial|coronal|sagittal|[23]d|all|output|export|files|derivatives|"
     r"rawdata|sourcedata|skull\w*|subjects|patients|people|persons|cropped|resized|normali[sz]ed|registered|"
-    r"(?:slices?|level|axial|z)[-_ ]?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
+    r"(?:slices?|level|axial|z|fold|shard|chunk)[-_ ]?\d+|\d+px|\d+x\d+)[\W_]*)+", re.I)  # fmt: skip
 SERIES = re.compile(
     r"(?<![a-z])(?:mp-?rage|mpr|ir-?[f]?spgr|fspgr|gradwarp|b1|n3|scaled|localizer|accelerated|t1w?|t2w?|flair)(?![a-z0-9])", re.I)  # fmt: skip
 
@@ -182,7 +183,7 @@ def people_of(slices: SliceDataset) -> np.ndarray:
 
 # -------------------------------------------------------------------------------------------- the four-class upload of OASIS-1
 
-PICTURE = r"\.(?:png|jpe?g|bmp|gif|tiff?|webp|pgm)$"
+PICTURE = r"\.(?:png|jpe?g|jfif|bmp|gif|tiff?|webp|pgm)$"
 FOUR_CLASS = re.compile(
     r"(?:^|/)(?P<folder>train|test)/(?P<label>NonDemented|VeryMildDemented|MildDemented|ModerateDemented)/"
     r"(?:[a-z]+(?P<number>\d+)|(?P<level>\d+)(?: ?\((?P<subject>\d+)\))?)" + PICTURE, re.I)  # fmt: skip

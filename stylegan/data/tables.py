@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
                "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
-ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id",
-              "subject", "subject id", "subjectid", "participant id", "patient id", "patient", "ptid", "person", "rid", "id")  # fmt: skip
+ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id", "subject",
+              "subject id", "subjectid", "sub id", "participant id", "patient id", "patient", "ptid", "patno", "oasisid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
-CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class")
+CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class", "label")
 CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented", 3.0: "SevereDemented"}
-BLANK = ("", "na", "n/a", "nan", "none", "null", "-", ".", "?")
+BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "unknown", "missing", "-", ".", "?")
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -42,13 +42,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
     data = path.read_bytes()
     if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
         raise ValueError(f"{path} is an Excel file; save it as .csv in Excel or LibreOffice and give that.")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = data.decode("utf-16", "replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252", "replace")
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("utf-16" if wide else "cp1252", "replace")
     text = re.sub("\r\n?", "\n", text.replace("\0", ""))  # Excel for Mac ends lines with \r alone
     told = re.match(r'\s*"?sep=(.)"?\s*\n', text, re.I)  # Excel's own first line
     text = text[told.end() :] if told else text
@@ -62,12 +60,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
                            index_col=False, on_bad_lines=lambda cells: cells[:width])  # fmt: skip
     except Exception as error:  # whatever a file that is no table makes the reader stumble over
         raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
-    rows = rows.fillna("").astype(str).apply(lambda column: column.str.strip())
-    rows = rows.apply(_without_groups) if separator == "," else rows
+    rows = rows.fillna("").astype(str).apply(_cleaned, thousands=separator == ",")
     if not _named(rows, ID_COLUMNS):
         there = ", ".join(map(str, rows.columns))
         raise ValueError(f"{path} has no column of ids; name one 'subject' or 'ID' (columns: {there}).")
-    return rows.mask(rows.map(lambda cell: cell.lower() in BLANK), "")
+    return rows
 
 
 def _named(rows: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
@@ -76,10 +73,13 @@ def _named(rows: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
     return [have[name] for name in wanted if name in have]
 
 
-def _without_groups(column: pd.Series) -> pd.Series:
-    """The column, without its commas where all of them part thousands, as in "1,987": a decimal comma would make that 1.987."""
-    cells = column[column.str.contains(",", regex=False)]
-    return column.str.replace(",", "") if cells.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?").all() else column
+def _cleaned(column: pd.Series, thousands: bool) -> pd.Series:
+    """The cells, '' where unknown (-4 and -9999 too, where no other number is negative); ``thousands``: 1,987 without its comma."""
+    column = column.str.strip()
+    grouped = column[column.str.contains(",", regex=False)].str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?").all()
+    negative = column.str.match(r"-\d")
+    coded = negative & column[negative].str.fullmatch(r"-(?:4|9{1,4})(?:[.,]0+)?").all()
+    return (column.str.replace(",", "") if thousands and grouped else column).mask(column.str.lower().isin(BLANK) | coded, "")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]]) -> Joined | None:
     if unmatched:
         warnings.append(f"there is no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
     people = next((name for name in _named(rows, PERSON_COLUMNS) if name != key and rows[name].nunique() > 3), None)
-    classes = next((name for name in _named(rows, CLASS_COLUMNS) if name != key), None)
+    classes = next((name for name in _named(rows, CLASS_COLUMNS) if name != key and len(set(rows[name]) - {""}) > 1), None)
     others = [name for name in rows.columns if name not in (key, people) and name.strip()]
     columns = {name: _column(rows[name], at, warnings) for name in others}
     taken = {name: rows[name].reindex(at, fill_value="").to_numpy(str) for name in (people, classes) if name}
@@ -186,16 +186,15 @@ def _match(ids: Sequence[str], keys: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def normal(value: str) -> str:
-    """Ids compare without case and endings, and ADNI's image ids with or without their I."""
+    """Ids compare without case, endings and Excel's ".0", and ADNI's image ids with or without their I."""
     folder, slash, value = plain(value.strip().lower()).rpartition("/")
     value = folder + slash + (stem(value) if re.search(r"\.[a-z]{3,4}(\.gz)?$", value) else value)
-    return value[1:] if re.fullmatch(r"i\d+", value) else value
+    return re.sub(r"^(?:i(\d+)|(\d+)\.0)$", r"\1\2", value)
 
 
 def _bare(value: str) -> str:
-    """The person in an id, without `sub-` and leading zeros: participant_id 50772 is sub-0050772."""
-    who = person(find_id(value)[0] or value).lower().removeprefix("sub-")
-    return who.lstrip("0") or who if who.isdigit() else who
+    """The person in an id, without `sub-`, leading zeros and signs: participant_id 50772 is sub-0050772, P-7 is P007."""
+    return re.sub(r"^sub[-_]|(?<=[a-z])[\W_]+(?=\d)|(?<!\d)0+(?=\d)", "", person(find_id(value)[0] or value).lower())
 
 
 def _column(cells: pd.Series, at: np.ndarray, warnings: list[str]) -> np.ndarray:
@@ -210,6 +209,7 @@ def _column(cells: pd.Series, at: np.ndarray, warnings: list[str]) -> np.ndarray
     numbers = pd.to_numeric(points, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     if not filled.any() or numbers.notna().sum() < 0.8 * filled.sum():
         return cells.reindex(at, fill_value="").to_numpy(str)
+    numbers = numbers.where(numbers.isin(CDR_CLASSES) | (cells.name.strip().upper() != "CDR"))  # 5, 9, -1: unknown
     decimal = cells.str.contains(r"[.,]\d")
     if decimal.sum() >= max(1, 0.5 * numbers.notna().sum()):
         typical = max(numbers[decimal].abs().median(), 1e-9)
