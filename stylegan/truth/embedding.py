@@ -6,6 +6,7 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +56,21 @@ def embed(
         reducer = PCA(n_components=2, random_state=seed)
     else:
         options = {"init": "spectral" if len(real) > 8 else "random", "n_jobs": 1}  # too few points have no spectrum
-        reducer = _umap()(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
+        reducer = cached_umap()(n_neighbors=n_neighbors, random_state=seed, transform_seed=seed, **options)
     with threadpool_limits(1):  # umap's compiler would leave torch with a thread for each core, however many it had
         if mode == "joint":
             return reducer.fit_transform(np.concatenate([real, fake])).astype(np.float32)
         return np.concatenate([reducer.fit_transform(real), reducer.transform(fake)]).astype(np.float32)
 
 
-def _umap() -> type:
+def cached_umap() -> type:
     """UMAP, which keeps what it compiles beside its source, as pynndescent does: 20 s once, and not in every process."""
     import umap  # the very first time takes up to a minute
 
     for function in [*vars(umap.umap_).values(), *vars(umap.utils).values(), *vars(umap.layouts).values()]:
         if hasattr(function, "enable_caching"):
-            function.enable_caching()
+            with contextlib.suppress(RuntimeError):  # nowhere to keep it
+                function.enable_caching()
     return umap.UMAP
 
 
