@@ -42,11 +42,8 @@ class _Clamp(torch.autograd.Function):
 
 
 def dither(img: Tensor, rng: BatchRNG) -> Tensor:
-    """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits, the same for real and fake slices.
-
-    Real slices hold 256 levels and are exactly black outside the head, which no generator with noise inputs can draw: a difference
-    that tells D nothing about heads and teaches G to turn its noise off.
-    """
+    """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits. Without it real slices, of 256
+    levels and black outside the head, differ from fakes in what says nothing about heads, and teach G to turn its noise off."""
     return _Clamp.apply(img) + (rng.uniform(*img.shape) - 0.5) * (4 / 255)
 
 

@@ -35,10 +35,8 @@ EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0
 
 
 def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
-    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of "grid" or one of `EXTRAS`.
-
-    settings: keyword arguments of `generate`. Where a picture takes more seeds, the next ones follow.
-    """
+    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of "grid" or one of `EXTRAS`. Where a
+    picture takes more seeds, the next ones follow. settings: keyword arguments of `generate`."""
     more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
     styled = {key: value for key, value in settings.items() if key != "noise_mode"}
@@ -96,10 +94,8 @@ class Direction:
 
 
 def style_weights(G: Generator) -> Tensor | None:
-    """All weights that turn w into styles, each row of unit length [sum of channels, w_dim]; None where there are none (a DCGAN).
-
-    Unit length as in the code of Shen & Zhou: a layer counts by its channels, not by its scale.
-    """
+    """All weights that turn w into styles [sum of channels, w_dim]; None where there are none (a DCGAN). Rows have unit length,
+    as in the code of Shen & Zhou: a layer counts by its channels, not by its scale."""
     layers = [w.detach().cpu().double() for name, w in G.synthesis.named_parameters() if name.endswith("affine.weight")]
     return torch.nn.functional.normalize(torch.cat(layers)) if layers else None
 
@@ -144,11 +140,8 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
 
 
 def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
-    """`GAUGES`, and ``level`` where the data knows levels and they can be read.
-
-    It is a ridge regression from `_means` of training slices, kept if it correlates by more than .8 with the true levels of
-    people it has not seen.
-    """
+    """`GAUGES`, and ``level`` where the data knows levels: a ridge regression from `_means` of training slices, kept if it
+    correlates by more than .8 with the true levels of people it has not seen."""
     from sklearn.linear_model import RidgeCV
 
     train, test = slices.splits == "train", slices.splits != "train"
@@ -242,10 +235,8 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
 
 
 def schedule(t: float) -> tuple[float, float]:
-    """(learning rate, noise on w in usual lengths of w) at fraction t of the steps.
-
-    The rate rises to 0.1 over the first 5 % and falls over the last 25 %; the noise fades out over the first 75 %.
-    """
+    """(learning rate, noise on w in usual lengths of w) at fraction t of the steps: the rate rises to 0.1 over the first 5 %
+    and falls over the last 25 %; the noise fades out over the first 75 %."""
     rate = min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25)))
     return 0.1 * rate, 0.05 * max(0, 1 - t / 0.75) ** 2
 
@@ -286,10 +277,8 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray, *counts: int) -> list[np.ndar
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int) -> SliceDataset:
-    """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are.
-
-    From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
-    """
+    """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are,
+    from the validation split, else from the test split. ValueError where nobody is left, or for a count below 1."""
     people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
     val, test = (np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test"))
     rows = np.random.default_rng(0).permutation(val if len(val) else test)
@@ -304,11 +293,8 @@ def held_out(slices: SliceDataset, info: Mapping, count: int) -> SliceDataset:
 def project_held_out(
     path: str | Path, out: str | Path, data: str | Path | None, *, count: int, space: str, device: str, **options: object
 ) -> dict:
-    """Project held-out slices and write ``projection.png`` and ``projection.json`` into ``out``; returns what the latter holds.
-
-    path: a run folder or a .safetensors file; data and options as in `slices_of`. The picture shows real slices: treat it as such.
-    Raises ValueError for an ``out`` that is a file, and what `held_out` raises.
-    """
+    """Project held-out slices and write ``projection.json``, which is returned, and ``projection.png``, which shows real
+    slices. path: a run folder or a .safetensors file; data and options as in `slices_of`. Raises what `held_out` raises."""
     import pandas as pd
 
     out = Path(out)

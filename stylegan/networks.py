@@ -42,10 +42,8 @@ class Growing(nn.Module):
 
 
 class SynthesisNetwork(Growing):
-    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px.
-
-    While it grows, the picture of the stage's resolution is enlarged to R by whole pixels, as in the official code.
-    """
+    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px. While it
+    grows, the picture of the stage's resolution is enlarged to R by whole pixels, as in the official code."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -108,11 +106,8 @@ def _mapping(config: Config, z_dim: int, w_dim: int, num_ws: int) -> MappingNetw
 
 
 class Discriminator(Growing):
-    """img [N, C, R, R] (and one-hot c) -> logits [N, 1].
-
-    With classes the logit is the projection of the features on an embedding of c (Miyato & Koyama 2018, arXiv:1802.05637). While it
-    grows, pictures are reduced to the stage's resolution first.
-    """
+    """img [N, C, R, R] (and one-hot c) -> logits [N, 1]: with classes, the projection of the features on an embedding of c
+    (Miyato & Koyama 2018, arXiv:1802.05637). While it grows, pictures are reduced to the stage's resolution first."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -258,11 +253,8 @@ def describe_loss(config: Config) -> str:
 
 @torch.no_grad()
 def part_rows(config: Config) -> list[dict]:
-    """One row per part of G and D at full resolution: the shape that it gives for one slice, its weights, and its multiplications.
-
-    Observed with torch's own counter while one slice is drawn and judged: products and convolutions, resampling filters among
-    them, not work pixel by pixel. A part that only serves while the networks grow has no shape.
-    """
+    """One row per part of G and D at full resolution: the shape that it gives for one slice (none where it only serves
+    growing), its weights, and its multiplications in products and convolutions, as torch counts them."""
     G, D = (net.eval() for net in build_networks(config))
     set_stage(Stage(config.img_resolution, 1.0), G, D)
     c = torch.eye(config.c_dim)[:1] if config.c_dim else None

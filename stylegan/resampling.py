@@ -44,10 +44,8 @@ def clamp_fp16(x: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1, taps: Taps = TAPS) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 padding - len(taps) + 1, ...]; a stride of 2 takes even sizes and every other row and column.
-
-    The filter is the outer product of ``taps``, which are symmetric, with itself; ``gain`` is its sum.
-    """
+    """[N, C, H, W] -> [N, C, H + 2 padding - len(taps) + 1, ...]; a stride of 2 takes even sizes and every other row and
+    column. The filter is the outer product of ``taps``, which are symmetric, with itself; ``gain`` is its sum."""
     with torch.autocast(x.device.type, enabled=False):
         form = blur_by_products if x.is_cuda else _Blur.apply
         return form(x, padding, gain, stride, taps)

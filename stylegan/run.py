@@ -221,10 +221,8 @@ class Recorder(contextlib.ExitStack):
         return now - self.saved > config.checkpoint_minutes * 60, self.stop_signal is not None or out_of_time
 
     def save(self, stopped: bool) -> None:
-        """A checkpoint; and for a run that stops between two ticks a line, with its scores if the clock ended it.
-
-        `resume` takes that line and its best generator back.
-        """
+        """A checkpoint; and for a run that stops between two ticks a line, with its scores if the clock ended it, which
+        `resume` takes back with its best generator."""
         state, best_kid, found = self.state, self.state.best_kid, {}
         self._finite_means()
         save_state(state, self.run_dir)

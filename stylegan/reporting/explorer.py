@@ -70,10 +70,8 @@ def show(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> None:
 
 
 def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
-    """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
-
-    The page's Content-Security-Policy is that of `csp`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them.
-    """
+    """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `csp`, `STYLE` and, at its end,
+    `SCRIPT`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them."""
     G, info = load_generator(path)
     R, why = G.synthesis.full, obstacle(G)
     about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
@@ -110,10 +108,8 @@ def obstacle(G: Generator) -> str:
 
 
 def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[str, Gauge] = GAUGES) -> dict[str, Tensor]:
-    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
-
-    Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
-    """
+    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds: its result lies in
+    ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout."""
     found = find_directions(G, gauges, min(3, G.w_dim)) if style_weights(G) is not None else []
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
     places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
@@ -149,10 +145,8 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 
 
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
-    """What `explorer.js` draws with: constant factors folded into the weights.
-
-    Kernels and matrices of layers are halves. All else is exact: AdaIN enlarges the rounding of a start that hardly varies.
-    """
+    """What `explorer.js` draws with: constant factors folded into the weights. Kernels and matrices of layers are halves, all
+    else is exact: AdaIN enlarges the rounding of a start that hardly varies."""
     halves, floats = [], []
 
     def place(tensor: Tensor) -> dict[str, int]:

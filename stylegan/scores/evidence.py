@@ -198,11 +198,8 @@ def open_evidence(
 
 
 def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]:
-    """``{value, low, high, n, readers}``: the share of right answers in the quiz of a report, of all files together.
-
-    Answers count alike, whoever gave them, so that with several readers the interval is narrow. Raises ValueError for a file that
-    the quiz did not save, or that is about another generator than that of ``info``.
-    """
+    """``{value, low, high, n, readers}``: the share of right answers in the quiz of a report, all files together, as if one
+    reader gave them (so the interval is narrow). ValueError for files not of the quiz, or about another generator."""
     right = []
     for path in files:
         found = read_json(path)

@@ -34,11 +34,10 @@ def features(
     device: str | torch.device = "cpu",
     cache_dir: str | Path | None = None,
 ) -> np.ndarray:
-    """Feature vectors of grey pictures, float32 [N, D].
+    """Feature vectors float32 [N, D] of grey pictures, uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (of a G).
 
-    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). With ``cache_dir`` the result is
-    kept there by the content of the pictures and the space, and read back the next time. Raises ValueError for an unknown space,
-    another shape, no pictures or values that are not finite.
+    With ``cache_dir`` the result is kept there by the content of the pictures and the space, and read back the next time.
+    ValueError for an unknown space, another shape, no pictures or values that are not finite.
     """
     extract, pixels, path = extractor(space, str(device)), as_pixels(images), None
     if cache_dir is not None:

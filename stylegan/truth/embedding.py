@@ -170,11 +170,8 @@ def _rows(groups: np.ndarray) -> list[np.ndarray]:
 
 
 def choose_rows(slices: SliceDataset, most: int) -> np.ndarray:
-    """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
-
-    So people can be exchanged with the level held fixed. Levels are spread evenly over those that all people have; of more
-    people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
-    """
+    """Indices of at most ``most`` slices, by person and level, the same levels of everybody, so that people can be exchanged
+    with the level held fixed; of more people than ``most`` some are drawn, and where people share no level any slices."""
     rng, people, levels = np.random.default_rng(0), people_of(slices), slices.levels
     names = np.unique(people)
     names = np.sort(rng.choice(names, min(len(names), most), replace=False))
@@ -214,10 +211,8 @@ class Control:
 
 
 def controls(sample: Sample, early: str | Path | None = None, permutations: int = 199) -> list[Control]:
-    """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an untrained one.
-
-    Only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong.
-    """
+    """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an
+    untrained one: only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong."""
     e, rng, n, at, people = sample.evidence, np.random.default_rng(0), len(sample.real), sample.at_real, sample.people
 
     def compared(name: str, sets: Sequence, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray) -> Control:

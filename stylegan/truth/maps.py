@@ -66,11 +66,8 @@ class Sample:
 
 
 def take_sample(e: Evidence, most: int = 400) -> Sample:
-    """At most ``most`` held-out slices, as many generated ones, and all that is known of both.
-
-    Where fewer than three are held out, training slices stand in for them, without readers, and `Sample.note` says so. Raises
-    ValueError where there are not three slices at all.
-    """
+    """At most ``most`` held-out slices, as many generated ones, and all that is known of both. Where fewer than three are held
+    out, training slices stand in, without readers, and `Sample.note` says so. ValueError where there are not three slices."""
     held, pool, note = 0 if e.held is None else len(e.held), e.held, ""
     if held < LEAST:
         pool = e.train or e.slices
@@ -88,11 +85,8 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
 
 
 def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
-    """The test of each panel by its title: {value, expected, p_value, shown, people, claim}.
-
-    How far real and generated slices are mixed (`neighbour_mixing`), and for each truth how little neighbours among the real
-    slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
-    """
+    """The test of each panel by its title, {value, expected, p_value, shown, people, claim}: `neighbour_mixing` of real and
+    generated, `neighbour_agreement` of real slices in each truth; ``shown`` at 5 % shared among all (Bonferroni)."""
     people, draws, found = sample.people, {"permutations": permutations}, {}
     tests = {"real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=people, **draws)}
     for truth in sample.truths:
