@@ -57,8 +57,8 @@ def augment(img: Tensor, p: float | Tensor, rng: BatchRNG | None = None) -> Tens
         return drawn * (rng.uniform(n) < p).view(n, *(1 for _ in shape))
 
     img = move(img, amount(SHIFT, 2), amount(SCALE).exp(), amount(TURN))
-    brightness, contrast = amount(BRIGHTNESS), amount(CONTRAST).exp()
-    img = grey(img, brightness, contrast)
+    brightness, contrast = amount(BRIGHTNESS, 1, 1, 1), amount(CONTRAST, 1, 1, 1).exp()
+    img = img * contrast + brightness  # contrast about mid-grey
     return cutout(img, rng.uniform(n) < p, rng.uniform(n, 2))
 
 
@@ -72,11 +72,6 @@ def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
     source_x = cos * x + sin * y + (W - 1) / 2  # where each output pixel comes from
     source_y = cos * y - sin * x + (H - 1) / 2
     return _bilinear(img + 1, source_x, source_y) - 1  # black is 0 while pixels from outside count as 0
-
-
-def grey(img: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Contrast about mid-grey, then brightness; both [N]."""
-    return img * contrast[:, None, None, None] + brightness[:, None, None, None]
 
 
 def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:

@@ -97,10 +97,9 @@ class MinibatchStdDev(nn.Module):
         self.group_size = group_size
 
     def forward(self, x: Tensor) -> Tensor:
-        N, _, H, W = x.shape
         y = group_deviation(x.float(), self.group_size, 1e-8).mean(dim=[1, 2, 3])  # [N/size]
-        y = y.repeat(N // len(y)).to(x.dtype).reshape(N, 1, 1, 1)
-        return torch.cat([x, y.expand(N, 1, H, W)], dim=1)
+        y = y.repeat(len(x) // len(y)).to(x.dtype).reshape(-1, 1, 1, 1)
+        return torch.cat([x, y.expand(-1, 1, *x.shape[2:])], dim=1)
 
 
 def group_deviation(x: Tensor, group_size: int, eps: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -60,7 +61,13 @@ class SynthesisNetwork(Growing):
 
     def forward(self, ws: Tensor, noise_mode: str = "random", noise: Sequence[Tensor] | None = None) -> Tensor:
         """noise_mode: 'random' (new at each call), 'const' (the fixed maps), 'none'; or give ``noise`` as returned by `draw_noise`."""
-        maps, img, x, first = self._noise(len(ws), noise_mode, noise), None, None, 0
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode is {noise_mode!r}; choose one of random, const, none.")
+        if noise is None and noise_mode == "random":
+            noise = self.draw_noise(len(ws))
+        elif noise is None:
+            noise = itertools.repeat(None if noise_mode == "const" else "none")
+        maps, img, x, first = iter(noise), None, None, 0
         for block in self.active:
             last, before = first + block.num_conv, img
             x, img = block(x, img, ws[:, first : last + block.num_torgb], [next(maps) for _ in range(block.num_conv)])
@@ -76,14 +83,6 @@ class SynthesisNetwork(Growing):
         rng = rng or BatchRNG(next(self.parameters()).device)
         sizes = [block.resolution for block in self.active for _ in range(block.num_conv)]
         return [rng.normal(n, 1, size, size) for size in sizes]
-
-    def _noise(self, n: int, mode: str, noise: Sequence[Tensor] | None):
-        if mode not in ("random", "const", "none"):
-            raise ValueError(f"noise_mode is {mode!r}; choose one of random, const, none.")
-        if noise is None and mode == "random":
-            noise = self.draw_noise(n)
-        count = sum(block.num_conv for block in self.blocks)
-        return iter(noise if noise is not None else [None if mode == "const" else "none"] * count)
 
 
 class Generator(nn.Module):

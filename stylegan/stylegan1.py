@@ -29,16 +29,12 @@ class AdaIN(nn.Module):
         super().__init__()
         self.affine = EqualLinear(w_dim, 2 * channels)
 
+    @in_full_precision
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1] each
-        return instance_norm(x) * (scale + 1) + shift
-
-
-@in_full_precision
-def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Each map [H, W] of each sample with mean 0 and mean square 1: [N, C, H, W]."""
-    x = x - x.mean(dim=[2, 3], keepdim=True)
-    return x * (x.square().mean(dim=[2, 3], keepdim=True) + eps).rsqrt()
+        x = x - x.mean(dim=[2, 3], keepdim=True)
+        x = x * (x.square().mean(dim=[2, 3], keepdim=True) + 1e-8).rsqrt()
+        return x * (scale + 1) + shift
 
 
 class Conv2d(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan.augment import augment, cutout, dither, grey, move
+from stylegan.augment import augment, cutout, dither, move
 from stylegan.losses import LOSSES, gradient_penalty, participation_penalty, sharing
 from stylegan.modules import with_deviation
 from stylegan.rng import BatchRNG
@@ -90,9 +90,8 @@ def test_movements():
     assert (move(square, torch.zeros(1, 2), torch.full([1], 2.0), torch.zeros(1)) > 0).sum() == pytest.approx(4 * 16, abs=4)
 
 
-def test_grey_and_cutout():
+def test_cutout():
     img = slices()
-    torch.testing.assert_close(grey(img, torch.full([4], 0.1), torch.full([4], 2.0)), img * 2 + 0.1)
     struck = torch.tensor([True, False, True, False])
     cut = cutout(img, struck, torch.full([4, 2], 0.5))
     torch.testing.assert_close(cut[~struck], img[~struck])

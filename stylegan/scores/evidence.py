@@ -68,17 +68,13 @@ class Evidence:
         """{title, layout, key} of the slices."""
         return {name: getattr(self.slices, name) for name in ("title", "layout", "key")}
 
-    @cached_property
-    def cache(self) -> Path:
-        return cache_folder()
-
     def features(self, images: np.ndarray) -> np.ndarray:
         """Feature vectors [n, D] of real pictures, each taken once: the same people stand on many sides. Kept in the cache."""
         keys = [hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest() for picture in images]
         new = {key: row for row, key in enumerate(keys) if key not in self.known}
         if new:
             chosen = images if len(new) == len(images) else images[list(new.values())]
-            found = features(chosen, self.space, device=self.device, cache_dir=self.cache)
+            found = features(chosen, self.space, device=self.device, cache_dir=cache_folder())
             self.known.update(zip(new, found, strict=True))
         return np.stack([self.known[key] for key in keys])
 
