@@ -27,6 +27,7 @@ from stylegan.predict import Images, caption, generate, sampling, styles, synthe
 Gauge = Callable[[np.ndarray], np.ndarray]  # uint8 [n, R, R] -> float [n]
 HEAD = 12  # grey levels above which a pixel belongs to the head
 REACH = 2.0  # standard deviations that a step goes to either side when its effect is measured
+SEARCH = 200  # steps of a projection
 LEAST, AGREED, SPACES = 1.0, 0.8, ("w", "w+")  # a name needs an effect of one standard deviation, alike on four of five seeds
 
 # --- The sheets of `sample` -----------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class Projection(NamedTuple):
     away: np.ndarray  # [n], distance of w from the average, 1 for the farthest of 1,000 seeds: above, hardly a seed gives it
 
 
-def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, seed: int = 0) -> Projection:
+def project(G: Generator, target: Tensor, *, space: str = "w") -> Projection:
     """Search the styles that draw these slices, all at once: target [n, C, R, R] in [-1, 1]. ValueError for what does not fit.
 
     After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w by `schedule`, noise on w that fades out.
@@ -212,18 +213,18 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
     and the noise maps stay as they are: bent, they would carry what w cannot draw, which is what we ask for.
     """
     size = G.synthesis.blocks[-1].resolution
-    if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size) or steps < 1:
-        wanted = f"slices [n, C, {size}, {size}], a space of {', '.join(SPACES)}, at least one step"
-        raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)}, {space!r}, {steps}.")
+    if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size):
+        wanted = f"slices [n, C, {size}, {size}] and a space of {', '.join(SPACES)}"
+        raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)} and {space!r}.")
     drawn = styles(G, range(1000))[:, 0]  # [1000, w_dim]
     far = (drawn - drawn.mean(dim=0)).norm(dim=1)
-    usual, stream = far.square().mean().sqrt(), torch.Generator().manual_seed(seed)
+    usual, stream = far.square().mean().sqrt(), torch.Generator().manual_seed(0)
     with sampling(G) as device, torch.enable_grad():
         wanted = target.to(device)
         w = drawn.mean(dim=0).repeat(len(target), G.num_ws if space == "w+" else 1, 1).to(device).requires_grad_()
         optimizer = torch.optim.Adam([w])
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"], strength = schedule(step / steps)
+        for step in range(SEARCH):
+            optimizer.param_groups[0]["lr"], strength = schedule(step / SEARCH)
             noise = strength * usual * torch.randn(G.w_dim, generator=stream)  # one for all slices
             images = G.synthesis((w + noise.to(device)).expand(-1, G.num_ws, -1), "const")
             loss = (images - wanted).square().mean(dim=(1, 2, 3)).sum()  # a sum: no slice's gradient depends on the others

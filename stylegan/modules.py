@@ -18,7 +18,7 @@ SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
 
 
-def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
     return clamp_fp16(F.leaky_relu(x, slope))
 
 
@@ -83,9 +83,9 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.bmm(x.flatten(1, 2), weight.transpose(1, 2)).unflatten(1, x.shape[1:3]).permute(0, 3, 1, 2)
 
 
-def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+def pixel_norm(x: Tensor) -> Tensor:
     """Scale each vector [N, C] to mean square 1 (ProGAN, section 4.2)."""
-    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MinibatchStdDev(nn.Module):

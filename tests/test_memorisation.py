@@ -1,7 +1,6 @@
 """Copies, attacks and duplicates: each measure lights up where something was remembered, and stays dark where nothing was."""
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -84,7 +83,7 @@ def test_logits_are_those_of_a_grown_discriminator_in_its_own_groups(preset, mon
 
 def test_projection_compares_as_many_people_at_the_same_places(G, monkeypatch):
     slices = dataset_of()
-    monkeypatch.setattr(memorisation, "project", partial(memorisation.project, steps=2))
+    monkeypatch.setattr("stylegan.latent.SEARCH", 2)
     chosen = memorisation.one_each(slices.split("train"), 4)
     assert len(set(chosen.subjects.tolist())) == 4 and chosen.levels.tolist() == [0, 1, 2, 3]
     found = memorisation.projection_gap(G, slices.split("train"), slices.split("val"), 3)

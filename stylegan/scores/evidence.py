@@ -98,18 +98,14 @@ class Evidence:
         return np.concatenate([self.features(images) for images in self.train_images])
 
     def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Side:
-        """The slices of the first n seeds, by default as many as real ones, drawn once.
-
-        Each has noise of its own, drawn from its seed as `predict.seed_noise` does. A conditional generator draws each in the
-        class of one of the real slices; labels are the generator's own numbers. Picture i is drawn again by
-        ``generate(G, [people[i]], class_index=[labels[i]], noise_mode="random")``.
-        """
+        """The slices of the first n seeds (by default as many as real ones) in the classes of real ones; labels are G's own
+        numbers. ``generate(G, [people[i]], class_index=[labels[i]], noise_mode="random")`` draws picture i again."""
         n = len(real) if n is None else n
         classes = self._classes(real, n)
         key = psi, None if classes is None else classes.tobytes()
         if key not in self.drawn or len(self.drawn[key]) < n:
             pictures = self.pictures(real, n, psi)
-            (vectors,) = distributed.split_across_processes(lambda a, b: (self.features_once(pictures[a:b]),), n)
+            vectors = distributed.split_across_processes(lambda a, b: self.features_once(pictures[a:b]), n)
             self.drawn[key] = Side(pictures, vectors, np.arange(n), classes)
         return self.drawn[key].rows(slice(n))
 
@@ -118,12 +114,12 @@ class Evidence:
         n = len(real) if n is None else n
         classes = self._classes(real, n)
 
-        def draw(first: int, last: int) -> tuple[np.ndarray]:
+        def draw(first: int, last: int) -> np.ndarray:
             options = {"truncation_psi": psi, "noise_mode": noise_mode}
             chosen = None if classes is None else classes[first:last].tolist()
-            return (as_pixels(generate(self.G, range(first, last), class_index=chosen, **options)),)
+            return as_pixels(generate(self.G, range(first, last), class_index=chosen, **options))
 
-        return distributed.split_across_processes(draw, n)[0]
+        return distributed.split_across_processes(draw, n)
 
     def fixed_noise(self, real: SliceDataset) -> np.ndarray:
         """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""

@@ -202,9 +202,9 @@ def blurred(pictures: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(np.asarray(pictures, np.float32), (0, sigma, sigma)).round().clip(0, 255).astype(np.uint8)
 
 
-def noised(pictures: np.ndarray, strength: float = 10.0, seed: int = 0) -> np.ndarray:
+def noised(pictures: np.ndarray, strength: float = 10.0) -> np.ndarray:
     """The slices under Gaussian noise of so many grey levels: uint8 [n, R, R]."""
-    noise = np.random.default_rng(seed).normal(0, strength, np.shape(pictures))
+    noise = np.random.default_rng(0).normal(0, strength, np.shape(pictures))
     return (np.asarray(pictures, np.float32) + noise).round().clip(0, 255).astype(np.uint8)
 
 

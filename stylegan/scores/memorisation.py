@@ -214,7 +214,7 @@ def memory_of(evidence: Evidence, distances: dict) -> dict:
     ]  # fmt: skip
     guessed = None
     with contextlib.suppress(FileNotFoundError):  # only a run folder keeps its discriminator
-        D, config, _ = load_discriminator(evidence.path, evidence.device)
+        D, config = load_discriminator(evidence.path, evidence.device)
         guessed = membership(np.concatenate([logits(D, config, side) for side in (slices, held)]), member, people)
     return {
         "copied": copied(distances["fake"], distances["heldout"]),

@@ -6,7 +6,7 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
 from stylegan.predict import generate
-from stylegan.scores.intervals import Chance, p_value
+from stylegan.scores.intervals import Chance, Deal, p_value
 
 if TYPE_CHECKING:
     from stylegan.truth.maps import Sample
@@ -30,7 +30,6 @@ METHODS, MODES = ("umap", "pca"), ("joint", "fit-real")
 LEAST = 3  # slices of each kind that a map takes
 SURE = 0.05
 POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
-Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
 Groups = np.ndarray | None  # the person of each slice
 
 
@@ -68,13 +67,7 @@ def embed(
 
 
 def neighbour_mixing(
-    real: np.ndarray,
-    fake: np.ndarray,
-    k: int,
-    *,
-    permutations: int = 999,
-    real_groups: Groups = None,
-    fake_groups: Groups = None,
+    real: np.ndarray, fake: np.ndarray, k: int, *, permutations: int, real_groups: Groups = None, fake_groups: Groups = None
 ) -> Chance:
     """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, the share of the other set.
 
@@ -103,7 +96,7 @@ def neighbour_mixing(
 
 
 def neighbour_agreement(
-    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, groups: Groups = None, permutations: int = 999
+    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, permutations: int, groups: Groups = None
 ) -> Chance:
     """How far neighbours in feature space [N, D] differ in some value [N]: a name (share of others) or a number (distance).
 

@@ -25,9 +25,9 @@ from stylegan.dataset import SliceDataset
 from stylegan.latent import HEAD, Gauge
 from stylegan.predict import styles, synthesize, to_uint8
 from stylegan.scores.evidence import Evidence
-from stylegan.scores.intervals import Interval, leave_out, spread_of
+from stylegan.scores.intervals import Deal, Interval, leave_out, spread_of
 from stylegan.scores.metrics import Side
-from stylegan.truth.embedding import Deal, choose_rows, deal_people, deal_within
+from stylegan.truth.embedding import choose_rows, deal_people, deal_within
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
 DARK = 0.5  # of the bright tissue's grey: what is darker is fluid
