@@ -137,6 +137,11 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
     return synthesize(G, styles(G, [0], truncation_psi=0) + moves[:, None]).unflatten(0, (len(directions), len(strengths)))
 
 
+def held_on_fresh_seeds(found: Mapping) -> bool:
+    """Whether a direction of `groundtruth` moves its reading further than random steps do, and up on nine seeds of ten."""
+    return abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
+
+
 # --- Gauges ---------------------------------------------------------------------------------------------------------------
 
 
@@ -243,8 +248,8 @@ def schedule(t: float) -> tuple[float, float]:
 
 
 def residual(target: Images, images: Images) -> np.ndarray:
-    """Root mean square difference in grey levels of 255 of each pair of slices: [n]."""
-    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(images), -1)
+    """Root mean square difference in grey levels of 255 of each pair of slices, or of each slice to a single one: [n]."""
+    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(target), -1)
     return np.sqrt(np.square(away).mean(axis=1))
 
 
@@ -261,7 +266,7 @@ def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", n
         "projection": both.residual[:n],
         "generated slice, found again": both.residual[n:],
         **dict(zip(("nearest training slice", "mean of the ten nearest"), _nearest(chosen.images, train, 1, 10), strict=True)),
-        "mean training slice": _nearest(chosen.images, mean, 1)[0],
+        "mean training slice": residual(chosen.images, mean),
         f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num))), 1)[0],
     }
 
@@ -298,9 +303,6 @@ def project_held_out(
     slices. path: a run folder or a .safetensors file; data and options as in `slices_of`. Raises what `held_out` raises."""
     import pandas as pd
 
-    out = Path(out)
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info = load_generator(path, pick_device(device))
     slices = slices_of(info, data, **options)
     chosen = held_out(slices, info, count)
@@ -311,6 +313,7 @@ def project_held_out(
     result["slices"] = rows.round(2).to_dict("records")
     note = f"projected into {space.upper()} · model {info['model_hash']}"
     figure = plots.compare(chosen.images, found.images, ("real", "projection"), difference=True, caption=note)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
     plots.save(out / "projection.png", figure, {"Description": text})

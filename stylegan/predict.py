@@ -139,8 +139,8 @@ def has_noise(G: Generator) -> bool:
 
 
 @contextmanager
-def sampling(G: Generator) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, on the device where G is; leaves G as it was found."""
+def sampling(G: torch.nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, on the device where the network is; leaves it as it was found."""
     modes = [(module, module.training) for module in G.modules()]
     try:
         G.eval()
@@ -228,8 +228,6 @@ def sample(
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
         raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info, kind = _load(path, device, extras, class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}

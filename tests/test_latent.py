@@ -160,5 +160,3 @@ def test_the_command_writes_a_picture_and_the_numbers(class_folders, tmp_path, c
     assert told["mean"]["projection"] == pytest.approx(np.mean([row["projection"] for row in told["slices"]]), abs=0.02)
     assert "real slices" in Image.open(out / "projection.png").text["Description"]
     assert "projection " in capsys.readouterr().out
-    with pytest.raises(ValueError, match="is a file; name a folder"):
-        latent.project_held_out(path, out / "projection.json", class_folders, count=2, space="w", device="cpu")

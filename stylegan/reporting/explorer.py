@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stylegan.checkpoint import load_generator
 from stylegan.files import read_json, replacing
-from stylegan.latent import GAUGES, Gauge, find_directions, style_weights
+from stylegan.latent import GAUGES, Gauge, find_directions, held_on_fresh_seeds, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.plots import data_uri
@@ -114,10 +114,8 @@ def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
     places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
     for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):
-        grown = result["direction"]
-        held = abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9
-        if result["model_hash"] == model_hash and "step" in grown and held:
-            steps["Ventricles"] = torch.tensor(grown["step"])
+        if result["model_hash"] == model_hash and "step" in result["direction"] and held_on_fresh_seeds(result["direction"]):
+            steps["Ventricles"] = torch.tensor(result["direction"]["step"])
     return steps
 
 

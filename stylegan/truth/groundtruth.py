@@ -20,7 +20,7 @@ from stylegan.data import simulate as atlas
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.files import write_json
-from stylegan.latent import Gauge, make_gauges
+from stylegan.latent import Gauge, held_on_fresh_seeds, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Interval, clipped, p_value, spread_of
@@ -212,12 +212,11 @@ def conclusions(result: Mapping) -> list[str]:
     told = [*result["warnings"], _on_classes(result["classes"])]
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
     found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
-    works = abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
     level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
     told.append(
         f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} "
         f"of fresh seeds they grow from -2 to +2 steps; a random step of that length changes them by {found['random']['value']:.2f}: "
-        f"{'there is such a direction' if works else 'no direction was found'}."
+        f"{'there is such a direction' if held_on_fresh_seeds(found) else 'no direction was found'}."
     )
     return told + [_on_transfer(found) for found in result["transfer"].values() if found]
 
