@@ -232,9 +232,7 @@ def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int) -> P
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
-        raise ValueError(
-            f"the floor takes slices of other subjects: there are {len(others)}; give the training set as --train-data."
-        )
+        raise ValueError(f"the floor takes other subjects' slices, here {len(others)}; give the training set as --train-data.")
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
     slices_each = np.unique(people_of(real), return_counts=True)[1]
     if (count := len(slices_each)) < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too

@@ -6,6 +6,7 @@ asked for, and what readers of real people (`readers.py`) see in them.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -254,10 +255,8 @@ def write_study(found: Study, out: str | Path) -> list[Path]:
 
 def _usual(maps: Sequence[Map]) -> list[Map]:
     """Of each method and mode the map nearest to the usual number of neighbours, first seed."""
-    found: dict[tuple, Map] = {}
-    for one in sorted(maps, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])):
-        found.setdefault((one[0]["method"], one[0]["mode"]), one)
-    return [found[kind] for kind in dict.fromkeys((about["method"], about["mode"]) for about, _ in maps)]
+    kinds = itertools.groupby(maps, key=lambda one: (one[0]["method"], one[0]["mode"]))  # they follow each other
+    return [min(own, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])) for _, own in kinds]
 
 
 def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> plots.Figure:
