@@ -42,11 +42,8 @@ class _Clamp(torch.autograd.Function):
 
 
 def dither(img: Tensor, rng: BatchRNG) -> Tensor:
-    """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits, the same for real and fake slices.
-
-    Real slices hold 256 levels and are exactly black outside the head, which no generator with noise inputs can draw: a difference
-    that tells D nothing about heads and teaches G to turn its noise off.
-    """
+    """img [N, C, H, W] clamped to [-1, 1], plus uniform noise of up to one grey level of 8 bits. Without it real slices, of 256
+    levels and black outside the head, differ from fakes in what says nothing about heads, and teach G to turn its noise off."""
     return _Clamp.apply(img) + (rng.uniform(*img.shape) - 0.5) * (4 / 255)
 
 
@@ -60,8 +57,8 @@ def augment(img: Tensor, p: float | Tensor, rng: BatchRNG | None = None) -> Tens
         return drawn * (rng.uniform(n) < p).view(n, *(1 for _ in shape))
 
     img = move(img, amount(SHIFT, 2), amount(SCALE).exp(), amount(TURN))
-    brightness, contrast = amount(BRIGHTNESS), amount(CONTRAST).exp()
-    img = grey(img, brightness, contrast)
+    brightness, contrast = amount(BRIGHTNESS, 1, 1, 1), amount(CONTRAST, 1, 1, 1).exp()
+    img = img * contrast + brightness  # contrast about mid-grey
     return cutout(img, rng.uniform(n) < p, rng.uniform(n, 2))
 
 
@@ -75,11 +72,6 @@ def move(img: Tensor, shift: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
     source_x = cos * x + sin * y + (W - 1) / 2  # where each output pixel comes from
     source_y = cos * y - sin * x + (H - 1) / 2
     return _bilinear(img + 1, source_x, source_y) - 1  # black is 0 while pixels from outside count as 0
-
-
-def grey(img: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Contrast about mid-grey, then brightness; both [N]."""
-    return img * contrast[:, None, None, None] + brightness[:, None, None, None]
 
 
 def cutout(img: Tensor, struck: Tensor, centre: Tensor) -> Tensor:

@@ -205,10 +205,8 @@ class Panel:
 def maps(
     coords: Arrays, is_fake: Arrays, panels: Sequence[Panel], columns: int = 3, *, title: str = "", size: float = 1
 ) -> Figure:
-    """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated.
-
-    size: of a panel; smaller ones have no legend.
-    """
+    """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated. Panels of
+    a ``size`` below 1 have no legend."""
     axes = _panels(len(panels), columns, 3.07 * size, 3.35 * size)
     for ax, points, fake, shown in zip(axes, coords, is_fake, panels, strict=False):
         _map(ax, points, fake, shown, size)
@@ -252,10 +250,8 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
 
 
 def thumbnails(coords: np.ndarray, images: np.ndarray, is_fake: np.ndarray, cells: int = 24, title: str = "") -> Figure:
-    """A map of points [n, 2] as slices uint8 [n, R, R]: each cell of a cells x cells grid shows the slice nearest to its centre.
-
-    The left edge of a slice has the colour of its kind.
-    """
+    """A map of points [n, 2] as slices uint8 [n, R, R]: each cell of a cells x cells grid shows the slice nearest to its
+    centre, its left edge in the colour of its kind."""
     tiles = images[..., None].repeat(3, axis=3)
     tiles[:, :, : max(1, tiles.shape[2] // 16)] = 255 * to_rgba_array(COLOURS)[is_fake.astype(int), None, None, :3]
     low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)

@@ -103,15 +103,14 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
     return _load_network(Generator, tensors, info, path, device), info
 
 
-def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config, str]:
-    """(D in eval mode, config, hash) of the newest checkpoint of a run. FileNotFoundError where there is none."""
+def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> tuple[Discriminator, Config]:
+    """(D in eval mode, config) of the newest checkpoint of a run. FileNotFoundError where there is none."""
     files = checkpoints(Path(run))
     if not files:
         raise FileNotFoundError(f"{run} holds no checkpoint, and only those keep the discriminator; name a run folder.")
     tensors, header = load_tensors(files[-1])
     tensors = {name.removeprefix("D."): value for name, value in tensors.items() if name.startswith("D.")}
-    D = _load_network(Discriminator, tensors, header, files[-1], device)
-    return D, Config.from_dict(header["config"]), tensor_hash(tensors)
+    return _load_network(Discriminator, tensors, header, files[-1], device), Config.from_dict(header["config"])
 
 
 def _load_network(kind: type[nn.Module], tensors: dict[str, Tensor], info: dict, path: Path, device: str | torch.device):

@@ -120,14 +120,14 @@ def broadcast_from_main(value: object) -> object:
     return box[0]
 
 
-def split_across_processes(work: Callable[[int, int], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
-    """work(0, n), of which each process does its share work(first, last): arrays with a row for each of the n, in order."""
+def split_across_processes(work: Callable[[int, int], np.ndarray], n: int) -> np.ndarray:
+    """work(0, n), an array with a row for each of the n, in order, of which each process does its share work(first, last)."""
     if world() == 1 or n < world():  # too few to share: each process does all
         return work(0, n)
     mine = work(n * rank() // world(), n * (rank() + 1) // world())
     parts: list = [None] * world()
     dist.all_gather_object(parts, mine)
-    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return np.concatenate(parts)
 
 
 class Tally:

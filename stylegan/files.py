@@ -43,10 +43,8 @@ def printable(text: str) -> str:
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The folder for caches, created and writable: ``cache`` in ``cache_dir``, else in the environment's ``STYLEGAN_DATA``,
-    else in ``data`` of the checkout around the working directory; outside a checkout the user's folder for caches. Where that
-    cannot be written it is a folder of the system's temporary directory.
-    """
+    """The folder for caches, created and writable: ``cache`` in ``cache_dir``, in the environment's ``STYLEGAN_DATA`` or in
+    ``data`` of the checkout around the working directory, else the user's; where that fails a temporary one."""
     base = cache_dir or os.environ.get("STYLEGAN_DATA") or (_checkout() and _checkout() / "data")
     homes = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
     home = homes.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -213,10 +211,8 @@ def _who(record: dict) -> str:
 
 
 def prepare_machine() -> None:
-    """Settings that make training faster and, on CPUs, change no result: before the first step.
-
-    glibc keeps what a step frees for the next one, where new pages would cost a step on a CPU up to a fifth of its time.
-    """
+    """Settings that make training faster and, on CPUs, change no result: before the first step. With them glibc keeps what a
+    step frees for the next one, where new pages would cost a step on a CPU up to a fifth of its time."""
     import torch  # not needed to read and write files, and slow to import
 
     torch.backends.cudnn.benchmark = True  # what cuDNN takes without trying was ten times slower in places

@@ -27,6 +27,7 @@ from stylegan.predict import Images, caption, generate, sampling, styles, synthe
 Gauge = Callable[[np.ndarray], np.ndarray]  # uint8 [n, R, R] -> float [n]
 HEAD = 12  # grey levels above which a pixel belongs to the head
 REACH = 2.0  # standard deviations that a step goes to either side when its effect is measured
+SEARCH = 200  # steps of a projection
 LEAST, AGREED, SPACES = 1.0, 0.8, ("w", "w+")  # a name needs an effect of one standard deviation, alike on four of five seeds
 
 # --- The sheets of `sample` -----------------------------------------------------------------------------------------------
@@ -35,10 +36,8 @@ EXTRAS, PSIS = ("truncation", "mixing", "interpolation", "noise", "classes"), (0
 
 
 def sheets(name: str, G: Generator, info: Mapping, seeds: list[int], settings: Mapping) -> dict[str, tuple]:
-    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of "grid" or one of `EXTRAS`.
-
-    settings: keyword arguments of `generate`. Where a picture takes more seeds, the next ones follow.
-    """
+    """{file: (picture, the seeds in it, PNG entries that differ from the settings)} of "grid" or one of `EXTRAS`. Where a
+    picture takes more seeds, the next ones follow. settings: keyword arguments of `generate`."""
     more, titles = [*seeds, *range(max(seeds) + 1, max(seeds) + 11)], [f"seed {seed}" for seed in seeds]
     four, six, const = more[:4], more[4:10], {"noise_mode": "const"}
     styled = {key: value for key, value in settings.items() if key != "noise_mode"}
@@ -96,10 +95,8 @@ class Direction:
 
 
 def style_weights(G: Generator) -> Tensor | None:
-    """All weights that turn w into styles, each row of unit length [sum of channels, w_dim]; None where there are none (a DCGAN).
-
-    Unit length as in the code of Shen & Zhou: a layer counts by its channels, not by its scale.
-    """
+    """All weights that turn w into styles [sum of channels, w_dim]; None where there are none (a DCGAN). Rows have unit length,
+    as in the code of Shen & Zhou: a layer counts by its channels, not by its scale."""
     layers = [w.detach().cpu().double() for name, w in G.synthesis.named_parameters() if name.endswith("affine.weight")]
     return torch.nn.functional.normalize(torch.cat(layers)) if layers else None
 
@@ -140,15 +137,17 @@ def move(G: Generator, directions: Sequence[Direction], strengths: Sequence[floa
     return synthesize(G, styles(G, [0], truncation_psi=0) + moves[:, None]).unflatten(0, (len(directions), len(strengths)))
 
 
+def held_on_fresh_seeds(found: Mapping) -> bool:
+    """Whether a direction of `groundtruth` moves its reading further than random steps do, and up on nine seeds of ten."""
+    return abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
+
+
 # --- Gauges ---------------------------------------------------------------------------------------------------------------
 
 
 def make_gauges(slices: SliceDataset) -> dict[str, Gauge]:
-    """`GAUGES`, and ``level`` where the data knows levels and they can be read.
-
-    It is a ridge regression from `_means` of training slices, kept if it correlates by more than .8 with the true levels of
-    people it has not seen.
-    """
+    """`GAUGES`, and ``level`` where the data knows levels: a ridge regression from `_means` of training slices, kept if it
+    correlates by more than .8 with the true levels of people it has not seen."""
     from sklearn.linear_model import RidgeCV
 
     train, test = slices.splits == "train", slices.splits != "train"
@@ -210,7 +209,7 @@ class Projection(NamedTuple):
     away: np.ndarray  # [n], distance of w from the average, 1 for the farthest of 1,000 seeds: above, hardly a seed gives it
 
 
-def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200, seed: int = 0) -> Projection:
+def project(G: Generator, target: Tensor, *, space: str = "w") -> Projection:
     """Search the styles that draw these slices, all at once: target [n, C, R, R] in [-1, 1]. ValueError for what does not fit.
 
     After Karras et al. 2020a, arXiv:1912.04958, appendix D: Adam from the average w by `schedule`, noise on w that fades out.
@@ -219,18 +218,18 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
     and the noise maps stay as they are: bent, they would carry what w cannot draw, which is what we ask for.
     """
     size = G.synthesis.blocks[-1].resolution
-    if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size) or steps < 1:
-        wanted = f"slices [n, C, {size}, {size}], a space of {', '.join(SPACES)}, at least one step"
-        raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)}, {space!r}, {steps}.")
+    if space not in SPACES or target.ndim != 4 or target.shape[2:] != (size, size):
+        wanted = f"slices [n, C, {size}, {size}] and a space of {', '.join(SPACES)}"
+        raise ValueError(f"A projection takes {wanted}; these are {list(target.shape)} and {space!r}.")
     drawn = styles(G, range(1000))[:, 0]  # [1000, w_dim]
     far = (drawn - drawn.mean(dim=0)).norm(dim=1)
-    usual, stream = far.square().mean().sqrt(), torch.Generator().manual_seed(seed)
+    usual, stream = far.square().mean().sqrt(), torch.Generator().manual_seed(0)
     with sampling(G) as device, torch.enable_grad():
         wanted = target.to(device)
         w = drawn.mean(dim=0).repeat(len(target), G.num_ws if space == "w+" else 1, 1).to(device).requires_grad_()
         optimizer = torch.optim.Adam([w])
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"], strength = schedule(step / steps)
+        for step in range(SEARCH):
+            optimizer.param_groups[0]["lr"], strength = schedule(step / SEARCH)
             noise = strength * usual * torch.randn(G.w_dim, generator=stream)  # one for all slices
             images = G.synthesis((w + noise.to(device)).expand(-1, G.num_ws, -1), "const")
             loss = (images - wanted).square().mean(dim=(1, 2, 3)).sum()  # a sum: no slice's gradient depends on the others
@@ -242,17 +241,15 @@ def project(G: Generator, target: Tensor, *, space: str = "w", steps: int = 200,
 
 
 def schedule(t: float) -> tuple[float, float]:
-    """(learning rate, noise on w in usual lengths of w) at fraction t of the steps.
-
-    The rate rises to 0.1 over the first 5 % and falls over the last 25 %; the noise fades out over the first 75 %.
-    """
+    """(learning rate, noise on w in usual lengths of w) at fraction t of the steps: the rate rises to 0.1 over the first 5 %
+    and falls over the last 25 %; the noise fades out over the first 75 %."""
     rate = min(1, t / 0.05) * (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25)))
     return 0.1 * rate, 0.05 * max(0, 1 - t / 0.75) ** 2
 
 
 def residual(target: Images, images: Images) -> np.ndarray:
-    """Root mean square difference in grey levels of 255 of each pair of slices: [n]."""
-    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(images), -1)
+    """Root mean square difference in grey levels of 255 of each pair of slices, or of each slice to a single one: [n]."""
+    away = (to_uint8(target).astype(float) - to_uint8(images)).reshape(len(target), -1)
     return np.sqrt(np.square(away).mean(axis=1))
 
 
@@ -269,7 +266,7 @@ def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", n
         "projection": both.residual[:n],
         "generated slice, found again": both.residual[n:],
         **dict(zip(("nearest training slice", "mean of the ten nearest"), _nearest(chosen.images, train, 1, 10), strict=True)),
-        "mean training slice": _nearest(chosen.images, mean, 1)[0],
+        "mean training slice": residual(chosen.images, mean),
         f"nearest of {num} generated": _nearest(chosen.images, to_uint8(generate(G, range(num))), 1)[0],
     }
 
@@ -286,10 +283,8 @@ def _nearest(pixels: np.ndarray, pool: np.ndarray, *counts: int) -> list[np.ndar
 
 
 def held_out(slices: SliceDataset, info: Mapping, count: int) -> SliceDataset:
-    """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are.
-
-    From the validation split, else from the test split. Raises ValueError where nobody is left, or for a count below 1.
-    """
+    """``count`` slices drawn by chance that the generator (its ``info``) was not trained on, of as many people as there are,
+    from the validation split, else from the test split. ValueError where nobody is left, or for a count below 1."""
     people, known = people_of(slices), [person(str(subject)) for subject in info.get("train_subjects") or ()]
     val, test = (np.flatnonzero((slices.splits == name) & ~np.isin(people, known)) for name in ("val", "test"))
     rows = np.random.default_rng(0).permutation(val if len(val) else test)
@@ -304,16 +299,10 @@ def held_out(slices: SliceDataset, info: Mapping, count: int) -> SliceDataset:
 def project_held_out(
     path: str | Path, out: str | Path, data: str | Path | None, *, count: int, space: str, device: str, **options: object
 ) -> dict:
-    """Project held-out slices and write ``projection.png`` and ``projection.json`` into ``out``; returns what the latter holds.
-
-    path: a run folder or a .safetensors file; data and options as in `slices_of`. The picture shows real slices: treat it as such.
-    Raises ValueError for an ``out`` that is a file, and what `held_out` raises.
-    """
+    """Project held-out slices and write ``projection.json``, which is returned, and ``projection.png``, which shows real
+    slices. path: a run folder or a .safetensors file; data and options as in `slices_of`. Raises what `held_out` raises."""
     import pandas as pd
 
-    out = Path(out)
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info = load_generator(path, pick_device(device))
     slices = slices_of(info, data, **options)
     chosen = held_out(slices, info, count)
@@ -324,6 +313,7 @@ def project_held_out(
     result["slices"] = rows.round(2).to_dict("records")
     note = f"projected into {space.upper()} · model {info['model_hash']}"
     figure = plots.compare(chosen.images, found.images, ("real", "projection"), difference=True, caption=note)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     text = "Upper row: real slices. Middle row: synthetic slices, projections of them. Not for diagnosis."
     plots.save(out / "projection.png", figure, {"Description": text})

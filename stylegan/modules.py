@@ -18,7 +18,7 @@ SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance of a unit Gaussian through a leaky ReLU (He et al. 2015, arXiv:1502.01852)
 
 
-def leaky_relu(x: Tensor, slope: float = SLOPE) -> Tensor:
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
     return clamp_fp16(F.leaky_relu(x, slope))
 
 
@@ -30,11 +30,8 @@ def set_slope(net: nn.Module, slope: float) -> None:
 
 
 class EqualLinear(nn.Module):
-    """Fully connected layer with equalised learning rate: weights are N(0, 1) and scaled by He's constant at run time.
-
-    Karras et al. 2018 (ProGAN, arXiv:1710.10196), section 4.1. ``lr_multiplier`` slows the layer down (StyleGAN1, appendix C).
-    [N, in_features] -> [N, out_features].
-    """
+    """Fully connected layer with equalised learning rate (Karras et al. 2018, ProGAN, arXiv:1710.10196, section 4.1): N(0, 1)
+    weights, scaled by He's constant at run time; ``lr_multiplier`` slows it (StyleGAN1, appendix C). [N, in] -> [N, out]."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: float = 0.0, lr_multiplier: float = 1.0, act=False):
         super().__init__()
@@ -50,10 +47,8 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """Convolution with equalised learning rate, optionally after a [1, 3, 3, 1] blur with stride 2, and a leaky ReLU.
-
-    [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with ``down``. ``gain`` multiplies the result.
-    """
+    """Convolution with equalised learning rate and a leaky ReLU, times ``gain``; ``down``: after a [1, 3, 3, 1] blur, with
+    stride 2. [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with ``down``."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, down=False, bias=True, act=True, gain: float = 1.0):
         super().__init__()
@@ -81,35 +76,30 @@ class EqualConv2d(nn.Module):
 @functools.partial(in_full_precision, only="cpu")
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A convolution of single pixels, from or to few channels: as one product over all pixels it is several times faster.
-
-    [N, in, H, W], weight [out, in], or [N, out, in] for weights of each sample's own -> [N, out, H, W].
-    """
+    [N, in, H, W], weight [out, in], or [N, out, in] for weights of each sample's own -> [N, out, H, W]."""
     x = x.permute(0, 2, 3, 1)  # [N, H, W, in]
     if weight.ndim == 2:
         return F.linear(x, weight, bias).permute(0, 3, 1, 2)
     return torch.bmm(x.flatten(1, 2), weight.transpose(1, 2)).unflatten(1, x.shape[1:3]).permute(0, 3, 1, 2)
 
 
-def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+def pixel_norm(x: Tensor) -> Tensor:
     """Scale each vector [N, C] to mean square 1 (ProGAN, section 4.2)."""
-    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MinibatchStdDev(nn.Module):
-    """One more channel that tells D how much the slices of a group differ (ProGAN, section 3, in groups as StyleGAN does).
-
-    [N, C, H, W] -> [N, C + 1, H, W]. Slice i sits in group i mod (N / group_size); each group gets one value.
-    """
+    """One more channel that tells D how much the slices of a group differ (ProGAN, section 3, in groups as StyleGAN does): one
+    value for each group of `group_deviation`. [N, C, H, W] -> [N, C + 1, H, W]."""
 
     def __init__(self, group_size: int):
         super().__init__()
         self.group_size = group_size
 
     def forward(self, x: Tensor) -> Tensor:
-        N, _, H, W = x.shape
         y = group_deviation(x.float(), self.group_size, 1e-8).mean(dim=[1, 2, 3])  # [N/size]
-        y = y.repeat(N // len(y)).to(x.dtype).reshape(N, 1, 1, 1)
-        return torch.cat([x, y.expand(N, 1, H, W)], dim=1)
+        y = y.repeat(len(x) // len(y)).to(x.dtype).reshape(-1, 1, 1, 1)
+        return torch.cat([x, y.expand(-1, 1, *x.shape[2:])], dim=1)
 
 
 def group_deviation(x: Tensor, group_size: int, eps: float) -> Tensor:
@@ -122,11 +112,8 @@ def group_deviation(x: Tensor, group_size: int, eps: float) -> Tensor:
 
 
 def with_deviation(img: Tensor, group_size: int) -> Tensor:
-    """img [N, C, H, W] in [-1, 1] -> [N, 2C, H, W]: beside each picture its group's standard deviation at each pixel, in [-1, 1] too.
-
-    Heads lie on one another, so that folds which a generator gives to all of them show at once: there the deviation is black.
-    The minibatch deviation, one number for a whole group, cannot tell where its slices are alike.
-    """
+    """img [N, C, H, W] in [-1, 1] -> [N, 2C, H, W]: beside each picture its group's deviation at each pixel, in the same range:
+    black where all heads are alike, which the minibatch deviation, one number for a whole group, cannot tell."""
     deviation = 2 * group_deviation(img, group_size, 1e-4) - 1
     return torch.cat([img, deviation.repeat(len(img) // len(deviation), 1, 1, 1)], dim=1)
 
@@ -170,10 +157,8 @@ def spectral_norm(net: nn.Module) -> None:
 
 
 class NoiseInjection(nn.Module):
-    """Noise times one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2).
-
-    Strengths start at 0; ``lr_multiplier`` slows their learning, 0 leaves them there. ``fixed`` [H, W] is noise mode 'const'.
-    """
+    """Noise times one learned strength (StyleGAN2, section 2.1), or one per channel (StyleGAN1, section 2): 0 at the start, and
+    where ``lr_multiplier``, which slows its learning, is 0. ``fixed`` [H, W] is noise mode 'const'."""
 
     def __init__(self, resolution: int, channels: int = 1, lr_multiplier: float = 1.0):
         super().__init__()
@@ -205,10 +190,8 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor | None, c: Tensor | None = None, truncation_psi=1.0, truncation_cutoff: int | None = None
     ) -> Tensor:
-        """z [N, z_dim], c one-hot [N, c_dim] -> ws [N, num_ws, w_dim].
-
-        w_avg + psi * (w - w_avg) in the first ``truncation_cutoff`` layers (all for None); psi = 1 leaves w as it is.
-        """
+        """z [N, z_dim], c one-hot [N, c_dim] -> ws [N, num_ws, w_dim]: w_avg + psi * (w - w_avg) in the first
+        ``truncation_cutoff`` layers (all for None); psi = 1 leaves w as it is."""
         parts = [pixel_norm(z)] if self.z_dim else []
         if self.c_dim:
             assert c is not None and c.shape[1] == self.c_dim, f"this network needs c of shape [N, {self.c_dim}]"

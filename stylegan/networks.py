@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -42,10 +43,8 @@ class Growing(nn.Module):
 
 
 class SynthesisNetwork(Growing):
-    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px.
-
-    While it grows, the picture of the stage's resolution is enlarged to R by whole pixels, as in the official code.
-    """
+    """ws [N, num_ws, w_dim] -> img [N, img_channels, R, R], about in [-1, 1]. One block per resolution from 4 px. While it
+    grows, the picture of the stage's resolution is enlarged to R by whole pixels, as in the official code."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -62,7 +61,13 @@ class SynthesisNetwork(Growing):
 
     def forward(self, ws: Tensor, noise_mode: str = "random", noise: Sequence[Tensor] | None = None) -> Tensor:
         """noise_mode: 'random' (new at each call), 'const' (the fixed maps), 'none'; or give ``noise`` as returned by `draw_noise`."""
-        maps, img, x, first = self._noise(len(ws), noise_mode, noise), None, None, 0
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode is {noise_mode!r}; choose one of random, const, none.")
+        if noise is None and noise_mode == "random":
+            noise = self.draw_noise(len(ws))
+        elif noise is None:
+            noise = itertools.repeat(None if noise_mode == "const" else "none")
+        maps, img, x, first = iter(noise), None, None, 0
         for block in self.active:
             last, before = first + block.num_conv, img
             x, img = block(x, img, ws[:, first : last + block.num_torgb], [next(maps) for _ in range(block.num_conv)])
@@ -78,14 +83,6 @@ class SynthesisNetwork(Growing):
         rng = rng or BatchRNG(next(self.parameters()).device)
         sizes = [block.resolution for block in self.active for _ in range(block.num_conv)]
         return [rng.normal(n, 1, size, size) for size in sizes]
-
-    def _noise(self, n: int, mode: str, noise: Sequence[Tensor] | None):
-        if mode not in ("random", "const", "none"):
-            raise ValueError(f"noise_mode is {mode!r}; choose one of random, const, none.")
-        if noise is None and mode == "random":
-            noise = self.draw_noise(n)
-        count = sum(block.num_conv for block in self.blocks)
-        return iter(noise if noise is not None else [None if mode == "const" else "none"] * count)
 
 
 class Generator(nn.Module):
@@ -108,11 +105,8 @@ def _mapping(config: Config, z_dim: int, w_dim: int, num_ws: int) -> MappingNetw
 
 
 class Discriminator(Growing):
-    """img [N, C, R, R] (and one-hot c) -> logits [N, 1].
-
-    With classes the logit is the projection of the features on an embedding of c (Miyato & Koyama 2018, arXiv:1802.05637). While it
-    grows, pictures are reduced to the stage's resolution first.
-    """
+    """img [N, C, R, R] (and one-hot c) -> logits [N, 1]: with classes, the projection of the features on an embedding of c
+    (Miyato & Koyama 2018, arXiv:1802.05637). While it grows, pictures are reduced to the stage's resolution first."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -258,11 +252,8 @@ def describe_loss(config: Config) -> str:
 
 @torch.no_grad()
 def part_rows(config: Config) -> list[dict]:
-    """One row per part of G and D at full resolution: the shape that it gives for one slice, its weights, and its multiplications.
-
-    Observed with torch's own counter while one slice is drawn and judged: products and convolutions, resampling filters among
-    them, not work pixel by pixel. A part that only serves while the networks grow has no shape.
-    """
+    """One row per part of G and D at full resolution: the shape that it gives for one slice (none where it only serves
+    growing), its weights, and its multiplications in products and convolutions, as torch counts them."""
     G, D = (net.eval() for net in build_networks(config))
     set_stage(Stage(config.img_resolution, 1.0), G, D)
     c = torch.eye(config.c_dim)[:1] if config.c_dim else None

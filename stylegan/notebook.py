@@ -46,10 +46,7 @@ def home() -> Path | None:
 
 
 def home_slices(data: str | Path | None = None) -> Path | None:
-    """``data``, else the one .zip or the folder ``slices`` of the home folder; None stands for the simulated slices.
-
-    Raises ValueError where there are several.
-    """
+    """``data``, else the .zip or folder ``slices`` of the home folder; None: the simulated slices. ValueError for several."""
     if data is not None or (folder := home()) is None:
         return data and Path(os.path.expanduser(data))
     found = [path for path in (folder / "slices", *sorted(folder.glob("*.zip"))) if path.exists()]
@@ -60,10 +57,8 @@ def home_slices(data: str | Path | None = None) -> Path | None:
 
 
 def run_folder(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Path:
-    """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own slices.
-
-    Says on Colab what to set where the folder is lost with the session or where the home folder holds no slices.
-    """
+    """``run_dir``, by default ``runs/<preset>`` of the home folder or checkout, ``runs/<preset>-<name of the data>`` for own
+    slices. Says on Colab what to set where the folder is lost with the session or where the home folder holds no slices."""
     if run_dir is not None:
         return Path(os.path.expanduser(run_dir))
     folder, data = home(), home_slices(data)
@@ -82,8 +77,8 @@ def plan(
 ) -> Config:
     """The config of the run in the folder, else of the preset, with those of ``changes`` that are not None.
 
-    For a new run of a preset with classes the number of classes is that of the slices; where there are no two classes the run is
-    planned without, and a sentence says so. ``options``: arguments of `load_slices` (subjects_csv, levels, contrast).
+    A new run of a preset with classes takes those of the slices; where there are no two it is planned without, and a sentence
+    says so. ``options``: arguments of `load_slices` (subjects_csv, levels, contrast).
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     if known := read_settings(folder):
@@ -101,10 +96,8 @@ def plan(
 
 
 def train_or_load(config: Config, data: str | Path | None, folder: str | Path, options: Mapping | None = None) -> list[dict]:
-    """Train, go on, or leave a finished run alone; returns the lines of its metrics. Raises what `train_run` raises.
-
-    ``data`` and ``options`` as in `plan`; for a run that exists, None takes what it was trained with.
-    """
+    """Train, go on, or leave a finished run alone; returns the lines of its metrics. ``data`` and ``options`` as in `plan`; for
+    a run that exists, None takes what it was trained with. Raises what `train_run` raises."""
     folder, known = Path(folder), read_settings(folder)
     options = {name: value for name, value in (options or {}).items() if value is not None}
     if known is None:
@@ -152,10 +145,8 @@ class Run:
 
 
 def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Run:
-    """The run in its folder, its best generator, and its slices.
-
-    FileNotFoundError says what to run first; ValueError, that a file is damaged or that the slices are not those of the run.
-    """
+    """The run in its folder, its best generator, and its slices. FileNotFoundError says what to run first; ValueError, that a
+    file is damaged or that the slices are not those of the run."""
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
         raise FileNotFoundError(f"There is no generator in {folder}; run notebook 02_train first, with the same parameters.")
@@ -193,9 +184,7 @@ class Reference:
 
 def reference() -> Reference | None:
     """`SHIPPED` of the checkout with its entry in ``models/metrics.json``; where it is missing None, and a sentence is shown.
-
-    Raises ValueError where the entry is missing or belongs to another generator: scores would stand under the wrong pictures.
-    """
+    ValueError where the entry is missing or belongs to another generator: scores would stand under the wrong pictures."""
     path = checkout() / "models" / f"{SHIPPED}.safetensors"
     if not path.is_file():
         tell(f"There is no `models/{path.name}` here; clone the repository to see the shipped generator.")

@@ -100,11 +100,9 @@ def grid(
     alt: str = "",
     bar: ScalarMappable | None = None,
 ) -> Figure:
-    """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]; blank places stay white.
-
-    scale: whole-number enlargement, None for the largest that fits a page, up to 4 or what the texts take. marks: what lies at the
-    (top, bottom, left, right), written on the first slice. notes: one for each, in its corner. bar: the colours of some slices.
-    """
+    """A sheet of slices [n, ...] (see `to_uint8`), row by row, or of a tensor [rows, columns, C, R, R]. scale: None for the
+    largest whole number that fits a page, up to 4 or what the texts take. marks: what lies at the (top, bottom, left, right),
+    written on the first slice. notes: one for each, in its corner. bar: the colours of some slices."""
     if images.ndim == 5:
         columns, images = images.shape[1], images.flatten(0, 1)
     tiles = _three_channels(images)
@@ -166,10 +164,7 @@ def strip(images: Images, titles: Sequence[str] = (), **kwargs) -> Figure:
 
 def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: int = 8, subjects=None, **kwargs) -> Figure:
     """One row per class, one column per level, lowest first; the first slices of each class where levels are unknown (-1).
-
-    images [n, ...] (see `to_uint8`), labels [n] index into classes (-1: unknown), levels [n]. With ``subjects`` [n] each row is
-    one person.
-    """
+    labels [n] index into classes (-1: unknown), levels [n]; with ``subjects`` [n] each row is one person."""
     wanted = np.unique(np.linspace(levels.min(), levels.max(), columns).round().astype(int)) if levels.max() > 0 else []
     rows = {}
     for index, name in [*enumerate(classes), (-1, "unknown")]:
@@ -189,10 +184,8 @@ def preview(images: Images, labels, classes: Sequence[str], levels, *, columns: 
 def compare(
     first: Images, second: Images, names: Sequence[str] = ("real", "generated"), *, difference: bool = False, **kwargs
 ) -> Figure:
-    """Two rows of as many slices [n, ...], the smaller ones enlarged by a whole number to the size of the others.
-
-    With ``difference`` a third row is the second minus the first in grey levels, red where the second is brighter.
-    """
+    """Two rows of as many slices [n, ...], the smaller ones enlarged by a whole number to the size of the others. With
+    ``difference`` a third row is the second minus the first in grey levels, red where the second is brighter."""
     rows = [_three_channels(sheet) for sheet in (first, second)]
     size = max(row.shape[1] for row in rows)
     rows = [enlarge(row, size // row.shape[1]) for row in rows]

@@ -29,9 +29,7 @@ Classes, Images = int | Sequence[int] | None, np.ndarray | Tensor
 
 def to_uint8(images: Images) -> np.ndarray:
     """float [n, C, R, R] in [-1, 1] (clamped, rounded), or uint8 as it is -> uint8 [n, R, R], or [n, R, R, 3] for C = 3.
-
-    The one rule from floats to grey levels: sheets, PNG files and scores see the same pixels.
-    """
+    The one rule from floats to grey levels: sheets, PNG files and scores see the same pixels."""
     images = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
     if images.dtype != np.uint8:
         images = np.rint((np.clip(images.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
@@ -53,11 +51,8 @@ def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
 
 
 def choose_classes(G: Generator, class_index: Classes, seeds: Sequence[int]) -> Tensor | None:
-    """The class of each seed: int64 [n], None for a generator without classes.
-
-    class_index: one for all, or one per seed; without it a conditional G gives seed s the class s mod c_dim. Raises ValueError
-    for classes that G does not know.
-    """
+    """The class of each seed, int64 [n]: class_index, one for all or one per seed, else s mod c_dim for seed s; None for a
+    generator without classes. ValueError for classes that G does not know."""
     if not G.c_dim:
         if class_index is not None:
             raise ValueError("This generator was trained without classes: leave class_index out.")
@@ -80,10 +75,8 @@ def styles(
 
 
 def synthesize(G: Generator, ws: Tensor, *, noise_mode: str = "const", noise: list[Tensor] | None = None) -> Tensor:
-    """ws [n, num_ws, w_dim] -> pictures [n, C, R, R], float32 on the CPU, about in [-1, 1], not clamped.
-
-    noise_mode 'const' | 'none', or ``noise``: one [n, 1, H, W] for each convolution, as `seed_noise` draws.
-    """
+    """ws [n, num_ws, w_dim] -> pictures [n, C, R, R], float32 on the CPU, about in [-1, 1], not clamped. noise_mode 'const' |
+    'none', or ``noise``: one [n, 1, H, W] for each convolution, as `seed_noise` draws."""
     return _in_chunks(G, lambda ws, *maps: G.synthesis(ws, noise_mode, list(maps) or None), [ws, *(noise or [])])
 
 
@@ -146,8 +139,8 @@ def has_noise(G: Generator) -> bool:
 
 
 @contextmanager
-def sampling(G: Generator) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, on the device where G is; leaves G as it was found."""
+def sampling(G: torch.nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, on the device where the network is; leaves it as it was found."""
     modes = [(module, module.training) for module in G.modules()]
     try:
         G.eval()
@@ -175,11 +168,8 @@ def class_sweep(G: Generator, seeds: Sequence[int], classes: Sequence[int] | Non
 
 
 def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossover: int | None = None, **kwargs) -> Tensor:
-    """Picture [i, j] takes its first ``crossover`` ws (coarse: the shape) from seed rows[i], the rest (fine) from cols[j].
-
-    [rows, cols, C, R, R] (StyleGAN1, section 3.1). crossover = num_ws repeats the rows' own pictures, 0 the columns';
-    None takes half. kwargs as in `styles`. Raises ValueError for a crossover outside 0 .. num_ws.
-    """
+    """[rows, cols, C, R, R] (StyleGAN1, section 3.1): picture [i, j] takes its first ``crossover`` ws (coarse; None: half) from
+    seed rows[i], the rest (fine) from cols[j]. kwargs as in `styles`. ValueError for a crossover outside 0 .. num_ws."""
     crossover = G.num_ws // 2 if crossover is None else crossover
     if not 0 <= crossover <= G.num_ws:
         raise ValueError(f"crossover is {crossover}; this generator has {G.num_ws} style vectors, take 0 to {G.num_ws}.")
@@ -190,10 +180,8 @@ def style_mixing(G: Generator, rows: Sequence[int], cols: Sequence[int], crossov
 
 
 def interpolate(G: Generator, seeds: Sequence[int], frames: int = 16, **kwargs) -> Tensor:
-    """A walk in straight lines of W from seed to seed: [(len(seeds) - 1) * frames + 1, C, R, R], the noise fixed.
-
-    Every ``frames``-th picture is a seed's own. kwargs as in `styles`. Raises ValueError for fewer than two seeds.
-    """
+    """A walk in straight lines of W from seed to seed, the noise fixed: [(len(seeds) - 1) * frames + 1, C, R, R], of which
+    every ``frames``-th is a seed's own. kwargs as in `styles`. ValueError for fewer than two seeds."""
     if len(seeds) < 2 or frames < 1:
         raise ValueError(f"An interpolation needs at least two seeds and one frame, not {len(seeds)} and {frames}.")
     ws = styles(G, seeds, **kwargs)
@@ -202,10 +190,8 @@ def interpolate(G: Generator, seeds: Sequence[int], frames: int = 16, **kwargs) 
 
 
 def noise_deviation(G: Generator, seed: int, draws: int = 32, **kwargs) -> tuple[Tensor, Tensor, Tensor]:
-    """(picture without noise, mean and pixel-wise standard deviation over ``draws`` fresh noise maps), each [C, R, R], of one w.
-
-    StyleGAN1, section 3.2 and figure 4. Of pictures in [-1, 1]: below black nothing is seen to vary. kwargs as in `styles`.
-    """
+    """(picture without noise, mean and pixel-wise standard deviation over ``draws`` fresh noise maps) of one w, each [C, R, R],
+    clamped to [-1, 1]: below black nothing is seen to vary (StyleGAN1, section 3.2 and figure 4). kwargs as in `styles`."""
     ws = styles(G, [seed], **kwargs)
     noise = [torch.cat(maps) for maps in zip(*(seed_noise(G, [seed], draw) for draw in range(draws)), strict=True)]
     pictures = synthesize(G, ws.expand(draws, -1, -1), noise=noise).clamp(-1, 1).double()  # equal ones deviate by exactly 0
@@ -232,8 +218,7 @@ def sample(
     """Write seed0000.png ... and grid.png into ``out``, and for each of ``extras`` (`latent.EXTRAS`, explorer) its file; returns the paths.
 
     path: run folder or .safetensors file. Without class_name a conditional G gives seed s the class s mod (number of classes).
-    Raises ValueError for an unknown class, an extra that the generator has not or an ``out`` that is a file, FileNotFoundError
-    without a generator.
+    Raises ValueError for an unknown class or an extra that the generator has not, FileNotFoundError without a generator.
     """
     from stylegan import latent, plots  # only where pictures are laid out: sampling needs no matplotlib
     from stylegan.reporting import explorer
@@ -243,8 +228,6 @@ def sample(
         raise ValueError(f"There is no extra picture {', '.join(unknown)}; choose of {', '.join(known)}.")
     if not np.isfinite(truncation_psi) or (truncation_cutoff or 0) < 0:
         raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a folder to write to.")
     G, info, kind = _load(path, device, extras, class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}

@@ -34,8 +34,7 @@ def in_full_precision(function, only: str | None = None):
 
 def float_on_cpu(x: Tensor) -> Tensor:
     """x in the type that suits sums and products with a number for each map: float32 on CPUs, where halves take four times as long."""
-    halves = x.dtype in (torch.bfloat16, torch.float16)
-    return x.float() if halves and x.device.type == "cpu" else x
+    return x.float() if x.device.type == "cpu" and x.dtype.itemsize < 4 else x
 
 
 def clamp_fp16(x: Tensor) -> Tensor:
@@ -44,10 +43,8 @@ def clamp_fp16(x: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1, taps: Taps = TAPS) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 padding - len(taps) + 1, ...]; a stride of 2 takes even sizes and every other row and column.
-
-    The filter is the outer product of ``taps``, which are symmetric, with itself; ``gain`` is its sum.
-    """
+    """[N, C, H, W] -> [N, C, H + 2 padding - len(taps) + 1, ...]; a stride of 2 takes even sizes and every other row and
+    column. The filter is the outer product of ``taps``, which are symmetric, with itself; ``gain`` is its sum."""
     with torch.autocast(x.device.type, enabled=False):
         form = blur_by_products if x.is_cuda else _Blur.apply
         return form(x, padding, gain, stride, taps)
@@ -79,7 +76,8 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, padding: int, gain: float, stride: int, taps: Taps) -> Tensor:
         ctx.padding, ctx.gain, ctx.stride, ctx.taps = padding, gain, stride, taps
-        return F.conv2d(x, _filter(x, gain, taps), stride=stride, padding=padding, groups=x.shape[1])
+        kernels = _filter(x.shape[1], gain, x.device, x.dtype, taps)
+        return F.conv2d(x, kernels, stride=stride, padding=padding, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -93,18 +91,15 @@ class _Blur(torch.autograd.Function):
 
 def _enlarge(x: Tensor, padding: int, gain: float, taps: Taps = TAPS) -> Tensor:
     """Zeros between the pixels, then the filter."""
-    return F.conv_transpose2d(x, _filter(x, gain, taps), stride=2, padding=padding, groups=x.shape[1])
-
-
-def _filter(x: Tensor, gain: float, taps: Taps) -> Tensor:
-    """[C, 1, k, k], for the maps of x."""
-    return _outer(gain, x.device, x.dtype, taps).expand(x.shape[1], 1, -1, -1)
+    kernels = _filter(x.shape[1], gain, x.device, x.dtype, taps)
+    return F.conv_transpose2d(x, kernels, stride=2, padding=padding, groups=x.shape[1])
 
 
 @functools.lru_cache(maxsize=64)
-def _outer(gain: float, device: torch.device, dtype: torch.dtype, taps: Taps) -> Tensor:
+def _filter(channels: int, gain: float, device: torch.device, dtype: torch.dtype, taps: Taps) -> Tensor:
+    """[channels, 1, k, k]: the same kernel, of sum gain, for each map."""
     row = torch.tensor(taps, device=device, dtype=dtype)
-    return torch.outer(row, row) * (gain / sum(taps) ** 2)
+    return (torch.outer(row, row) * (gain / sum(taps) ** 2)).expand(channels, 1, -1, -1)
 
 
 @in_full_precision

@@ -34,18 +34,16 @@ class Shard:
             )
         return cls(distributed.rank(), world, group)
 
-    def rows(self, total: int) -> slice | Tensor:
-        """Rows of this share in a batch of ``total``: whole groups, in order. The shares together are the batch."""
-        if self.count == 1:
-            return slice(None)
+    def take(self, whole: Tensor | None) -> Tensor | None:
+        """The rows of a tensor [total, ...] that belong to this share: whole groups, in order. None stays None."""
+        if whole is None or self.count == 1:
+            return whole
+        total = len(whole)
         size = min(self.group_size, total // self.count)
         groups = total // size  # slice i sits in group i mod groups
         assert size * groups == total and groups % self.count == 0, f"{total} rows do not fall into {self.count} shares"
-        return torch.arange(total)[torch.arange(total) % groups // (groups // self.count) == self.index]
-
-    def take(self, whole: Tensor | None) -> Tensor | None:
-        """The rows of a tensor [total, ...] that belong to this share; None stays None."""
-        return whole if whole is None or self.count == 1 else whole[self.rows(len(whole)).to(whole.device)]
+        own = torch.arange(total) % groups // (groups // self.count) == self.index
+        return whole[own.nonzero().flatten().to(whole.device)]  # a mask on a device would make the host wait for it
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from stylegan.config import Config, differences
 from stylegan.dataset import SliceDataset, load_slices, normalised, one_hot
 from stylegan.files import append_line, environment, hold_run_dir, prepare_machine, printable, read_json, replacing, write_json
 from stylegan.networks import enough_memory, peak_memory_mb
-from stylegan.predict import generate, to_uint8
+from stylegan.predict import generate, sampling, to_uint8
 from stylegan.rng import BatchRNG
 from stylegan.train import TrainingState, new_state, train
 
@@ -221,10 +221,8 @@ class Recorder(contextlib.ExitStack):
         return now - self.saved > config.checkpoint_minutes * 60, self.stop_signal is not None or out_of_time
 
     def save(self, stopped: bool) -> None:
-        """A checkpoint; and for a run that stops between two ticks a line, with its scores if the clock ended it.
-
-        `resume` takes that line and its best generator back.
-        """
+        """A checkpoint; and for a run that stops between two ticks a line, with its scores if the clock ended it, which
+        `resume` takes back with its best generator."""
         state, best_kid, found = self.state, self.state.best_kid, {}
         self._finite_means()
         save_state(state, self.run_dir)
@@ -301,17 +299,14 @@ class Recorder(contextlib.ExitStack):
         classes = spread(self.train_slices.labels, len(seeds)) if self.state.config.c_dim else None
         return found | {"logits_fake": self._mean_logit(generate(self.state.G_ema, seeds, class_index=classes), classes)}
 
-    @torch.no_grad()
     def _mean_logit(self, img: torch.Tensor, labels: np.ndarray | None) -> float:
         """Of pictures as D sees them in training, but for augmentation. D stays as it is, to the last buffer."""
-        state, config, training = self.state, self.state.config, self.state.D.training
+        state, config = self.state, self.state.config
         img = img.expand(-1, config.img_channels, -1, -1).to(state.device)
         if config.dither:
             img = dither(img, BatchRNG(state.device, torch.Generator(state.device).manual_seed(config.seed)))
-        state.D.eval()  # in training mode a look would move spectral norms and running means
-        logits = state.D(img, one_hot(labels, config.c_dim, state.device))
-        state.D.train(training)
-        return logits.mean().item()
+        with sampling(state.D):  # in training mode a look would move spectral norms and running means
+            return state.D(img, one_hot(labels, config.c_dim, state.device)).mean().item()
 
     def _draw(self) -> None:
         """A grid of pictures from fixed z. Of more than a time-lapse can show every other one goes, but the first and the last stay."""

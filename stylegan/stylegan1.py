@@ -23,24 +23,18 @@ from stylegan.stylegan2 import FromRGB as FromRGB
 
 class AdaIN(nn.Module):
     """Adaptive instance normalisation, equation 1: y_s (x - mean(x)) / std(x) + y_b, each map of each sample by itself.
-
-    The style (y_s, y_b) is an affine map of w and starts around (1, 0). [N, C, H, W], w [N, w_dim] -> [N, C, H, W].
-    """
+    The style (y_s, y_b) is an affine map of w and starts around (1, 0). [N, C, H, W], w [N, w_dim] -> [N, C, H, W]."""
 
     def __init__(self, channels: int, w_dim: int):
         super().__init__()
         self.affine = EqualLinear(w_dim, 2 * channels)
 
+    @in_full_precision
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1] each
-        return instance_norm(x) * (scale + 1) + shift
-
-
-@in_full_precision
-def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Each map [H, W] of each sample with mean 0 and mean square 1: [N, C, H, W]."""
-    x = x - x.mean(dim=[2, 3], keepdim=True)
-    return x * (x.square().mean(dim=[2, 3], keepdim=True) + eps).rsqrt()
+        x = x - x.mean(dim=[2, 3], keepdim=True)
+        x = x * (x.square().mean(dim=[2, 3], keepdim=True) + 1e-8).rsqrt()
+        return x * (scale + 1) + shift
 
 
 class Conv2d(nn.Module):
@@ -160,11 +154,8 @@ class Stage(NamedTuple):
 
 
 def stage(config: Config, cur_nimg: int) -> Stage:
-    """The stage after ``cur_nimg`` slices.
-
-    ``grow_kimg`` at the first resolution, then for each doubling ``fade_kimg`` in which alpha goes evenly from 0 to 1, and
-    ``grow_kimg`` at alpha = 1; the last one lasts. Without growing (``grow_from`` 0) the full resolution at alpha = 1 from the start.
-    """
+    """The stage after ``cur_nimg`` slices: ``grow_kimg`` at the first resolution (without growing the full one, which lasts),
+    then for each doubling ``fade_kimg`` in which alpha goes evenly from 0 to 1, and ``grow_kimg`` at alpha = 1."""
     hold, fade = config.grow_kimg * 1000, config.fade_kimg * 1000
     phase, within = divmod(cur_nimg, hold + fade)
     resolution = (config.grow_from or config.img_resolution) << int(min(phase, 8))  # from 4 px to 1024
@@ -201,9 +192,7 @@ def lr_factor(config: Config, cur_nimg: int) -> float:
 
 def fade_reals(real: Tensor, now: Stage, alpha: Tensor) -> Tensor:
     """Real slices [N, C, R, R] with as much detail as the generator draws now: halved pictures fade into those of the stage.
-
-    As D reduces every picture to the resolution of its stage, only the fade itself has to be shown.
-    """
+    As D reduces every picture to the resolution of its stage, only the fade itself has to be shown."""
     if not now.fading:
         return real
     R = real.shape[2]

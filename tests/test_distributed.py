@@ -37,7 +37,7 @@ COMPARED = {"loss_D", "loss_G", "r1", "path_length", "grad_norm_D", "grad_norm_G
 def test_shards_are_the_batch_cut_no_group_and_draw_their_rows_of_the_whole(monkeypatch):
     x = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for total, count in ((16, 2), (16, 4), (32, 4), (24, 3), (8, 4)):
-        rows = torch.cat([torch.arange(total)[Shard(i, count, 4).rows(total)] for i in range(count)])
+        rows = torch.cat([Shard(i, count, 4).take(torch.arange(total)) for i in range(count)])
         assert sorted(rows.tolist()) == list(range(total))
     for shard in (Shard(0, 2), Shard(1, 2), Shard(2, 4)):
         torch.testing.assert_close(MinibatchStdDev(4)(shard.take(x)), shard.take(MinibatchStdDev(4)(x)))

@@ -272,7 +272,7 @@ def test_the_discriminator_is_watched_on_pictures_as_it_sees_them(on, slices, tm
 
 def test_a_grown_discriminator_is_loaded_at_the_stage_it_has_reached(tmp_path, monkeypatch, slices):
     train_until(monkeypatch, 16, tiny("stylegan1"), tmp_path)
-    D, known, _ = load_discriminator(tmp_path)
+    D, known = load_discriminator(tmp_path)
     state = new_state(known)
     checkpoint.resume(state, tmp_path)
     assert D.now == state.D.now and D.now.resolution > known.grow_from and not D.training

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 from stylegan import train as training
-from stylegan.augment import augment, cutout, dither, grey, move
+from stylegan.augment import augment, cutout, dither, move
 from stylegan.checkpoint import flatten
 from stylegan.config import PRESETS, Config, make_config
 from stylegan.dataset import draw_batch, mirror_axis, order
@@ -336,7 +336,6 @@ def test_movements_grey_and_cutout():
     square[:, :, 6:10, 6:10] = 1
     assert (move(square, torch.zeros(1, 2), torch.full([1], 2.0), torch.zeros(1)) > 0).sum() == pytest.approx(4 * 16, abs=4)
     img = noise()
-    torch.testing.assert_close(grey(img, torch.full([4], 0.1), torch.full([4], 2.0)), img * 2 + 0.1)
     struck = torch.tensor([True, False, True, False])
     cut = cutout(img, struck, torch.full([4, 2], 0.5))
     torch.testing.assert_close(cut[~struck], img[~struck])

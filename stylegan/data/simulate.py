@@ -67,11 +67,8 @@ class Subject:
 
 
 def simulate(num_subjects: int = 128, num_levels: int = 32, resolution: int = 64, seed: int = 0) -> Simulation:
-    """Simulate ``num_subjects`` x ``num_levels`` slices of ``resolution`` x ``resolution`` pixels (16 to 512).
-
-    Subject k depends on (seed, k) alone: a larger population begins with the smaller one. Odd subjects (SIM_0001, SIM_0003...)
-    are controls, even ones have atrophy. Raises ValueError for sizes that make no picture.
-    """
+    """Slices of controls (SIM_0001, SIM_0003...) and atrophy in turns. Subject k depends on (seed, k) alone: a larger
+    population begins with the smaller one. ValueError for sizes that make no picture."""
     if num_subjects < 1 or num_levels < 1 or not 16 <= resolution <= 512:
         asked = f"{num_subjects} subjects x {num_levels} levels at {resolution} px"
         raise ValueError(f"Cannot simulate {asked}; take at least one subject and one level, and 16 to 512 px.")
@@ -192,10 +189,8 @@ def _spline_basis(axis: np.ndarray, dimension: int, spacing: float) -> np.ndarra
 
 @lru_cache(maxsize=1)
 def _template() -> tuple[torch.Tensor, np.ndarray]:
-    """T1, grey matter, white matter and lateral ventricles float32 [4, Z, Y, X] in [0, 1] at 1 mm, and the first voxel's mm (x, y, z).
-
-    Read from nilearn's wheel (no network) and cut to the heights that deformed slices can reach.
-    """
+    """T1, grey matter, white matter and lateral ventricles float32 [4, Z, Y, X] in [0, 1] at 1 mm, and where their first voxel
+    is, in mm: from nilearn's wheel (no network), cut to the heights that deformed slices can reach."""
     from nilearn import datasets  # three seconds to import: only who simulates pays
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
@@ -223,8 +218,8 @@ def _ventricles(t1: np.ndarray, tissue: np.ndarray, origin: np.ndarray) -> np.nd
 def _ventricle_flow() -> torch.Tensor:
     """Backward displacement in mm by enlargements of 0, FLOW_STEP, 2 FLOW_STEP... mm: float32 [E, 3, Z, Y, X].
 
-    The velocity points outwards from the blurred ventricles and vanishes far from them. Following a smooth velocity is
-    one-to-one however far one goes (Arsigny et al. 2006, MICCAI); a plain push would fold the narrow horns.
+    Following a smooth velocity, here outwards from the blurred ventricles, is one-to-one however far one goes (Arsigny et al.
+    2006, MICCAI); a plain push would fold the narrow horns.
     """
     volume, origin = _template()
     ventricle = volume[3].numpy()

@@ -24,11 +24,8 @@ def set_parameters(notebook: NotebookNode, values: dict) -> None:
 
 
 def execute(notebook: NotebookNode, path: Path) -> None:
-    """Run all cells in place, in a kernel of this very Python and in the notebook's own folder.
-
-    What cells tagged ``progress`` print appears here as well. Raises ValueError, naming notebook and cell, where one stops, and
-    KeyboardInterrupt, after the kernel has stopped and saved, when the user wants to stop.
-    """
+    """Run all cells in place, in a kernel of this very Python and in the notebook's own folder. Raises ValueError, naming
+    notebook and cell, where one stops, and KeyboardInterrupt, after the kernel has saved, where the user stops it."""
     # STYLEGAN_STILL: the notebook runs for a page, where no slider can move. The last two keep tqdm quiet without widgets.
     paths = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])  # with the package to import
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "STYLEGAN_STILL": "1"}

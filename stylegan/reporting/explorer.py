@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stylegan.checkpoint import load_generator
 from stylegan.files import read_json, replacing
-from stylegan.latent import GAUGES, Gauge, find_directions, style_weights
+from stylegan.latent import GAUGES, Gauge, find_directions, held_on_fresh_seeds, style_weights
 from stylegan.modules import GAIN
 from stylegan.networks import Generator
 from stylegan.plots import data_uri
@@ -70,10 +70,8 @@ def show(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> None:
 
 
 def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
-    """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `STYLE` and, at its end, `SCRIPT`.
-
-    The page's Content-Security-Policy is that of `csp`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them.
-    """
+    """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `csp`, `STYLE` and, at its end,
+    `SCRIPT`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them."""
     G, info = load_generator(path)
     R, why = G.synthesis.full, obstacle(G)
     about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
@@ -110,18 +108,14 @@ def obstacle(G: Generator) -> str:
 
 
 def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[str, Gauge] = GAUGES) -> dict[str, Tensor]:
-    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds.
-
-    Its result lies in ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout.
-    """
+    """Steps [w_dim] by what they move: three by PCA, and that of `groundtruth` where it held on fresh seeds: its result lies in
+    ``groundtruth`` of a run folder, that of a shipped file in ``figures`` of the checkout."""
     found = find_directions(G, gauges, min(3, G.w_dim)) if style_weights(G) is not None else []
     steps = {f"PCA {one.number} ({one.name})": one.step for one in found}
     places = [path / "groundtruth"] if path.is_dir() else (path.parent.parent / "figures").glob("*/groundtruth")
     for result in filter(None, (read_json(place / "groundtruth.json") for place in places)):
-        grown = result["direction"]
-        held = abs(grown["per_step"]) > grown["random"]["high"] and grown["agreed"] > 0.9
-        if result["model_hash"] == model_hash and "step" in grown and held:
-            steps["Ventricles"] = torch.tensor(grown["step"])
+        if result["model_hash"] == model_hash and "step" in result["direction"] and held_on_fresh_seeds(result["direction"]):
+            steps["Ventricles"] = torch.tensor(result["direction"]["step"])
     return steps
 
 
@@ -149,10 +143,8 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
 
 
 def pack(G: Generator, directions: Mapping[str, Tensor]) -> dict:
-    """What `explorer.js` draws with: constant factors folded into the weights.
-
-    Kernels and matrices of layers are halves. All else is exact: AdaIN enlarges the rounding of a start that hardly varies.
-    """
+    """What `explorer.js` draws with: constant factors folded into the weights. Kernels and matrices of layers are halves, all
+    else is exact: AdaIN enlarges the rounding of a start that hardly varies."""
     halves, floats = [], []
 
     def place(tensor: Tensor) -> dict[str, int]:

@@ -68,17 +68,13 @@ class Evidence:
         """{title, layout, key} of the slices."""
         return {name: getattr(self.slices, name) for name in ("title", "layout", "key")}
 
-    @cached_property
-    def cache(self) -> Path:
-        return cache_folder()
-
     def features(self, images: np.ndarray) -> np.ndarray:
         """Feature vectors [n, D] of real pictures, each taken once: the same people stand on many sides. Kept in the cache."""
         keys = [hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest() for picture in images]
         new = {key: row for row, key in enumerate(keys) if key not in self.known}
         if new:
             chosen = images if len(new) == len(images) else images[list(new.values())]
-            found = features(chosen, self.space, device=self.device, cache_dir=self.cache)
+            found = features(chosen, self.space, device=self.device, cache_dir=cache_folder())
             self.known.update(zip(new, found, strict=True))
         return np.stack([self.known[key] for key in keys])
 
@@ -102,18 +98,14 @@ class Evidence:
         return np.concatenate([self.features(images) for images in self.train_images])
 
     def fakes(self, real: SliceDataset, n: int | None = None, *, psi: float = 1.0) -> Side:
-        """The slices of the first n seeds, by default as many as real ones, drawn once.
-
-        Each has noise of its own, drawn from its seed as `predict.seed_noise` does. A conditional generator draws each in the
-        class of one of the real slices; labels are the generator's own numbers. Picture i is drawn again by
-        ``generate(G, [people[i]], class_index=[labels[i]], noise_mode="random")``.
-        """
+        """The slices of the first n seeds (by default as many as real ones) in the classes of real ones; labels are G's own
+        numbers. ``generate(G, [people[i]], class_index=[labels[i]], noise_mode="random")`` draws picture i again."""
         n = len(real) if n is None else n
         classes = self._classes(real, n)
         key = psi, None if classes is None else classes.tobytes()
         if key not in self.drawn or len(self.drawn[key]) < n:
             pictures = self.pictures(real, n, psi)
-            (vectors,) = distributed.split_across_processes(lambda a, b: (self.features_once(pictures[a:b]),), n)
+            vectors = distributed.split_across_processes(lambda a, b: self.features_once(pictures[a:b]), n)
             self.drawn[key] = Side(pictures, vectors, np.arange(n), classes)
         return self.drawn[key].rows(slice(n))
 
@@ -122,12 +114,12 @@ class Evidence:
         n = len(real) if n is None else n
         classes = self._classes(real, n)
 
-        def draw(first: int, last: int) -> tuple[np.ndarray]:
+        def draw(first: int, last: int) -> np.ndarray:
             options = {"truncation_psi": psi, "noise_mode": noise_mode}
             chosen = None if classes is None else classes[first:last].tolist()
-            return (as_pixels(generate(self.G, range(first, last), class_index=chosen, **options)),)
+            return as_pixels(generate(self.G, range(first, last), class_index=chosen, **options))
 
-        return distributed.split_across_processes(draw, n)[0]
+        return distributed.split_across_processes(draw, n)
 
     def fixed_noise(self, real: SliceDataset) -> np.ndarray:
         """The same w as those of `fakes`, all under the generator's fixed noise maps, so that only W varies: uint8 [n, R, R]."""
@@ -198,11 +190,8 @@ def open_evidence(
 
 
 def read_answers(files: Sequence[str | Path], info: Mapping) -> dict[str, float]:
-    """``{value, low, high, n, readers}``: the share of right answers in the quiz of a report, of all files together.
-
-    Answers count alike, whoever gave them, so that with several readers the interval is narrow. Raises ValueError for a file that
-    the quiz did not save, or that is about another generator than that of ``info``.
-    """
+    """``{value, low, high, n, readers}``: the share of right answers in the quiz of a report, all files together, as if one
+    reader gave them (so the interval is narrow). ValueError for files not of the quiz, or about another generator."""
     right = []
     for path in files:
         found = read_json(path)
@@ -243,9 +232,7 @@ def _part(name: str, real: SliceDataset, reference: SliceDataset, num: int) -> P
     others = reference.select(~np.isin(people_of(reference), people))
     n = min(num, len(real), len(others))
     if n < 2:
-        raise ValueError(
-            f"the floor takes slices of other subjects: there are {len(others)}; give the training set as --train-data."
-        )
+        raise ValueError(f"the floor takes other subjects' slices, here {len(others)}; give the training set as --train-data.")
     real = real.select(np.sort(rng.choice(len(real), n, replace=False)))
     slices_each = np.unique(people_of(real), return_counts=True)[1]
     if (count := len(slices_each)) < 2 or n - slices_each.max() < 2:  # what an interval leaves is compared too

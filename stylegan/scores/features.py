@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from scipy import ndimage, stats
 
 from stylegan.files import replacing
-from stylegan.predict import to_uint8
+from stylegan.predict import Images, to_uint8
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # uint8 [n, R, R] on the CPU -> float32 [n, D]
 DEFAULT = "efficientnet-lite0"
@@ -28,17 +28,12 @@ INCEPTION_FILE, INCEPTION_SHA256 = "weights-inception-2015-12-05-6726825d.pth", 
 
 
 def features(
-    images: np.ndarray | torch.Tensor,
-    space: str = DEFAULT,
-    *,
-    device: str | torch.device = "cpu",
-    cache_dir: str | Path | None = None,
+    images: Images, space: str = DEFAULT, *, device: str | torch.device = "cpu", cache_dir: str | Path | None = None
 ) -> np.ndarray:
-    """Feature vectors of grey pictures, float32 [N, D].
+    """Feature vectors float32 [N, D] of grey pictures, uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (of a G).
 
-    ``images`` is uint8 [N, R, R] (a data set) or float [N, 1, R, R] in [-1, 1] (a generator). With ``cache_dir`` the result is
-    kept there by the content of the pictures and the space, and read back the next time. Raises ValueError for an unknown space,
-    another shape, no pictures or values that are not finite.
+    With ``cache_dir`` the result is kept there by the content of the pictures and the space, and read back the next time.
+    ValueError for an unknown space, another shape, no pictures or values that are not finite.
     """
     extract, pixels, path = extractor(space, str(device)), as_pixels(images), None
     if cache_dir is not None:
@@ -60,18 +55,17 @@ def features(
     return result
 
 
-def as_pixels(images: np.ndarray | torch.Tensor) -> np.ndarray:
+def as_pixels(images: Images) -> np.ndarray:
     """Uint8 [N, R, R] of either form of picture, floats by the rule that saves PNGs. Raises ValueError for anything else."""
-    if isinstance(images, torch.Tensor) and images.is_floating_point():
-        if images.ndim != 4 or images.shape[1] != 1:
-            raise ValueError(f"Feature spaces take grey pictures [N, 1, R, R]; this tensor has the shape {list(images.shape)}.")
-        if not torch.isfinite(images).all():
-            raise ValueError("The pictures hold values that are not finite and cannot be scored; the generator has diverged.")
+    floats = isinstance(images, torch.Tensor) and images.is_floating_point()
+    if floats and not torch.isfinite(images).all():
+        raise ValueError("The pictures hold values that are not finite and cannot be scored; the generator has diverged.")
+    if floats and images.ndim == 4 and images.shape[1] == 1:
         return to_uint8(images)
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         got = f"{pixels.dtype} {list(pixels.shape)}"
-        raise ValueError(f"Feature spaces take uint8 [N, R, R] or float tensors [N, 1, R, R]; got {got}.")
+        raise ValueError(f"Feature spaces take grey pictures, uint8 [N, R, R] or float tensors [N, 1, R, R]; got {got}.")
     return pixels
 
 
@@ -203,9 +197,9 @@ def blurred(pictures: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(np.asarray(pictures, np.float32), (0, sigma, sigma)).round().clip(0, 255).astype(np.uint8)
 
 
-def noised(pictures: np.ndarray, strength: float = 10.0, seed: int = 0) -> np.ndarray:
+def noised(pictures: np.ndarray, strength: float = 10.0) -> np.ndarray:
     """The slices under Gaussian noise of so many grey levels: uint8 [n, R, R]."""
-    noise = np.random.default_rng(seed).normal(0, strength, np.shape(pictures))
+    noise = np.random.default_rng(0).normal(0, strength, np.shape(pictures))
     return (np.asarray(pictures, np.float32) + noise).round().clip(0, 255).astype(np.uint8)
 
 

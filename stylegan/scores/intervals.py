@@ -14,6 +14,7 @@ from scipy import stats
 
 Statistic = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]  # rows of real and of fake slices -> named numbers
 Interval = dict[str, float]  # {value, low, high}
+Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same as they might be if they meant nothing
 
 
 def leave_out(statistic: Statistic, people: np.ndarray, fakes: int = 0) -> dict[str, Interval]:
@@ -88,19 +89,13 @@ class Chance(NamedTuple):
 
 
 def p_value(
-    statistic: Callable[[np.ndarray], float],
-    values: np.ndarray,
-    deal: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-    *,
-    draws: int = 999,
-    seed: int = 0,
-    small: bool = False,
+    statistic: Callable[[np.ndarray], float], values: np.ndarray, deal: Deal, *, draws: int = 999, small: bool = False
 ) -> Chance:
     """How often ``statistic(deal(values, rng))`` is as large as ``statistic(values)``, or for ``small`` as small: one-sided.
 
-    ``deal`` rearranges the values as they might be if they meant nothing, by whole people where a person is the unit. The
-    p-value of a permutation test, (1 + such draws) / (1 + draws), is never 0 (Phipson & Smyth 2010).
+    ``deal`` rearranges whole people where a person is the unit. The p-value of a permutation test, (1 + such draws) / (1 +
+    draws), is never 0 (Phipson & Smyth 2010).
     """
-    rng, value, sign = np.random.default_rng(seed), float(statistic(values)), -1 if small else 1
+    rng, value, sign = np.random.default_rng(0), float(statistic(values)), -1 if small else 1
     chance = np.array([statistic(deal(values, rng)) for _ in range(draws)])
     return Chance(value, float(chance.mean()), float((1 + np.sum(sign * (chance - value) >= -1e-12)) / (1 + draws)))

@@ -99,10 +99,8 @@ def membership(values: np.ndarray, member: np.ndarray, people: np.ndarray) -> In
 
 @torch.no_grad()
 def logits(D: Discriminator, config: Config, slices: SliceDataset) -> np.ndarray:
-    """D's logits of all slices [N], shown as in training but without augmentation: dithered where the run does so, told their class.
-
-    In shuffled order and whole groups, since D's minibatch statistics see ``mbstd_group_size`` slices at a time.
-    """
+    """D's logits of all slices [N], shown as in training but without augmentation, in shuffled order and whole groups, since
+    D's minibatch statistics see ``mbstd_group_size`` slices at a time."""
     device, order = next(D.parameters()).device, np.random.default_rng(0).permutation(len(slices))
     draws, found = BatchRNG(device, torch.Generator(device).manual_seed(0)), np.empty(len(slices), np.float32)
     group = config.mbstd_group_size
@@ -187,8 +185,7 @@ def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], 
     """Are fakes nearer to training slices than people it never saw? (`memory` of all held-out splits, the distances).
 
     The distances: ``{drawn, fake, row, mirrored, heldout}``, the fakes, of each the nearest of `Evidence.at_train`, its slice's
-    row and whether it is the mirrored one, and the distance of each held-out slice. Without training or held-out slices all
-    numbers are None and there are none.
+    row and whether it is mirrored, and the distance of each held-out slice; {} without training or held-out slices.
     """
     if evidence.train is None or evidence.held is None:
         return dict(UNKNOWN), {}
@@ -201,11 +198,8 @@ def copies_of(evidence: Evidence, fakes: int) -> tuple[dict[str, float | None], 
 
 
 def memory_of(evidence: Evidence, distances: dict) -> dict:
-    """``{copied, people, attack, logits, pairs}``: training against held-out people; ``distances`` from `copies_of`.
-
-    ``pairs``: the closest fakes and training slices, ``{seed, class, subject, level, ratio}`` each. ``logits`` is None where a
-    generator's discriminator is not at hand.
-    """
+    """``{copied, people, attack, logits, pairs}``: training against held-out people; ``distances`` from `copies_of`. ``pairs``:
+    the closest, ``{seed, class, subject, level, ratio}`` each; ``logits`` is None where D is not at hand."""
     slices, held, drawn, usual = evidence.train, evidence.held, distances["drawn"], float(np.median(distances["heldout"]))
     sides = evidence.side(slices), evidence.side(held)
     at, people = (np.concatenate([getattr(side, name) for side in sides]) for name in ("at", "people"))
@@ -220,7 +214,7 @@ def memory_of(evidence: Evidence, distances: dict) -> dict:
     ]  # fmt: skip
     guessed = None
     with contextlib.suppress(FileNotFoundError):  # only a run folder keeps its discriminator
-        D, config, _ = load_discriminator(evidence.path, evidence.device)
+        D, config = load_discriminator(evidence.path, evidence.device)
         guessed = membership(np.concatenate([logits(D, config, side) for side in (slices, held)]), member, people)
     return {
         "copied": copied(distances["fake"], distances["heldout"]),

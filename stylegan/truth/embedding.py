@@ -7,7 +7,7 @@ picture ("real and synthetic slices mix") is tested among the neighbours in feat
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.networks import Generator
 from stylegan.predict import generate
-from stylegan.scores.intervals import Chance, p_value
+from stylegan.scores.intervals import Chance, Deal, p_value
 
 if TYPE_CHECKING:
     from stylegan.truth.maps import Sample
@@ -31,8 +31,7 @@ METHODS, MODES = ("umap", "pca"), ("joint", "fit-real")
 LEAST = 3  # slices of each kind that a map takes
 SURE = 0.05
 POWER = 6  # held-out people: names are dealt by whole person, and fewer have too few deals for a small p
-Deal = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # values [N] -> the same values as chance might give them
-Group = np.ndarray | None  # the person of each slice
+Groups = np.ndarray | None  # the person of each slice
 
 
 def embed(
@@ -78,7 +77,7 @@ def cached_umap() -> type:
 
 
 def neighbour_mixing(
-    real: np.ndarray, fake: np.ndarray, k: int, *, permutations: int = 999, real_groups: Group = None, fake_groups: Group = None
+    real: np.ndarray, fake: np.ndarray, k: int, *, permutations: int, real_groups: Groups = None, fake_groups: Groups = None
 ) -> Chance:
     """Do real [n, D] and fake [m, D] mix in feature space? Among the k nearest of each slice, the share of the other set.
 
@@ -107,7 +106,7 @@ def neighbour_mixing(
 
 
 def neighbour_agreement(
-    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, groups: Group = None, permutations: int = 999
+    features: np.ndarray, values: np.ndarray, deal: Deal, k: int, *, permutations: int, groups: Groups = None
 ) -> Chance:
     """How far neighbours in feature space [N, D] differ in some value [N]: a name (share of others) or a number (distance).
 
@@ -174,11 +173,8 @@ def _rows(groups: np.ndarray) -> list[np.ndarray]:
 
 
 def choose_rows(slices: SliceDataset, most: int) -> np.ndarray:
-    """Indices of at most ``most`` slices, the same levels of everybody, by person and level.
-
-    So people can be exchanged with the level held fixed. Levels are spread evenly over those that all people have; of more
-    people than ``most`` some are drawn. Where people share no level the slices are drawn at random.
-    """
+    """Indices of at most ``most`` slices, by person and level, the same levels of everybody, so that people can be exchanged
+    with the level held fixed; of more people than ``most`` some are drawn, and where people share no level any slices."""
     rng, people, levels = np.random.default_rng(0), people_of(slices), slices.levels
     names = np.unique(people)
     names = np.sort(rng.choice(names, min(len(names), most), replace=False))
@@ -218,10 +214,8 @@ class Control:
 
 
 def controls(sample: Sample, early: str | Path | None = None, permutations: int = 199) -> list[Control]:
-    """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an untrained one.
-
-    Only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong.
-    """
+    """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an
+    untrained one: only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong."""
     e, rng, n, at, people = sample.evidence, np.random.default_rng(0), len(sample.real), sample.at_real, sample.people
 
     def compared(name: str, sets: Sequence, labels: tuple[str, str], differ: bool = False, **groups: np.ndarray) -> Control:

@@ -20,7 +20,7 @@ from stylegan.data import simulate as atlas
 from stylegan.data.subjects import people_of
 from stylegan.dataset import SliceDataset
 from stylegan.files import write_json
-from stylegan.latent import Gauge, make_gauges
+from stylegan.latent import Gauge, held_on_fresh_seeds, make_gauges
 from stylegan.predict import NOTICE, styles
 from stylegan.scores.evidence import open_evidence
 from stylegan.scores.intervals import Interval, clipped, p_value, spread_of
@@ -72,11 +72,8 @@ def ground_truth(
 
 
 def measures(slices: SliceDataset) -> dict[str, float]:
-    """How far what is measured in pixels is true: correlations with what is known.
-
-    ventricles: with the true area on simulated slices of this size (24 people, 8 levels each), where it is known; brain: with
-    the table's brain volume fraction by person, where there is one (nWBV of OASIS).
-    """
+    """How far what is measured in pixels is true: correlations of ventricles with the true area on simulated slices of this
+    size, and of brain with the table's brain volume fraction by person, where there is one (nWBV of OASIS)."""
     known = atlas.simulate(24, 8, max(slices.images.shape[1], 16))
     found = {"ventricles, simulated": correlation(readers.ventricle_share(known.images), known.columns["ventricle_area"])}
     volume = slices.columns.get("nWBV")
@@ -215,12 +212,11 @@ def conclusions(result: Mapping) -> list[str]:
     told = [*result["warnings"], _on_classes(result["classes"])]
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
     found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
-    works = abs(found["per_step"]) > found["random"]["high"] and found["agreed"] > 0.9
     level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
     told.append(
         f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} "
         f"of fresh seeds they grow from -2 to +2 steps; a random step of that length changes them by {found['random']['value']:.2f}: "
-        f"{'there is such a direction' if works else 'no direction was found'}."
+        f"{'there is such a direction' if held_on_fresh_seeds(found) else 'no direction was found'}."
     )
     return told + [_on_transfer(found) for found in result["transfer"].values() if found]
 

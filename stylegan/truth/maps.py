@@ -6,6 +6,7 @@ asked for, and what readers of real people (`readers.py`) see in them.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,8 @@ class Sample:
 
 
 def take_sample(e: Evidence, most: int = 400) -> Sample:
-    """At most ``most`` held-out slices, as many generated ones, and all that is known of both.
-
-    Where fewer than three are held out, training slices stand in for them, without readers, and `Sample.note` says so. Raises
-    ValueError where there are not three slices at all.
-    """
+    """At most ``most`` held-out slices, as many generated ones, and all that is known of both. Where fewer than three are held
+    out, training slices stand in, without readers, and `Sample.note` says so. ValueError where there are not three slices."""
     held, pool, note = 0 if e.held is None else len(e.held), e.held, ""
     if held < LEAST:
         pool = e.train or e.slices
@@ -88,11 +86,8 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
 
 
 def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
-    """The test of each panel by its title: {value, expected, p_value, shown, people, claim}.
-
-    How far real and generated slices are mixed (`neighbour_mixing`), and for each truth how little neighbours among the real
-    slices differ in it (`neighbour_agreement`). ``shown`` says whether it holds at 5 % shared among all of them (Bonferroni).
-    """
+    """The test of each panel by its title, {value, expected, p_value, shown, people, claim}: `neighbour_mixing` of real and
+    generated, `neighbour_agreement` of real slices in each truth; ``shown`` at 5 % shared among all (Bonferroni)."""
     people, draws, found = sample.people, {"permutations": permutations}, {}
     tests = {"real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=people, **draws)}
     for truth in sample.truths:
@@ -260,10 +255,8 @@ def write_study(found: Study, out: str | Path) -> list[Path]:
 
 def _usual(maps: Sequence[Map]) -> list[Map]:
     """Of each method and mode the map nearest to the usual number of neighbours, first seed."""
-    found: dict[tuple, Map] = {}
-    for one in sorted(maps, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])):
-        found.setdefault((one[0]["method"], one[0]["mode"]), one)
-    return [found[kind] for kind in dict.fromkeys((about["method"], about["mode"]) for about, _ in maps)]
+    kinds = itertools.groupby(maps, key=lambda one: (one[0]["method"], one[0]["mode"]))  # they follow each other
+    return [min(own, key=lambda one: (abs(one[0]["n_neighbors"] - USUAL), one[0]["seed"])) for _, own in kinds]
 
 
 def truth_maps(sample: Sample, told: Mapping[str, dict], coords: np.ndarray) -> plots.Figure:

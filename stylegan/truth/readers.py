@@ -25,9 +25,9 @@ from stylegan.dataset import SliceDataset
 from stylegan.latent import HEAD, Gauge
 from stylegan.predict import styles, synthesize, to_uint8
 from stylegan.scores.evidence import Evidence
-from stylegan.scores.intervals import Interval, leave_out, spread_of
+from stylegan.scores.intervals import Deal, Interval, leave_out, spread_of
 from stylegan.scores.metrics import Side
-from stylegan.truth.embedding import Deal, choose_rows, deal_people, deal_within
+from stylegan.truth.embedding import choose_rows, deal_people, deal_within
 
 DEEP = 0.5  # of the way from the surface of the head to its innermost pixel: what lies deeper holds no sulci
 DARK = 0.5  # of the bright tissue's grey: what is darker is fluid
@@ -91,11 +91,7 @@ class Target:
 
 
 def targets(train: SliceDataset, held: SliceDataset) -> list[Target]:
-    """Level, ventricles, brain, and the columns of `COLUMNS`.
-
-    Level and columns only where they vary and are known of five people on each side. Ventricles are the true area where the
-    data knows it (simulated slices), elsewhere `ventricle_share`.
-    """
+    """Ventricles, brain, and of level and `COLUMNS` what varies and is known of five people on each side."""
     columns = {name.lower(): name for name, values in reversed(train.columns.items()) if values.dtype.kind == "f"}  # Age, age
     if "ventricle_area" in columns:
         ventricles = Target("ventricles", "% of the brain", "known", lambda s: s.columns["ventricle_area"], ventricle_share)
@@ -147,10 +143,8 @@ def fit_reader(x: np.ndarray, values: np.ndarray, people: np.ndarray) -> Ridge:
 
 
 def fit_classifier(x: np.ndarray, labels: np.ndarray, people: np.ndarray, strengths: tuple = STRENGTHS) -> GridSearchCV:
-    """Logistic regression on 64 principal components of features x [n, D]; classes weigh alike, however large they are.
-
-    Its strength is chosen between people, each fold holding people of every class: two or more of each are needed.
-    """
+    """Logistic regression on 64 principal components of features x [n, D]; classes weigh alike, however large they are. Its
+    strength is chosen between people, each fold holding people of every class: two or more of each are needed."""
     index = np.unique(people, return_inverse=True)[1]
     kinds = np.array([labels[index == i].max() for i in range(index.max() + 1)])  # who changed class counts for the last
     fewest = max(2, np.unique(kinds, return_counts=True)[1].min())  # one alone may have slices of others' classes too
@@ -174,11 +168,8 @@ def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def spread_apart(real: np.ndarray, people: np.ndarray, fake: np.ndarray) -> tuple[Interval, Interval]:
-    """(distance, floor), each {value, low, high}: how differently two sets of readings are spread, in deviations of the real.
-
-    Wasserstein's distance of the readings of half of the people to as many fakes, and to the other half of the people: 50
-    random halves, their mean and central 95 %. So both comparisons are of the same size. Two people or more.
-    """
+    """(distance, floor), each {value, low, high}: Wasserstein's distance of the readings of half of the people, two or more, to
+    as many fakes and to the other half, in deviations of the real: mean and central 95 % of 50 random halves."""
     rng, (names, index) = np.random.default_rng(0), np.unique(people, return_inverse=True)
     far, floor, unit = [], [], max(real.std(), 1e-12)
     for _ in range(HALVES):
@@ -212,11 +203,8 @@ class Truth:
 
 
 def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, made: Side, *, learn: bool) -> tuple[Truth, ...]:
-    """Class and person, then level, ventricles, brain and what the table knows, as far as their values differ and can be tested.
-
-    Fakes were asked for the classes of the real slices; their numbers are those that readers of training people see in them,
-    where ``learn``.
-    """
+    """Class and person, then `targets`, as far as their values differ and can be tested. Fakes were asked for the classes of
+    the real slices; their numbers are those that readers of training people see in them, where ``learn``."""
     people, names = people_of(real), np.array([*real.classes, ""])[real.labels]
     shown, nothing = np.random.default_rng(0).permutation(np.unique(people))[:HIGHLIGHTED], np.full(len(real), "")
     found = [
@@ -308,10 +296,8 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
 
 
 def notes_on(e: Evidence, pictures: np.ndarray) -> list[str]:
-    """What is read off each of the pictures uint8 [n, R, R]: their ventricles, and the class that a classifier of training people sees.
-
-    The class is missing where the training people are not of two classes, with two people or more in each.
-    """
+    """What is read off each of the pictures uint8 [n, R, R]: its ventricles, and the class that a classifier of training people
+    sees, where these are of two classes with two people or more in each."""
     notes, train = [f"{share:.1f}%" for share in ventricle_share(pictures)], e.train and e.train.select(e.train.labels >= 0)
     people = [set(people_of(train)[train.labels == name]) for name in set(train.labels)] if train else []
     if len(people) < 2 or min(map(len, people)) < 2:
