@@ -180,7 +180,8 @@ def confusions(found: Mapping) -> Figure:
         matrix.plot(ax=ax, cmap="Greys", values_format=".0%", colorbar=False, xticks_rotation=20, im_kw={"vmin": 0, "vmax": 1})
         for text, share in zip(matrix.text_.flat, np.ravel(one["confusion"]), strict=True):
             text.set_color("white" if share > 0.5 else "black")  # sklearn takes the middle of the matrix's own range
-        ax.set_xlabel("read by the classifier; rows: the truth", fontsize=8.5, color=INK)
+        rows = "the truth" if one is found["real"] else "the class asked for"
+        ax.set_xlabel(f"read by the classifier; rows: {rows}", fontsize=8.5, color=INK)
         ax.set_ylabel("")
         ax.tick_params(length=0, labelsize=8)
         right = "{value:.0%} ({low:.0%} to {high:.0%})".format(**one["slices"])

@@ -43,7 +43,8 @@ def main(run: str, out: str) -> None:
     pairs, names = predict.class_sweep(e.G, SHOWN, (0, e.G.c_dim - 1)), [e.info["classes"][i] for i in (0, -1)]
     agreement, ratio = where_classes_differ(e)
     notes = notes_on(e, predict.to_uint8(pairs.transpose(0, 1).flatten(0, 1)))
-    titles = {"column_titles": [f"seed {seed}" for seed in SHOWN], "notes": notes, "caption": f"model {e.info['model_hash']}"}
+    caption = f"generated, ψ = 1; noted: the class as read, the ventricles in % of the head · model {e.info['model_hash']}"
+    titles = {"column_titles": [f"seed {seed}" for seed in SHOWN], "notes": notes, "caption": caption}
     figure = plots.compare(pairs[:, 0], pairs[:, 1], names, difference=True, **titles)
     told = (
         f"`{e.info['model_hash']}`, {e.info['cur_nimg'] / 1000:g} kimg of {e.slices.title}. From {names[0]} to {names[1]} the mean of "
