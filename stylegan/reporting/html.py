@@ -56,8 +56,8 @@ def report(
 
     ``data``: a folder or .zip, or None for the simulated slices. ``run_dir``: as in `run_folder`; what is trained there already
     is not trained again. ``quiz``: with the quiz, which shows held-out slices one by one. ``author``: stands below the title.
-    ``parameters``: further values for the notebooks' by name, such as ``max_minutes``; None keeps the notebook's own. Raises FileNotFoundError where there are
-    no notebooks, and a ValueError naming notebook and cell where one stops; the page then shows everything up to that cell.
+    ``parameters``: further values for the notebooks' own, such as ``max_minutes``; None keeps theirs. Raises FileNotFoundError
+    where there are no notebooks, and a ValueError naming notebook and cell where one stops; the page then shows all up to there.
     """
     folder, out = checkout() / "notebooks", Path(out).resolve()
     if not all((folder / f"{name}.ipynb").is_file() for name in NAMES):
