@@ -6,7 +6,6 @@ there are both, circles are real and triangles generated.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,9 +85,8 @@ def architecture(rows: Sequence[Mapping]) -> Figure:
     """Generator and discriminator as boxes on the way of a picture, higher where maps are finer; from `networks.part_rows`."""
     axes, arrow = Figure(9, 4.2, layout="constrained").subplots(2, 1), {"arrowstyle": "->", "color": INK}
     for ax, net, ends in zip(axes, "GD", (("z", "slice"), ("slice", "logit")), strict=True):
-        beside = re.compile(r"attention|^D\.mapping")
-        own = [row for row in rows if row["part"][0] == net and row["parameters"] and not beside.search(row["part"])]
-        shapes = [row["output"].split(" × ") for row in own if row["output"]]
+        own = [row for row in rows if row["part"][0] == net and row["parameters"] and row["part"] != "D.mapping"]
+        shapes = [row["output"].split(" × ") for row in own if row["output"] and "attention" not in row["part"]]
         heights = [int(shape[-1]).bit_length() if len(shape) == 3 else 3 for shape in shapes]
         styled = len(shapes[0]) == 2  # its first part gives w, and its blocks start from a constant
         for i, (shape, height) in enumerate(zip(shapes, heights, strict=True)):

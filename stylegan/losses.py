@@ -42,10 +42,10 @@ def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 LOSSES = {
-    "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), False, True),
+    "logistic": Loss(logistic_d, lambda real, fake: logistic_g(fake), paired=False, level=True),
     # D is a critic, whose slope a penalty must bound (Arjovsky et al. 2017, arXiv:1701.07875, equation 2)
-    "wgan": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean(), False, False),
-    "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), True, False),
+    "wgan": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean(), paired=False, level=False),
+    "relativistic": Loss(relativistic_d, lambda real, fake: relativistic_d(fake, real), paired=True, level=False),
 }
 
 

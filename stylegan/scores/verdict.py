@@ -66,6 +66,7 @@ MEMORY = {
     "projection": ("Does it draw people it saw better?", "residual of projections, training people", "{train:.1f} grey levels, p = {p_value:.2g}",
                    "{heldout:.1f}, held-out people", lambda x: x["p_value"] < 0.05, lambda x: x["gap"] >= 0.1 * x["heldout"]),
 }  # fmt: skip
+COLLAPSED = 0.25  # of people's dimensions: fewer are a collapse
 TIMES = (  # up to how many times the floor: what that means for the eye
     (1.1, "By this score the set is as far from people as other people are."),
     (2.0, "The set is near the real ones and still told apart from them."),
@@ -288,7 +289,7 @@ def variety_sentence(scores: Mapping) -> str:
     if ratio > 1.5:
         words = "more than people do: that is noise, and not kinds of heads"
     elif mark(whole, whole["floor"], "higher") == FAIL:
-        words = "**collapsed**" if ratio < 0.25 else "less various than people"
+        words = "**collapsed**" if ratio < COLLAPSED else "less various than people"
     if floor and mark(split["precision"], floor, "higher") == FAIL:
         words += "; fewer of them lie where real slices do, so that some of this is noise"
     return (
