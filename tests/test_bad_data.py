@@ -136,6 +136,7 @@ CASES = {  # kind: (what spoils the folder or returns another thing to load, sli
     "many films": (put(*[png(head(0), "GIF", save_all=True, append_images=[Image.fromarray(head(1))])] * 9), ALL,
                    r"(?=.*9 x several pictures)(?=.*slice_2\.png holds)(?!.*slice_3\.png holds)"),
     "a PNG called JPEG": (put(png(head()), name="OAS1_0900_MR1_slice_{}.jfif"), ALL + 1, r"files of 40 x 40"),
+    "a colour map": (put(png(np.stack([head(), head()[::-1], 255 - head()], -1))), ALL + 1, r"Some pictures are in colour"),
     "a converter": (put(png(head()), name="OAS1_0101_MR2_slice_{}.png", folder="control"), ALL + 1, r"1 people have slices in several classes"),
     "a table of somebody else": (put(b"subject,age\nnobody,3", **TABLE), ALL, r"found but is not used\. None of the ids"),
     "a table of random bytes": (put(bytes(range(256)) * 30, **TABLE), ALL, r"found but is not used\. "),
@@ -228,7 +229,7 @@ def test_a_damaged_picture_is_read_or_left_out_whatever_its_bytes(format, tmp_pa
     for _ in range(150):
         (tmp_path / "x.png").write_bytes(spoilt(content, rng, 400))
         try:
-            outcomes.add(pictures.read_picture(tmp_path / "x.png").ndim)
+            outcomes.add(pictures.read_picture(tmp_path / "x.png", []).ndim)
         except LeftOut as reason:
             outcomes.add(str(reason))
     reasons = {"unreadable", "not an image", "empty file", "larger than 8192 pixels", "several pictures in one file"}

@@ -32,7 +32,7 @@ from stylegan.data.subjects import Item
 from stylegan.data.volumes import NO_MARKS, Marks
 from stylegan.files import read_json, replacing, write_json
 
-FORMAT = 5  # raise it whenever the same folder would be packed differently
+FORMAT = 6  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar
@@ -170,7 +170,7 @@ def _read(catalogue: Catalogue, item: Item) -> list[Found]:
     path, said = catalogue.root / item.file, []
     try:
         if not catalogue.volumes:
-            return [Found(item, pictures.read_picture(path))]
+            return [Found(item, pictures.read_picture(path, said), said=said)]
         scan = volumes.read_scan(path, catalogue.levels, said)
         if scan.levels is None and catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
             raise LeftOut("outside levels {}-{}".format(*catalogue.levels))

@@ -25,6 +25,7 @@ PLANES = {  # axis and ranges of mm of the template's mean slices
     "axial": (2, ((-2, 29), (-24, -4), (30, 50))), "coronal": (1, ((-70, -50), (-40, -10), (0, 25), (30, 50))),
     "sagittal": (0, ((-50, -35), (-25, -8), (-6, 6))),
 }  # fmt: skip
+IN_COLOUR = "Some pictures are in colour: their brightness is read, which is no grey value of a scan under a colour map."
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's own conversion to grey
 
 
@@ -36,10 +37,10 @@ class LeftOut(ValueError):  # noqa: N818 - not an error of the program
         self.sentence = sentence
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path, said: list[str]) -> np.ndarray:
     """The grey picture [H, W]: uint8, or float32 in the file's own units where it has more than 8 bits.
 
-    Raises ``LeftOut`` for whatever is not a readable picture.
+    That it is in colour is told in ``said``. Raises ``LeftOut`` for whatever is not a readable picture.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -51,7 +52,7 @@ def read_picture(path: Path) -> np.ndarray:
             if deep is not None:
                 return deep
             image.load()
-            return _to_grey(ImageOps.exif_transpose(image))  # some writers turn a picture by a note in it
+            return _to_grey(ImageOps.exif_transpose(image), said)  # some writers turn a picture by a note in it
     except LeftOut:
         raise
     except Image.DecompressionBombError:
@@ -107,7 +108,7 @@ def _unpacked(path: Path, mode: str, raw: str) -> np.ndarray:
         return np.asarray(image, np.float32)
 
 
-def _to_grey(image: Image.Image) -> np.ndarray:
+def _to_grey(image: Image.Image, said: list[str]) -> np.ndarray:
     """Grey float32 [H, W] of an image of many or broken values, the darkest for those that are not finite; else uint8."""
     if image.mode.startswith("I") or image.mode == "F":
         picture = np.asarray(image, dtype=np.float32)
@@ -116,6 +117,8 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    hues = np.ptp(np.asarray(image.convert("RGB")), axis=2) > 48  # JPEG gives grey pixels a trace of one
+    said += [IN_COLOUR] if hues.mean() > 0.01 else []
     grey = np.asarray(image.convert("L"))
     background = background_within(grey) or 0  # not black on white paper, in a frame of matplotlib's or after z-scoring
     return np.where(grey == background, np.uint8(0), grey) if background > 255 * FOREGROUND else grey
@@ -297,9 +300,8 @@ def _template_pictures(size: int) -> dict[str, list[np.ndarray]]:
 
     image = datasets.load_mni152_template(resolution=2)
     volume, origin = image.get_fdata(dtype=np.float32), image.affine[:3, 3]
-    found = {}
+    found = {plane: [] for plane in PLANES}
     for plane, (axis, ranges) in PLANES.items():
-        found[plane] = []
         for low, high in ranges:
             first, last = (round((mm - origin[axis]) / 2) for mm in (low, high))
             mean = np.ascontiguousarray(volume.take(range(first, last + 1), axis).mean(axis).T[::-1])
