@@ -151,15 +151,26 @@ class _Exporter(HTMLExporter):
     def __init__(self):
         super().__init__(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
         self.headings: list[dict] = []  # level, id, html
-        self.section = ""
-        self.register_filter("summary", _summary)
-        self.register_filter("picture", _picture)
+        self.section, self.figures = "", 0
+        self.register_filter("title", _title)
+        self.register_filter("picture", self._picture)
         self.register_filter("printed", self._printed)
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
         self.section = context.get("cell", {}).get("metadata", {}).get("begins", self.section)
         return MarkdownWithMath(renderer=_Renderer(self)).render(source)
+
+    def _picture(self, output: NotebookNode) -> dict[str, object]:
+        """number, src, width, height, alt and whether it is wide. ValueError for a figure without a description."""
+        alt, self.figures = output.metadata.get("image/png", {}).get("alt", ""), self.figures + 1
+        if not alt.strip():
+            raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
+        with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
+            # Without an opaque alpha channel, and with one channel where all of it is grey.
+            same = [less for less in map(image.convert, ("L", "RGB")) if less.convert("RGBA") == image.convert("RGBA")]
+            src, (width, height) = data_uri((*same, image)[0]), image.size
+        return {"number": self.figures, "src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
 
     def _printed(self, source: str) -> str:
         return MarkdownWithMath(renderer=_Renderer(self, escape=True)).render(source)
@@ -221,19 +232,7 @@ def _formula(tex: str, display: str) -> str:
         return f"<code>{escape(tex)}</code>"
 
 
-def _summary(source: str) -> str:
-    """The line that a folded cell shows: its first one where that is a comment."""
-    first = source.strip().splitlines()[:1]
-    return f"Code: {first[0].lstrip('# ').replace('`', '')}" if first and first[0].startswith("#") else "Code"
-
-
-def _picture(output: NotebookNode) -> dict[str, object]:
-    """src, width, height, alt and whether it is wide. ValueError for a figure without a description."""
-    alt = output.metadata.get("image/png", {}).get("alt", "")
-    if not alt.strip():
-        raise ValueError("A figure has no alt text; give it one with plots.set_alt_text.")
-    with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
-        # Without an opaque alpha channel, and with one channel where all of it is grey.
-        same = [less for less in map(image.convert, ("L", "RGB")) if less.convert("RGBA") == image.convert("RGBA")]
-        src, (width, height) = data_uri((*same, image)[0]), image.size
-    return {"src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
+def _title(source: str) -> str:
+    """What a cell and its figures are called: by its first line, where that is a comment."""
+    first = source.strip().partition("\n")[0]
+    return f": {first.lstrip('# ').replace('`', '')}" if first.startswith("#") else ""
