@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,9 +259,14 @@ def slices_of(
         slices = load_slices(source, size, cache_dir=cache_dir, **options)
         if slices.key == known.get("key"):
             raise
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        for note in _differences(known, slices, options):
-            print(f"Note: {printable(note)}", file=sys.stderr)
+    other = f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."
+    notes = [other] if known.get("key", slices.key) != slices.key else []
+    for name, value in options.items():
+        before, now = known.get(name), value and str(value)
+        if before != now and not (name == "subjects_csv" and before and Path(before).name == Path(now or "").name):
+            notes.append(f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}.")
+    for note in notes if os.environ.get("RANK", "0") == "0" else ():  # of several processes one speaks
+        print(f"Note: {printable(note)}", file=sys.stderr)
     return normalised(slices, rule)
 
 
@@ -271,15 +276,6 @@ def found_again(path: str | None) -> Path | None:
         return None
     beside = checkout() / os.path.expanduser(path)
     return beside if not Path(path).exists() and beside.exists() else Path(path)
-
-
-def _differences(known: Mapping, slices: SliceDataset, options: Mapping[str, object]) -> Iterator[str]:
-    if known.get("key", slices.key) != slices.key:
-        yield f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."
-    for name, value in options.items():
-        before, now = known.get(name), value and str(value)
-        if before != now and not (name == "subjects_csv" and before and Path(before).name == Path(now or "").name):
-            yield f"The generator was trained with {name} {before or 'not given'}; here it is {now or 'not given'}."
 
 
 # ------------------------------------------------------------------------------------------------------------- grey values

@@ -204,15 +204,11 @@ def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
         folder = str(Path(plain(name)).parent)
         rest = re.sub(rf"[-_]*(?<![A-Za-z0-9])(?:{versions}|T1w?)(?![A-Za-z0-9])", "", stem(name), flags=re.I)
         key = scan if "_MR" in scan else folder if name.lower().endswith((".mgz", ".mgh")) else f"{folder}/{rest}"
-        groups[key].append(((_rank(name), 0 if key in (scan, folder) else len(name)), name))
+        ranks = (i for i, words in enumerate(STAGES) if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", stem(name).lower()))
+        groups[key].append(((next(ranks, len(STAGES)), 0 if key in (scan, folder) else len(name)), name))
     kept = {name for group in groups.values() for rank, name in group if rank == min(group)[0]}
     left_out[ANOTHER] += sorted(set(names) - kept)
     return [name for name in names if name in kept]
-
-
-def _rank(name: str) -> int:
-    found = (re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", stem(name).lower()) for words in STAGES)
-    return next((i for i, match in enumerate(found) if match), len(STAGES))
 
 
 def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:

@@ -25,6 +25,8 @@ ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "
               "subject id", "subjectid", "sub id", "participant id", "patient id", "patient", "ptid", "patno", "oasisid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
 CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class", "label")
+DATE = re.compile(r"\W*(exam|visit|scan|acq|mr)?[\s_]*date\W*", re.I)  # names of columns
+DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:\d{6})?(?!\d)")  # with the time, as dcm2niix writes it
 CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented", 3.0: "SevereDemented"}
 BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "unknown", "missing", "-", ".", "?")
 
@@ -54,10 +56,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not first.strip():
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
     separator = told[1] if told else max(",;\t", key=first.count)
-    width = len(first.split(separator))
     try:
         rows = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, engine="python", skipinitialspace=True,
-                           index_col=False, on_bad_lines=lambda cells: cells[:width])  # fmt: skip
+                           index_col=False, on_bad_lines=lambda cells: cells[: len(first.split(separator))])  # fmt: skip
     except Exception as error:  # whatever a file that is no table makes the reader stumble over
         raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
     rows = rows.fillna("").astype(str).apply(_cleaned, thousands=separator == ",")
@@ -92,12 +93,15 @@ class Joined:
     warnings: tuple[str, ...] = ()
 
 
-def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]]) -> Joined | None:
+def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]], dates: Sequence[str] = ()) -> Joined | None:
     """The table's rows for the slices by the id column that fits most of them; None where none fits anyone.
 
     ``keys``: per kind of id (scan, image, person, file) the id of each slice, the narrowest kind first. Of columns that fit about
-    alike the one with the most different ids counts, so that a table by visit gives each visit its own row.
+    alike the one with the most different ids counts, so that a table by visit gives each visit its own row. Of an id's rows
+    the one nearest in time to the slice's of ``dates`` (year-month-day, '' unknown) counts, else the first.
     """
+    import pandas as pd
+
     fits = []
     for name in _named(rows, ID_COLUMNS):
         ids = [normal(value) for value in rows[name]]
@@ -114,13 +118,21 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]]) -> Joined | None:
     count, unmatched = Counter(ids), sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     missing, twice = count.pop("", 0), sorted(value for value, times in count.items() if times > 1)
     warnings = [f"{missing} rows without an id were skipped."] if missing else []
-    warnings += [f"{len(twice)} ids occur twice, the first row counts ({', '.join(twice[:5])})."] if twice else []
+    when = [name for name in filter(DATE.fullmatch, rows.columns) if twice and any(dates)]
+    if when:
+        days, own, near = pd.to_datetime(rows[when[0]], errors="coerce", format="mixed"), rows.groupby(ids).groups, {}
+        for i, asked in zip(np.flatnonzero(at >= 0), pd.to_datetime(pd.Series(dates)[at >= 0], errors="coerce"), strict=True):
+            if (place := (ids[at[i]], dates[i])) not in near:
+                apart = (days[own[place[0]]] - asked).abs()
+                near[place] = apart.idxmin() if apart.notna().any() else at[i]
+            at[i] = near[place]
+    row = "row nearest in time" if when else "first row"
+    warnings += [f"{len(twice)} ids occur twice, the {row} counts ({', '.join(twice[:5])})."] if twice else []
     if unmatched:
         warnings.append(f"there is no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
     people = next((name for name in _named(rows, PERSON_COLUMNS) if name != key and rows[name].nunique() > 3), None)
     classes = next((name for name in _named(rows, CLASS_COLUMNS) if name != key and len(set(rows[name]) - {""}) > 1), None)
-    others = [name for name in rows.columns if name not in (key, people) and name.strip()]
-    columns = {name: _column(rows[name], at, warnings) for name in others}
+    columns = {name: _column(rows[name], at, warnings) for name in rows.columns if name not in (key, people) and name.strip()}
     taken = {name: rows[name].reindex(at, fill_value="").to_numpy(str) for name in (people, classes) if name}
     by_person = people is None or all(person(normal(a)) == person(b) for a, b in zip(rows[people], ids, strict=True))
     return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
@@ -141,12 +153,12 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
             path = next((there[name] for name in TABLE_NAMES if name in there), None)
     if not path:
         return Joined()
-    found = [re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file) for file in index["files"]]
-    images = [match[1] if match else "" for match in found]
+    images = [found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]]  # fmt: skip
+    dates = ["-".join(day.groups()) if (day := DAY.search(file)) else "" for file in index["files"]]
     names = [Path(file).name for file in index["files"]]
     files = names if len(set(names)) == len(names) else [""] * len(names)
     try:
-        joined = join(read_table(path), [index["scans"], images, index["subjects"], files])
+        joined = join(read_table(path), [index["scans"], images, index["subjects"], files], dates)
         if joined is None:
             raise ValueError(f"None of the ids in {path} is one of this set, such as {index['scans'][0]!r}.")
     except ValueError as error:
