@@ -234,7 +234,7 @@ PRESETS = {
     "smoke": {"img_resolution": 16, "channel_base": 128, "channel_max": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "batch_size": 8,
               "r1_gamma": 0.01, "ema_kimg": 0.1, "total_kimg": 0.4, "tick_kimg": 0.1, "kid_ticks": 0},
     "quick": {**_HOUSE, "channel_base": 512, "batch_size": 4, "lr": 0.015, "lr_decay_kimg": 24.0, "r1_gamma": 1.0, "ema_kimg": 10.0,
-              "ema_rampup": 0.1, "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2, "kid_samples": 384},
+              "participation_weight": 0.5, "ema_rampup": 0.1, "total_kimg": 120.0, "max_minutes": 9.0, "tick_kimg": 4.0, "kid_ticks": 2, "kid_samples": 384},
     "oasis64": {**_LASTING, "lr": 0.01, "lr_decay_kimg": 40.0, "r1_gamma": 1.0, "ema_rampup": 0.1, "lr_end_kimg": 300.0, "total_kimg": 300.0},
     "oasis128": {**_LASTING, **_AT_128},
     "oasis256": {**_HOUSE, **_WIDE, "img_resolution": 256, "channel_base": 8192, "batch_size": 32, "r1_gamma": 0.8, "total_kimg": 2000.0},

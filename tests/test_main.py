@@ -105,7 +105,7 @@ def test_presets_are_listed_with_source_sizes_loss_options_and_a_note(capsys):
     losses = {row["name"]: row["loss"] for row in rows}
     assert (losses["stylegan1"], losses["dcgan"]) == ("logistic + R1 10", "logistic")
     assert losses["seed000-stylegan2"] == "wgan + GP 10 + drift 0.001 + path length 2 / 16"
-    assert losses["quick"] == "logistic + R1 1 / 16 + participation 1"
+    assert losses["quick"] == "logistic + R1 1 / 16 + participation 0.5"
     assert main(["presets"]) == 0
     printed = capsys.readouterr().out
     assert all(row["name"] in printed and row["note"] in printed for row in rows)
