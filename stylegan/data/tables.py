@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
-               "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv")  # fmt: skip
+               "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv", "adnimerge.csv")  # fmt: skip
 ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id", "subject",
               "subject id", "subjectid", "sub id", "participant id", "patient id", "patient", "ptid", "patno", "oasisid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
@@ -118,12 +118,12 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]], dates: Sequence[str]
     count, unmatched = Counter(ids), sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     missing, twice = count.pop("", 0), sorted(value for value, times in count.items() if times > 1)
     warnings = [f"{missing} rows without an id were skipped."] if missing else []
-    when = [name for name in filter(DATE.fullmatch, rows.columns) if twice and any(dates)]
-    if when:
-        days, own, near = pd.to_datetime(rows[when[0]], errors="coerce", format="mixed"), rows.groupby(ids).groups, {}
-        for i, asked in zip(np.flatnonzero(at >= 0), pd.to_datetime(pd.Series(dates)[at >= 0], errors="coerce"), strict=True):
+    if when := [name for name in filter(DATE.fullmatch, rows.columns) if twice and any(dates)]:
+        days, asked = (pd.to_datetime(pd.Series(x), errors="coerce", format="mixed", utc=True) for x in (rows[when[0]], dates))
+        own, near = rows.groupby(ids).groups, {}
+        for i in np.flatnonzero(at >= 0):
             if (place := (ids[at[i]], dates[i])) not in near:
-                apart = (days[own[place[0]]] - asked).abs()
+                apart = (days[own[place[0]]] - asked[i]).abs()
                 near[place] = apart.idxmin() if apart.notna().any() else at[i]
             at[i] = near[place]
     row = "row nearest in time" if when else "first row"
