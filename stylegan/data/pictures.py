@@ -48,8 +48,7 @@ def read_picture(path: Path, said: list[str]) -> np.ndarray:
                 raise LeftOut(f"larger than {LARGEST_SIDE} pixels")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras put a small copy behind a JPEG
                 raise LeftOut("several pictures in one file", f"{path} holds {image.n_frames} pictures; save each as a file.")
-            deep = _sixteen_bits(image, path)
-            if deep is not None:
+            if (deep := _sixteen_bits(image, path)) is not None:
                 return deep
             image.load()
             return _to_grey(ImageOps.exif_transpose(image), said)  # some writers turn a picture by a note in it
@@ -117,8 +116,8 @@ def _to_grey(image: Image.Image, said: list[str]) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # what is transparent is background
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    hues = np.ptp(np.asarray(image.convert("RGB")), axis=2) > 48  # JPEG gives grey pixels a trace of one
-    said += [IN_COLOUR] if hues.mean() > 0.01 else []
+    if image.mode not in ("L", "1") and np.mean(np.ptp(np.asarray(image.convert("RGB")), axis=2) > 48) > 0.01:
+        said.append(IN_COLOUR)  # JPEG gives grey pixels a trace of a hue
     grey = np.asarray(image.convert("L"))
     background = background_within(grey) or 0  # not black on white paper, in a frame of matplotlib's or after z-scoring
     return np.where(grey == background, np.uint8(0), grey) if background > 255 * FOREGROUND else grey

@@ -56,9 +56,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not first.strip():
         raise ValueError(f"{path} is empty; it needs a first line with column names.")
     separator = told[1] if told else max(",;\t", key=first.count)
+    width = len(first.split(separator))
     try:
         rows = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, engine="python", skipinitialspace=True,
-                           index_col=False, on_bad_lines=lambda cells: cells[: len(first.split(separator))])  # fmt: skip
+                           index_col=False, on_bad_lines=lambda cells: cells[:width])  # fmt: skip
     except Exception as error:  # whatever a file that is no table makes the reader stumble over
         raise ValueError(f"{path} is no table of comma-separated values ({' '.join(str(error).split())}).") from None
     rows = rows.fillna("").astype(str).apply(_cleaned, thousands=separator == ",")

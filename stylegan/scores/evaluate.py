@@ -257,7 +257,7 @@ def validation_scorer(val: SliceDataset, config: Config, device: str | torch.dev
     people, order = people_of(val), np.random.default_rng(0).permutation(len(val))
     few = np.sort(order[:PICTURES])
     variety = Variety(val.images[few], people[few]).numbers()
-    real_side = cache(lambda: Side(val.images, features(val.images, device=device), people))  # once a score is due
+    real_side = cache(lambda: Side(val.images, features(val.images, device=device), people))  # when first asked
 
     def draw(G: Generator, n: int, noise: str) -> np.ndarray:
         classes = val.labels[np.resize(order, n)].tolist() if config.c_dim else None
