@@ -70,9 +70,9 @@ def test_the_adni_search_table_is_joined_by_whichever_id_fits(tmp_path, by):
     assert by == "Subject" or list(found.people) == people
 
 
-def test_of_a_persons_visits_the_one_nearest_to_the_date_of_the_scan_counts(tmp_path):
+@pytest.mark.parametrize("days", [("2006-04-18", "11/2/2006", "2007-05-25T09:30Z"), ("18.4.2006", "02/11/2006", "25/5/2007")])
+def test_of_a_persons_visits_the_one_nearest_to_the_date_of_the_scan_counts(tmp_path, days):
     visits = [(f"{n:03d}_S_{1000 + n}", dx) for n in range(4) for dx in (("CN", "MCI", "Dementia"), ("CN",) * 3)[n % 2]]
-    days = ("2006-04-18", "11/2/2006", "2007-05-25T09:30Z")
     rows = [f"{name},{days[k % 3]},{dx},{70 + k % 3}" for k, (name, dx) in enumerate(visits)]
     (tmp_path / "t.csv").write_text("\n".join(["PTID,EXAMDATE,DX,AGE", *rows]))
     dates = ["/2007-06-01_08_20_30.0", "/20061030082030", "/2006-01-01", "/20061940"] * 4
@@ -81,6 +81,14 @@ def test_of_a_persons_visits_the_one_nearest_to_the_date_of_the_scan_counts(tmp_
     found = join_index(tmp_path, tmp_path, tmp_path / "t.csv", {"files": files, "scans": names, "subjects": names})
     assert list(found.columns["AGE"]) == [72, 71, 70, 70] * 4
     assert list(found.classes[:5]) == "Dementia MCI CN CN CN".split()
+    rows = [
+        f"OAS3000{n},OAS3000{n}_UDSb4_d{day},{10 * n + k}" for n in range(4) for k, day in enumerate(("0000", "0740", "2300"))
+    ]
+    for head in ("OASISID,OASIS_session_label,age", "note,ID,age"):  # OASIS-3 counts days
+        assert list(joined(tmp_path, "\n".join([head, *rows]), ["OAS30001_MR_d2100", "OAS30001_MR_d0129"]).columns["age"]) == [
+            12,
+            10,
+        ]
 
 
 @pytest.mark.parametrize(("written", "scan"), [("50772", "sub-0050772"), ("1.0", "sub-01"), ("sub-1", "sub-1"), ("P-7", "P007"), ("oas1_0001", "OAS1_0001_MR1"),
@@ -97,6 +105,13 @@ def test_groups_become_classes_from_healthy_to_ill_and_one_is_none(tmp_path):
     assert classes == ("Nondemented", "Converted", "Demented") and labels.tolist() == [2, 0, 1, 2] * 2
     labels, classes = classes_of([""] * 4, joined(tmp_path, table, people[:1] * 4))
     assert classes == () and set(labels) == {-1}
+    for group, cdr, expected in (
+        (("CN", "AD"), ("", 1), ("CN", "AD")),
+        (("1", "2.0"), ("", ""), ("1", "2")),
+        (("CN", "AD"), (0, 2), ("NonDemented", "ModerateDemented")),
+    ):
+        table = "\n".join(["ID,CDRTOT,Group", *(f"{who},{cdr[i % 2]},{group[i % 2]}" for i, who in enumerate(people))])
+        assert classes_of([""] * 8, joined(tmp_path, table, people))[1] == expected
 
 
 @pytest.mark.parametrize(("content", "says"), [
@@ -145,7 +160,11 @@ def test_pictures_of_one_name_in_two_folders_have_rows_of_their_own(tmp_path):
     assert not bare.columns  # one row for two pictures belongs to neither
 
 
-def test_a_table_inside_a_wrapper_is_found(tmp_path):
+@pytest.mark.parametrize(
+    ("called", "classes"), [("ds/subjects.csv", 2), ("ADNIMERGE_15Oct2024.csv", 2), ("ds/clinical.xlsx", 0)]
+)
+def test_a_table_under_a_usual_name_is_found_and_others_are_named(tmp_path, called, classes):
     names = [f"ds/OAS1_{p:04d}_MR1_slice_1.png" for p in range(1, 13)]
     table = "ID,CDR\n" + "".join(f"OAS1_{p:04d}_MR1,{p % 2}\n" for p in range(1, 13))
-    assert len(loaded(tmp_path / "up", names, table, "ds/subjects.csv").classes) == 2
+    data = loaded(tmp_path / "up", names, table, called)
+    assert len(data.classes) == classes and bool(classes) != any("clinical.xlsx lies beside" in said for said in data.warnings)

@@ -19,13 +19,17 @@ from stylegan.data.subjects import class_order, find_id, person, plain, stem
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_NAMES = ("subjects.csv", "oasis_cross-sectional.csv", "oasis_cross_sectional.csv", "oasis_longitudinal.csv",
-               "oasis_longitudinal_demographics.csv", "participants.tsv", "labels.csv", "adnimerge.csv")  # fmt: skip
+TABLE_NAMES = re.compile(
+    r"(?:subjects|labels|(?:participants|adnimerge|oasis[-_](?:cross|longitudinal)).*)\.[ct]sv", re.I
+)  # and ADNIMERGE_15Oct2024
 ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id", "subject",
               "subject id", "subjectid", "sub id", "participant id", "patient id", "patient", "ptid", "patno", "oasisid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
 CLASS_COLUMNS = ("group", "dx group", "diagnosis", "dx", "research group", "dx bl", "class", "label")
 DATE = re.compile(r"\W*(exam|visit|scan|acq|mr)?[\s_]*date\W*", re.I)  # names of columns
+SESSION = re.compile(r"(OAS3\d{4})_(?!MR_)\w+_d(\d{4})", re.I)  # OASIS-3 counts days since the person first came
+CDR = re.compile(r"\W*(?:CDR|CDRTOT|CDRGLOB|CDGLOBAL)\W*", re.I)
+SHEETS = (".csv", ".tsv", ".xls", ".xlsx")
 DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:\d{6})?(?!\d)")  # with the time, as dcm2niix writes it
 CDR_CLASSES = {0.0: "NonDemented", 0.5: "VeryMildDemented", 1.0: "MildDemented", 2.0: "ModerateDemented", 3.0: "SevereDemented"}
 BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "unknown", "missing", "-", ".", "?")
@@ -101,11 +105,9 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]], dates: Sequence[str]
     alike the one with the most different ids counts, so that a table by visit gives each visit its own row. Of an id's rows
     the one nearest in time to the slice's of ``dates`` (year-month-day, '' unknown) counts, else the first.
     """
-    import pandas as pd
-
     fits = []
     for name in _named(rows, ID_COLUMNS):
-        ids = [normal(value) for value in rows[name]]
+        ids = [SESSION.sub(r"\1", normal(value)) for value in rows[name]]
         short = [value.rpartition("/")[2] for value in ids]
         ids = short if len(set(short)) == len(set(ids)) else ids
         at = _match(ids, keys)
@@ -119,15 +121,15 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]], dates: Sequence[str]
     count, unmatched = Counter(ids), sorted({keys[0][i] for i in np.flatnonzero(at < 0)})
     missing, twice = count.pop("", 0), sorted(value for value, times in count.items() if times > 1)
     warnings = [f"{missing} rows without an id were skipped."] if missing else []
-    if when := [name for name in filter(DATE.fullmatch, rows.columns) if twice and any(dates)]:
-        days, asked = (pd.to_datetime(pd.Series(x), errors="coerce", format="mixed", utc=True) for x in (rows[when[0]], dates))
+    days, asked = _days(rows, keys[0], dates, warnings) if twice else ((), ())
+    if timed := {value for value in asked if value == value}:
         own, near = rows.groupby(ids).groups, {}
-        for i in np.flatnonzero(at >= 0):
-            if (place := (ids[at[i]], dates[i])) not in near:
+        for i in (i for i in np.flatnonzero(at >= 0) if asked[i] in timed):
+            if (place := (ids[at[i]], asked[i])) not in near:
                 apart = (days[own[place[0]]] - asked[i]).abs()
                 near[place] = apart.idxmin() if apart.notna().any() else at[i]
             at[i] = near[place]
-    row = "row nearest in time" if when else "first row"
+    row = "row nearest in time" if timed else "first row"
     warnings += [f"{len(twice)} ids occur twice, the {row} counts ({', '.join(twice[:5])})."] if twice else []
     if unmatched:
         warnings.append(f"there is no row for {len(unmatched)} of {len(set(keys[0]))} ids ({', '.join(unmatched[:3])}).")
@@ -139,6 +141,26 @@ def join(rows: pd.DataFrame, keys: Sequence[Sequence[str]], dates: Sequence[str]
     return Joined(columns, None if by_person else taken[people], taken.get(classes), tuple(warnings))
 
 
+def _days(rows: pd.DataFrame, scans: Sequence[str], dates: Sequence[str], warnings: list[str]) -> tuple[pd.Series, pd.Series]:
+    """When each row and each slice is of, in days, NaN where unknown: by OASIS-3's own count, else by date."""
+    import pandas as pd
+
+    for name in rows:
+        if (counted := rows[name].str.extract(SESSION)[1]).notna().any():
+            return counted.astype(float), pd.Series(scans).str.extract(r"(?i)_MR_d(\d{4})$")[0].astype(float)
+    when = next(filter(DATE.fullmatch, rows.columns), None)
+    if when is None or not any(dates):
+        return pd.Series(dtype=float), pd.Series(dtype=float)
+    cells, numbers = rows[when], rows[when].str.extract(r"^(\d{1,2})([./-])(\d{1,2})[./-]\d{2,4}\b")
+    first, second = numbers[0].astype(float), numbers[2].astype(float)
+    if (numbers[1] == ".").any() or (first > 12).any():  # 25/12/2005, 25.12.2005
+        cells = cells.str.replace(r"^(\d{1,2})[./-](\d{1,2})[./-]", r"\2/\1/", regex=True)
+    elif first.notna().any() and not (second > 12).any():
+        warnings.append(f"dates in {when} are read as month/day/year ({cells[first.notna()].iloc[0]}).")
+    read = (pd.to_datetime(pd.Series(days), errors="coerce", format="mixed", utc=True) for days in (cells, dates))
+    return tuple((days - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1) for days in read)
+
+
 def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> Joined:
     """The given table, else one of the usual names in the folder or beside it (beside the .zip for an archive), joined.
 
@@ -146,14 +168,24 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
     be: what the user asks for is not skipped.
     """
     shared = Path(os.path.commonpath([plain(file) for file in index["files"]]))  # wrappers: a folder around the tree, or two
-    path, places = subjects_csv, [*reversed(shared.parents), shared, root.resolve().parent, data.resolve().parent]
+    inside = [root / place for place in (*reversed(shared.parents), shared)]
+    path, places, others = subjects_csv, [*inside, root.resolve().parent, data.resolve().parent], []
     while not path and places:
-        folder = root / places.pop(0)
+        folder = places.pop(0)
         with contextlib.suppress(OSError):  # one may pass through the folder around without being allowed to list it
             there = {file.name.lower(): file for file in sorted(folder.iterdir()) if file.is_file()}
-            path = next((there[name] for name in TABLE_NAMES if name in there), None)
+            path = next(
+                (
+                    there[name]
+                    for name in sorted(there, key=lambda name: (name != "subjects.csv", name))
+                    if TABLE_NAMES.fullmatch(name)
+                ),
+                None,
+            )
+            others += [file.name for file in there.values() if file.suffix.lower() in SHEETS and folder in inside]
     if not path:
-        return Joined()
+        unused = f"The table {', '.join(others[:3])} lies beside the slices and is not used; join one by --subjects TABLE.csv."
+        return Joined(warnings=(unused,) if others else ())
     images = [found[1] if (found := re.search(r"(?<![A-Za-z0-9])I(\d{4,})(?![A-Za-z0-9])", file)) else "" for file in index["files"]]  # fmt: skip
     dates = ["-".join(day.groups()) if (day := DAY.search(file)) else "" for file in index["files"]]
     names = [Path(file).name for file in index["files"]]
@@ -171,11 +203,12 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
 
 def classes_of(names: list[str], joined: Joined) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names from the folders; where they tell none, from the table's CDR (0, 0.5, 1, 2) or its Group."""
-    cdr = [values for name, values in joined.columns.items() if name.strip().upper() == "CDR" and values.dtype.kind == "f"]
-    if not any(names) and cdr and np.isfinite(cdr[0]).any():
-        names = [CDR_CLASSES.get(float(value), "") for value in cdr[0]]
-    elif not any(names) and joined.classes is not None and 2 <= len(set(joined.classes) - {""}) <= 20:
-        names = joined.classes.tolist()
+    cdr = next((values for name, values in joined.columns.items() if CDR.fullmatch(name) and values.dtype.kind == "f"), None)
+    graded = [] if cdr is None else [CDR_CLASSES.get(float(value), "") for value in cdr]
+    groups = [] if joined.classes is None else [re.sub(r"^(\d+)\.0+$", r"\1", name) for name in joined.classes]
+    groups = groups if 2 <= len(set(groups) - {""}) <= 20 else []
+    if not any(names):  # a CDR that only the ill have tells less than the group
+        names = graded if sum(map(bool, graded)) >= 0.8 * max(1, sum(map(bool, groups))) else groups or names
     spelt: dict[str, str] = {}
     names = [spelt.setdefault(name.casefold(), name) for name in names]  # AD and ad are one class
     classes = tuple(sorted(set(names) - {""}, key=class_order))
@@ -222,7 +255,7 @@ def _column(cells: pd.Series, at: np.ndarray, warnings: list[str]) -> np.ndarray
     numbers = pd.to_numeric(points, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     if not filled.any() or numbers.notna().sum() < 0.8 * filled.sum():
         return cells.reindex(at, fill_value="").to_numpy(str)
-    numbers = numbers.where(numbers.isin(CDR_CLASSES) | (cells.name.strip().upper() != "CDR"))  # 5, 9, -1: unknown
+    numbers = numbers.where(numbers.isin(CDR_CLASSES) | (CDR.fullmatch(cells.name) is None))  # 5, 9, -1: unknown
     decimal = cells.str.contains(r"[.,]\d")
     if decimal.sum() >= max(1, 0.5 * numbers.notna().sum()):
         typical = max(numbers[decimal].abs().median(), 1e-9)
