@@ -1,7 +1,5 @@
 """The command line: ``python -m stylegan COMMAND``. A command is one public function, its options the arguments."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

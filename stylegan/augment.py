@@ -6,8 +6,6 @@ Geometry is a bilinear gather, which can be differentiated twice on every torch 
 on Apple's).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Colours are those of Okabe and Ito, safe for colour-blind readers; lines and mar
 there are both, circles are real and triangles generated.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Strided 4x4 convolutions, ReLU in the generator, leaky ReLU in the discriminator
 so w is z (scaled to a sphere) and there is one style vector.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

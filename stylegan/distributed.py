@@ -4,8 +4,6 @@ Started by ``torchrun --nproc-per-node N -m stylegan train ...``, and likewise `
 wrapper, which would not go together with double backward (R1, path length): gradients are averaged after the backward pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

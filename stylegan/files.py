@@ -1,7 +1,5 @@
 """Files and the machine: the cache folder, atomic writes, one writer per run folder, and memory that a step leaves to the next."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -4,8 +4,6 @@ A direction is unlike a class: nobody asked for it, so nobody knows its meaning 
 plain numbers read off the pictures of many seeds before and after a step along it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

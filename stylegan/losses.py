@@ -3,8 +3,6 @@
 D(x) and D(G(z)) are logits [N, 1]. All results are scalars to be minimised, except where a shape is given.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

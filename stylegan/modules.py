@@ -1,7 +1,5 @@
 """Components that both StyleGAN papers share. Shapes: z [N, z_dim], w [N, w_dim], ws [N, num_ws, w_dim], x [N, C, H, W]."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

@@ -1,7 +1,5 @@
 """Generator and discriminator: the skeleton that the variants share, and the one table that names the variants."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

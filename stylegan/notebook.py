@@ -1,7 +1,5 @@
 """What the notebooks share: the run and its slices, the generator that comes with the project, and text, tables and pictures."""
 
-from __future__ import annotations
-
 import base64
 import importlib.metadata
 import os

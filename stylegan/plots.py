@@ -4,8 +4,6 @@ Slices keep one fixed grey window ([-1, 1] is black to white) and are enlarged b
 different is different. Each Figure carries a sentence for those who cannot see it in ``alt_text``.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

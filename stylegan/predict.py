@@ -4,8 +4,6 @@ Picture k depends on seed k alone: its z and its noise come from generators of i
 and the networks always see batches of `CHUNK` rows, because kernels choose their order of summation by the size of the batch.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -6,8 +6,6 @@ and at 128 px took 5.4 ms where two products with band matrices take .15 (H200, 
 First: which work of half precision is done in float32 all the same.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch

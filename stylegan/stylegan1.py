@@ -5,8 +5,6 @@ Each layer adds noise, then gives every map the mean and deviation that the styl
 then each block has a picture of its own, and otherwise only the last one. Blocks are called as those of StyleGAN2 are.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

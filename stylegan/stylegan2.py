@@ -4,8 +4,6 @@ Generator: modulated convolutions, each block adds its picture to the upsampled 
 Discriminator: residual blocks. Any generator block is called as ``x, img = block(x, img, ws, noise)``.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

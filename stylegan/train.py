@@ -5,8 +5,6 @@ function of the first two: a resumed run on a CPU continues bit for bit. Process
 whole batch and keep their own rows: they compute what one would, but for a DCGAN's batch norms.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

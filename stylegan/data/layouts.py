@@ -5,8 +5,6 @@ few names that each hold several people. A person is an id of a collection where
 file's name without all that tells one scan of a person from another. data/README.md shows the layouts that people have.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """What lies in a folder and what of it to look at, by names alone: pictures or volumes, which contrast, which version of a scan."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -4,8 +4,6 @@ The second start is instant because nothing is opened but a short index: a folde
 gives the same pictures. The packed file itself is named by its content.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

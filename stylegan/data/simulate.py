@@ -13,8 +13,6 @@ nilearn states none: so it is read from the installed nilearn and never copied h
 Coordinates are MNI millimetres in the order (x, y, z): towards the right, the front and the top of the head.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

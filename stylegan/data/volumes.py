@@ -7,8 +7,6 @@ pictures published from them, written row by row, have the front at the bottom a
 at the left or at the right cannot be seen in a picture and the files do not say it: there left and right stay unmarked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

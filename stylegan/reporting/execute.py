@@ -1,7 +1,5 @@
 """Running one notebook in a kernel of its own."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

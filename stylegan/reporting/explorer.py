@@ -4,8 +4,6 @@ StyleGAN2, StyleGAN1 at its full resolution and DCGAN draw. One with attention, 
 show a sheet and say why.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -3,8 +3,6 @@
 All of it is computed from the run and from what its notebooks showed. Texts are Markdown, because they hold names from users' files.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

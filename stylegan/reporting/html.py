@@ -5,8 +5,6 @@ the network, no script but the two that the page's policy names by their hash, f
 Notebooks are trusted to hold HTML, what they print is not: class and folder names come from users' files and are shown as text.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 import io

@@ -1,7 +1,5 @@
 """The scores of a generator on people it has never seen, each with its interval by person and its floor: real slices of other people."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """A generator, the people it saw, those it is judged by, and its pictures: everything that is needed before anything is scored."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ called FID. Uint8 slices and float pictures of a generator go through one path: 
 bits of a saved PNG first (`predict.to_uint8`), because a difference in scale or rounding alone would tell real from fake.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -4,8 +4,6 @@ People, not slices, are the independent observations: neighbouring levels of one
 no interval here: drawing with replacement puts a slice beside itself, where distances are 0 and k(x, x) enters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

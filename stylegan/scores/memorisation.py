@@ -3,8 +3,6 @@
 Every measure here is compared with people the generator never saw, and the person, not the slice, is its unit.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 

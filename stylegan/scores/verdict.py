@@ -5,8 +5,6 @@ to each other. So "at the floor" is lenient: a distance passes only where it is 
 reaching the floor's range, where chance may explain the rest, is borderline. Neighbour scores leave out slices of the same person.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"

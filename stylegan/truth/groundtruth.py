@@ -6,8 +6,6 @@ synthetic slices what holds for real ones. Each answer stands next to what the s
 seen, to chance, and to a control that must fail. A null result is a result and is stated as one.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Colours are ground truth: known from the data set or measured in the pixels of r
 asked for, and what readers of real people (`readers.py`) see in them.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Mapping, Sequence

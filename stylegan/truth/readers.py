@@ -5,8 +5,6 @@ choice (the strength of the penalty) is made between people, and every interval 
 are nearly one picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
