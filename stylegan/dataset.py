@@ -223,20 +223,13 @@ def similarity(slices: SliceDataset) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------- the slices of a generator
 
 
-def slices_of(
-    info: Mapping,
-    data: SliceDataset | str | Path | None = None,
-    *,
-    subjects_csv: str | Path | None = None,
-    levels: str | tuple[int, int] | None = None,
-    contrast: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> SliceDataset:
+def slices_of(info: Mapping, data: SliceDataset | str | Path | None = None, **reading: object) -> SliceDataset:
     """The slices for a generator, ``info`` being its config.json or what `load_generator` returns: at its resolution, under its grey rule.
 
-    ``data``: a set, a folder or a .zip; None takes what it was trained on. Its table, levels and contrast are used again where none are
-    given. A note on stderr says where the slices are not those of its training. Raises ValueError or FileNotFoundError with one
-    sentence, also where the people of the training set could be told by its table alone and that is gone.
+    ``data``: a set, a folder or a .zip; None takes what it was trained on. ``reading``: ``subjects_csv``, ``levels`` and ``contrast`` as
+    in `load_slices`; those of its training are used again where none are given. A note on stderr says where the slices are not those of
+    its training. Raises ValueError or FileNotFoundError with one sentence, also where the people of the training set could be told by
+    its table alone and that is gone.
     """
     config, known = info["config"], info.get("data") or {}
     size, rule = config["img_resolution"], config.get("normalise", "fixed")
@@ -246,17 +239,17 @@ def slices_of(
         if data.images.shape[1] != size:
             raise ValueError(f"The slices have {data.images.shape[1]} px, the generator draws {size} px; load them so.")
         return normalised(data, rule)
-    asked = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
+    asked = dict.fromkeys(("subjects_csv", "levels", "contrast")) | reading
     usual = known | {"subjects_csv": found_again(known.get("subjects_csv"))}
     options = {name: usual.get(name) if value is None else value for name, value in asked.items()}
     source = found_again(known.get("path")) if data is None else Path(data)
     try:
-        slices = load_slices(source, size, cache_dir=cache_dir, **options)
+        slices = load_slices(source, size, **options)
     except (ValueError, FileNotFoundError):
         if data is None or options == asked:
             raise
         options = asked  # other slices: what the run was trained with is not for them
-        slices = load_slices(source, size, cache_dir=cache_dir, **options)
+        slices = load_slices(source, size, **options)
         if slices.key == known.get("key"):
             raise
     other = f"These slices ({slices.title}) are not those that the generator was trained on ({known.get('title', 'unknown')})."

@@ -43,27 +43,20 @@ Scorer = Callable[[SliceDataset, Config, torch.device], Callable[[torch.nn.Modul
 
 
 def train_run(
-    config: Config,
-    data: str | Path | None,
-    run_dir: str | Path,
-    *,
-    subjects_csv: str | Path | None = None,
-    levels: str | tuple[int, int] | None = None,
-    contrast: str | None = None,
-    scorer: Scorer | None = None,
+    config: Config, data: str | Path | None, run_dir: str | Path, *, scorer: Scorer | None = None, **reading: object
 ) -> dict:
     """Train in a run folder, or go on where it stopped; returns the last line of its metrics.
 
-    ``data``, ``subjects_csv``, ``levels``, ``contrast``: as in `load_slices`. Only the training subjects are trained on.
+    ``data`` and ``reading`` (``subjects_csv``, ``levels``, ``contrast``): as in `load_slices`. Only the training subjects are trained on.
     ``scorer(val_slices, config, device)`` returns ``score(G_ema, full)``, a dictionary for the lines of metrics.jsonl; with
     ``full`` it holds `SCORES`, and the generator with the lowest ``kid`` is kept as the best. Without a scorer it is the last.
 
     Raises ValueError when another process writes to the folder or it was made with another config or other slices,
     FloatingPointError when a loss is no longer finite, and KeyboardInterrupt, after saving, when it was asked to stop.
     """
-    run_dir, levels = Path(run_dir), f"{levels[0]}-{levels[1]}" if isinstance(levels, tuple | list) else levels
-    chosen = {"subjects_csv": subjects_csv, "levels": levels, "contrast": contrast}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    run_dir, chosen = Path(run_dir), {name: value for name, value in reading.items() if value is not None}
+    if isinstance(levels := chosen.get("levels"), tuple | list):
+        chosen["levels"] = f"{levels[0]}-{levels[1]}"
     with distributed.main_process_first():
         slices = load_slices(data, config.img_resolution, **chosen)
     for warning in slices.warnings:
