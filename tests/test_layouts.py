@@ -65,6 +65,12 @@ KNOWN = {
     "Neurite": ("OASIS_OAS1_{i:04d}_MR1/slice_{s}.nii.gz", "", "norm,orig,seg4,seg24"),
     "words nobody knows": ("archive/data/{c}/s{j:02d}/{k}.png", "lepton,quark", ""),
     "strange visits": ("{s}/P{j:02d}/{k}.png", "", "early,late"),
+    "fsl_anat": ("P{j:02d}.anat/{s}.nii.gz", "", "T1,T1_fast_bias,T1_to_MNI_nonlin_jac,T1_to_MNI_lin"),
+    "CAT12 alone": ("mri/{s}sub-{j:02d}_T1w.nii", "", "wm,mwp1,p0"),
+    "MP2RAGE": ("sub-{j:02d}/anat/sub-{j:02d}_{s}.nii.gz", "", "UNIT1,T1map,inv-1_MP2RAGE,inv-2_part-phase_MP2RAGE"),
+    "planes in names": ("{c}/P{j:02d}_{s}_{k}.png", "AD,CN", "axial,coronal"),
+    "levels first": ("{c}/0{k}_sub-P{j:02d}.png", "AD,CN", ""),
+    "sex and diagnosis": ("{s}/{c}/P{j:02d}_{k}.png", "AD,CN", "male,female"),
     "planes": ("{c}/{s}/P{j:02d}/{k}.png", "AD,CN", "axial,coronal"),
     "a class of each slice": ("patient{j}/{s}/{k}.png", "", "left,right"),
     "repeats in names": ("{c}/NC_{j:02d}_{v}.nii.gz", "label_0,label_1", ""),
@@ -91,7 +97,7 @@ def test_people_and_classes_are_told(kind):
     assert kind == "a class of each slice" or all(item.label == files[item.file][1] for item in found.items)
     splits, _ = split_by_subject([item.subject for item in found.items], [0] * len(found.items))
     assert count_leaks([str(files[item.file][0]) for item in found.items], splits) == 0
-    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair|to_mni|unbiased_brain)[._]"
+    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair|to_mni|unbiased_brain|bias|jac|t1map|mp2rage|coronal)[._]|/(mwp1|p0)sub"
     assert not [item.file for item in found.items if re.search(other, item.file, re.I)]
 
 

@@ -40,6 +40,8 @@ IMAGE_ID = re.compile(r"I?(\d{4,})[_-](\d{1,3})", re.I)  # UQ ADNI: <image id>_<
 SLICE = re.compile(r"(?<![a-z])(?:slice|axial|ax|sl|z)[_\- ]?(\d+)(?![a-z0-9])", re.I)
 LEVEL_FOLDER = re.compile(  # folders of levels that hold a file of each person: slice_60/P00, 60/NC_01; else 60 may be somebody
     rf"(?:(?:slices?|level|z)[-_ ]?(\d{{1,3}})/[^\d/]+|(\d{{1,3}})/(?:pt?|{who.CLASS_NAME.pattern})[-_ ]?)\d+", re.I)  # fmt: skip
+LEVEL_FIRST = re.compile(r"(\d{1,3})[-_ ]+((?:sub-)?(?:p|(?!im|sl|le?v)[a-z]{2,})[-_ ]?\d+)", re.I)  # 60_P01, 060_sub-P01
+VISIT = re.compile(r"(.*[^\W\d].*\d.*|\d{3,})[-_. ](?:[a-z]?\d{1,3}|\d{1,2}(?:mo?|yr?)|(?:19|20)\d\d|[a-d])", re.I)
 SCAN_WORDS = re.compile(r"im|img|image|scan|series|mri?|acquisition|t1|file|data", re.I)  # numbered, they still name no person
 SPLIT, CLASS = r"(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)", f"([AB]|{who.CLASS_NAME.pattern})"
 FUSED = re.compile(rf"(?<![^/])(?:{SPLIT}[-_ ]?{CLASS}|{CLASS}[-_ ]{SPLIT})(?=/)", re.I)  # trainA, CN_test
@@ -86,12 +88,26 @@ def recognise(
     if not items:
         raise ValueError(nothing_found(root, left_out))
     scans = _gather((item.subject, item.scan) for item in items)
+    warnings += _doubts(items, scans)
     lone = {name: min(found) for name, found in scans.items() if len(found) == 1 and re.search(r"_MR\d+$", min(found))}
     items = [replace(item, subject=lone.get(item.subject, item.subject)) for item in items]  # OAS1_0001_MR1, but OAS2_0001
     items.sort(key=lambda item: who.natural(item.file))
     left_out = {reason: tuple(which) for reason, which in left_out.items() if which}
     title = TITLES[layout].format(root.resolve().name)
     return Catalogue(root, layout, title, tuple(items), left_out, hidden, volumes, levels, tuple(warnings))
+
+
+def _doubts(items: list[Item], scans: dict[str, set[str]]) -> list[str]:
+    """What has to be said where names were read in one of two ways, and where classes and published splits do not cross."""
+    merged = (of for of in scans.values() if len(of) > 1 and all(map(VISIT.fullmatch, of)))
+    alike = _gather((found[1], name) for name in scans if not find_id(name)[0] and (found := VISIT.fullmatch(name))).values()
+    pairs = (next(merged, ()), "scans of one person"), (next((of for of in alike if len(of) > 4), ()), "people")
+    wrong = "where that is wrong, give a table of file and subject (--subjects CSV)"
+    said = [f"{' and '.join(sorted(names)[:2])} are taken for two {what}; {wrong}." for names, what in pairs if names]
+    folders, splits = _gather((item.label, item.folder) for item in items), {item.folder for item in items} - {""}
+    if lonely := ", ".join(sorted(label for label, of in folders.items() if len(splits) > 1 and len(of) == 1)):
+        said.append(f"Only one folder of {', '.join(sorted(splits))} has the class {lonely}; should it be spelt alike in all?")
+    return said
 
 
 def _gather(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
@@ -156,6 +172,9 @@ class Tree:
         if all(found) and len(self.stems) >= 2 * len(set(self.stems)):
             parts = [part[:-1] for part in parts]
             self.stems = [f"{base}_slice_{m[1] or m[2]}" for base, m in zip(self.stems, found, strict=True)]
+        first = list(map(LEVEL_FIRST.fullmatch, self.stems))
+        if all(m and not is_generic(core(m[2])) for m in first) and len(first) >= 2 * len({m[2] for m in first}):
+            self.stems = [f"{m[2]}_slice_{m[1]}" for m in first]
         shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))]
         self.shared = "/".join(shared)
         self.parts = [part[len(shared) :] for part in parts]
@@ -212,7 +231,8 @@ class Tree:
     def find_class(self) -> int | None:
         """The level of classes: few names that each hold several people, the names known for it first."""
         known = [d for d in self.open if all(map(is_class_name, self.folders(d)))]
-        known.sort(key=lambda d: all(re.search(r"\d", name) for name in self.folders(d)))  # AD and CN before site_1 and site_2
+        unordered = len(who.HEALTHY_TO_ILL)  # AD and CN come before male and site_1
+        known.sort(key=lambda d: sum(who.class_order(name)[0] == unordered for name in self.folders(d)))
         innermost = next((d for d in self.open if self.people_like(d)), max(self.open, default=0) + 1)
         for d in [*known, *(d for d in self.open if d not in known and d < innermost)]:
             names = self.folders(d)
@@ -311,8 +331,7 @@ def _settle_people(items: list[Item], tree: Tree, at_class: int | None) -> list[
         # Names that stand on one picture only are no people's: P1_3 is slice 3 of P1 where P1_4 is there as well.
         items = [replace(i, subject=i.file, scan=i.file, level=-1, told=False) if i.file in lone else i for i in items]
     without_id = {item.subject for item, (known, _, _) in zip(items, tree.ids, strict=True) if item.told and not known}
-    visit = re.compile(r"(.*[^\W\d].*\d.*|\d{3,})[-_. ](?:[a-z]?\d{1,2}|\d{1,2}(?:mo?|yr?)|(?:19|20)\d\d|[a-d])", re.I)
-    short = {name: found[1] for name in without_id if (found := visit.fullmatch(name))}
+    short = {name: found[1] for name in without_id if (found := VISIT.fullmatch(name))}
     scans = Counter(short.values())
     if len(scans) >= 3 and max(scans.values()) <= 4:  # P01_1 and P01_2 are two scans of P01 where nobody has more than a few
         items = [replace(item, subject=short.get(item.subject, item.subject)) for item in items]

@@ -19,9 +19,16 @@ LABELS = re.compile(r"(?:msk|[fad]?seg|labels?|masks?|annot\w*|segmentations?|[g
 LABEL_VOLUMES = re.compile(
     r"(?:a|wm)?parc|labelmap|prob(?:seg|tissue)|tissue|lesions?|pve(?:seg|\d)?|atlas|ribbon|roi|biasfield|filled|wmh?|csf|gm|lh|rh|onehot|dist|def|xfm|warp",
     re.I)  # fmt: skip
+# What is computed from a scan, in words of volumes' names: bias fields, deformations, quantitative maps, phases.
+DERIVED = re.compile(r"(?:tot)?bias|mixeltype|(?:inverse|\d*)warp(?:field)?|inversewarped|\w*jac(?:obians?)?|coeff|\w*posteriors?\d*|thickness|[rt][12]s?map|"
+                     r"\w*dividedby\w*|dc2standard|phase", re.I)  # fmt: skip
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
 # The marks of SPM and CAT12 before the name of the scan that they worked on.
 SPM = re.compile(r"(^|/)(?:mri/)?(?:s?m?w?r?[cp][0-6](?:r|a)?|i?y_|w?mi?|m?w|r|s)(?=[^/]+$)")
+TISSUE = re.compile(
+    r"(^|/)(?:mri/)?s?m?w?r?[cp][0-6](?=[a-z][^/]+$)", re.I
+)  # c1sub-01: taken for SPM's where c2sub-01 is there too
+PLANES = {"axial": r"ax(?:ial)?|tra(?:ns\w*)?", "coronal": r"cor(?:onal)?", "sagittal": r"sag(?:ittal)?"}
 NNUNET = re.compile(r"(^|/)images(?:tr|ts|va)/", re.I)  # pictures here end in the number of their contrast
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
 ANOTHER = "another volume of the same subject"
@@ -82,9 +89,12 @@ def choose_files(
     Volumes win where about as many people have them as have pictures: a stray template beside pictures does not, and the previews
     beside volumes do not either.
     """
-    kinds, folded = defaultdict(list), {name.casefold() for name in names}
+    kinds, folded, tissues = defaultdict(list), {name.casefold() for name in names}, defaultdict(set)
+    for name in filter(TISSUE.search, names):
+        tissues[TISSUE.sub(r"\1", name)].add(name)
+    tissue = {name for scan, of in tissues.items() if len(of) > 1 and re.search(r"\d", core(stem(scan))) for name in of}
     for name in names:
-        kinds[_kind(name, folded)].append(name)
+        kinds["written by SPM" if name in tissue else _kind(name, folded)].append(name)
     volumes, pictures, _ = (kinds.pop(kind, []) for kind in ("volume", "picture", ""))
     left_out.update(kinds)
     known = {name for name in volumes if TEMPLATES.match(stem(name)) or "fsaverage" in name}
@@ -97,7 +107,7 @@ def choose_files(
     told = told.get("channel_names", told.get("modality"))  # nnU-Net: what _0000, _0001, ... are called
     channels = {f"{int(k):04d}": str(v) for k, v in told.items() if str(k).isdigit()} if isinstance(told, dict) else {}
     chosen, warnings = _one_contrast(heads if won else pictures, contrast, channels, left_out)
-    return (_one_version(chosen, left_out) if won else chosen), won, warnings
+    return (_one_version(chosen, left_out) if won else _one_plane(chosen, left_out)), won, warnings
 
 
 def _owners(names: Iterable[str]) -> set[str]:
@@ -129,7 +139,8 @@ def _kind(name: str, folded: set[str]) -> str:
     label = any(map(LABELS.fullmatch, [*words, *folders])) or (volume and any(map(LABEL_VOLUMES.fullmatch, words)))
     label = label or "groundtruth" in re.sub(r"[\W_]", "", name.casefold())
     masked = any(map(MASK_END.search, words)) and not base.endswith((".mgz", ".mgh"))  # FreeSurfer's brainmask is a head
-    return "label map" if label or masked else "volume" if volume else "picture"
+    derived = volume and any(map(DERIVED.fullmatch, words))
+    return "label map" if label or masked else "derived map" if derived else "volume" if volume else "picture"
 
 
 # ------------------------------------------------------------------------------------------------------ contrasts and versions
@@ -190,13 +201,36 @@ def _place(name: str) -> str:
     return find_id(plain(name))[0] or str(Path(name).parent)
 
 
+def _one_plane(names: list[str], left_out: LeftOutNames) -> list[str]:
+    """The pictures without those of other planes, where names tell several: axial ones, else the commonest."""
+    planes = {name: _plane(name) for name in names}
+    count = Counter(filter(None, planes.values()))
+    wanted = max(count, key=lambda plane: (plane == "axial", count[plane]), default="")
+    for name in names if len(count) > 1 else ():
+        if planes[name] not in ("", wanted):
+            left_out[f"{planes[name]} plane"].append(name)
+    return [name for name in names if len(count) < 2 or planes[name] in ("", wanted)]
+
+
+def _plane(name: str) -> str:
+    words = reversed(re.split(r"[^a-z0-9]+", f"{plain(name).rpartition('/')[0]}/{stem(name)}".lower()))
+    return next((plane for word in words for plane, pattern in PLANES.items() if re.fullmatch(pattern, word)), "")
+
+
 def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
     """Of the raw, registered, stripped... versions of one scan the last; of OASIS-1's scans the brain in atlas space.
 
     Repeats of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken.
     """
-    versions = "|".join((*STAGES, r"orig|raw|affine|mni|aligned|acpc|dc|to|unbiased|defaced|(?:space|desc|res)-\w+?"))
-    groups = defaultdict(list)
+    versions = "|".join(
+        (
+            *STAGES,
+            r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced|(?:space|desc|res)-\w+?",
+        )
+    )
+    groups, uniform = defaultdict(list), {str(Path(name).parent) for name in names if re.search(r"UNIT1$", stem(name))}
+    left_out["inversion of MP2RAGE"] += [n for n in names if re.search(r"inv-\d", stem(n)) and str(Path(n).parent) in uniform]
+    names = [name for name in names if name not in left_out["inversion of MP2RAGE"]]
     for name in [name for name in names if not re.search(r"(^|/)(derivatives|sourcedata)/", plain(name), re.I)] or names:
         scan = find_id(plain(name))[1] if name.lower().endswith((".hdr", ".img")) else ""
         folder = str(Path(plain(name)).parent)
