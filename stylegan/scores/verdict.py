@@ -10,47 +10,34 @@ from collections.abc import Mapping, Sequence
 PASS, BORDERLINE, FAIL, UNKNOWN = "pass", "borderline", "fail", "not measured"
 SIGNS = {PASS: "✔ pass", BORDERLINE: "◐ borderline", FAIL: "✘ fail", UNKNOWN: "– not measured"}
 
-# A score of `evaluate` -> its title, how it is written, which way is better.
+# A score of `evaluate` -> its title, how it is written, which way is better, and the question that it answers in the verdict.
 TITLES = {
-    "kid": ("KID × 1000", "{:.0f}", "lower"),
-    "fd": ("FD", "{:.0f}", "lower"),
-    "precision": ("precision", "{:.2f}", "higher"),
-    "recall": ("recall", "{:.2f}", "higher"),
-    "recall_symmetric": ("recall, symmetric", "{:.2f}", "higher"),
-    "density": ("density", "{:.2f}", "near the floor's"),
-    "coverage": ("coverage", "{:.2f}", "higher"),
-    "dimensions": ("dimensions of pixels", "{:.0f}", "higher"),
-    "dimensions_fixed_noise": ("dimensions, noise fixed", "{:.0f}", "higher"),
-    "spread": ("spread of pixels", "{:.1f}", "higher"),
-    "spread_fixed_noise": ("spread, noise fixed", "{:.1f}", "higher"),
-    "nn_accuracy_real": ("1-NN accuracy, real", "{:.2f}", "0.5"),
-    "nn_accuracy_fake": ("1-NN accuracy, generated", "{:.2f}", "0.5"),
-    "classifier": ("told apart by a classifier", "{:.0%}", "50%"),
-    "ms_ssim": ("MS-SSIM of random pairs", "{:.2f}", "as real pairs"),
-    "spectrum": ("power spectrum, dB apart", "{:.2f}", "lower"),
-    "intensity": ("grey levels, of 255, apart", "{:.1f}", "lower"),
-    "area": ("area of the head, % apart", "{:.2f}", "lower"),
-    "symmetry": ("symmetry, apart", "{:.3f}", "lower"),
-    "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices"),
+    "kid": ("KID × 1000", "{:.0f}", "lower", "Could the set pass for other people?"),
+    "fd": ("FD", "{:.0f}", "lower", "... and by mean and covariance?"),
+    "precision": ("precision", "{:.2f}", "higher", "Do generated slices lie where real ones do?"),
+    "recall": ("recall", "{:.2f}", "higher", "Are all kinds of real slices drawn?"),
+    "recall_symmetric": ("recall, symmetric", "{:.2f}", "higher", ""),
+    "density": ("density", "{:.2f}", "near the floor's", ""),
+    "coverage": ("coverage", "{:.2f}", "higher", "... and each real slice near to a generated one?"),
+    "dimensions": ("dimensions of pixels", "{:.0f}", "higher", "As various as people?"),
+    "dimensions_fixed_noise": ("dimensions, noise fixed", "{:.0f}", "higher", "... in what W alone varies?"),
+    "spread": ("spread of pixels", "{:.1f}", "higher", "... and as far from each other?"),
+    "spread_fixed_noise": ("spread, noise fixed", "{:.1f}", "higher", ""),
+    "ms_ssim": ("MS-SSIM of random pairs", "{:.2f}", "as real pairs", "Are random pairs as alike as real ones?"),
+    "nn_accuracy_real": ("1-NN accuracy, real", "{:.2f}", "0.5", ""),
+    "nn_accuracy_fake": ("1-NN accuracy, generated", "{:.2f}", "0.5", "Do generated slices keep to themselves?"),
+    "classifier": ("told apart by a classifier", "{:.0%}", "50%", "Can a classifier tell them apart?"),
+    "spectrum": ("power spectrum, dB apart", "{:.2f}", "lower", "Is the texture right (blur, checkerboard)?"),
+    "intensity": ("grey levels, of 255, apart", "{:.1f}", "lower", "Are the grey levels right?"),
+    "area": ("area of the head, % apart", "{:.2f}", "lower", "Are the heads of the right size?"),
+    "symmetry": ("symmetry, apart", "{:.3f}", "lower", "Are they as symmetric as real heads?"),
+    "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices", ""),
 }
 # The question, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
-CHECKS = (
-    ("Could the set pass for other people?", "kid", "lower"),
-    ("... and by mean and covariance?", "fd", "lower"),
-    ("Do generated slices lie where real ones do?", "precision", "higher"),
-    ("Are all kinds of real slices drawn?", "recall", "higher"),
-    ("... and each real slice near to a generated one?", "coverage", "higher"),
-    ("As various as people?", "dimensions", "higher"),
-    ("... in what W alone varies?", "dimensions_fixed_noise", "higher"),
-    ("... and as far from each other?", "spread", "higher"),
-    ("Are random pairs as alike as real ones?", "ms_ssim", "as"),
-    ("Do generated slices keep to themselves?", "nn_accuracy_fake", "as"),
-    ("Can a classifier tell them apart?", "classifier", "as"),
-    ("Is the texture right (blur, checkerboard)?", "spectrum", "lower"),
-    ("Are the grey levels right?", "intensity", "lower"),
-    ("Are the heads of the right size?", "area", "lower"),
-    ("Are they as symmetric as real heads?", "symmetry", "lower"),
-)
+CHECKS = [
+    (question, score, better if better in ("lower", "higher") else "as")
+    for score, (_, _, better, question) in TITLES.items() if question
+]  # fmt: skip
 # A measure of memory: the question, its title, how what was found and what chance gives are written, whether it is sure, whether large.
 MEMORY = {
     "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
@@ -121,7 +108,7 @@ def score_rows(scores: Mapping, names: Sequence[str] = ("kid", "fd")) -> list[di
 def floor_table(scores: Mapping) -> list[dict]:
     """Floor, generator and spoiled sets side by side, one row a score, for the last split of `evaluate`; [] where none was scored."""
     split, ratio, rows = last_split(scores), scores["memorisation"]["ratio"], []
-    found = [(key, title_of(key, scores["feature_space"]), *TITLES[key][1:]) for key in TITLES if key in split]
+    found = [(key, title_of(key, scores["feature_space"]), *TITLES[key][1:3]) for key in TITLES if key in split]
     if found and ratio is not None:
         found.append(("memory", "distance to training slices, ratio", "{:.2f}", "1"))
         split |= {"memory": {"value": ratio}, "memory_floor": {"value": 1.0}}
