@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from stylegan.data.pictures import EXTENSIONS
+from stylegan.data.pictures import EXTENSIONS, first_bytes
 from stylegan.data.subjects import CONTRASTS, LAST_ONLY, STAGES, core, find_id, plain, stem
 from stylegan.data.volumes import ENDINGS
 from stylegan.files import read_json
@@ -257,7 +257,7 @@ def parse_levels(levels: str | Sequence[int] | None) -> tuple[int, int] | None:
 def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
     """The sentence for a folder without a single slice: what lies there instead, and the way out."""
     found = {reason: tuple(names) for reason, names in left_out.items() if names}
-    if any(_is_dicom(root / name) for name in found.get("not an image", ())[:20]):
+    if any((first_bytes(root / name, 132) or b"")[128:] == b"DICM" for name in found.get("not an image", ())[:20]):
         found = {("DICOM" if reason == "not an image" else reason): names for reason, names in found.items()}
     counts = ", ".join(f"{len(names)} {reason}" for reason, names in found.items()) or "the folder is empty"
     told = [way for kind, (ends, way) in FOREIGN.items() if {kind, *(f"{end} file" for end in ends)} & set(found)]
@@ -265,11 +265,3 @@ def nothing_found(root: Path, left_out: dict[str, Iterable[str]]) -> str:
     if archive:
         told = [f"it holds the archive {archive}: unpack that and give its folder, or give its path"]
     return f"No slice was found in {root} ({counts}); {told[0] if told else 'data/README.md shows the layouts that are recognised'}."
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

@@ -62,16 +62,21 @@ def read_picture(path: Path, said: list[str]) -> np.ndarray:
 
 def why_unreadable(path: Path, error: Exception) -> str:
     """The reason in a word or two, from the first bytes of the file."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(LFS_HEADER))
-    except OSError:
-        return "unreadable"
-    if not head:
-        return "empty file"
+    head = first_bytes(path, len(LFS_HEADER))
     if head == LFS_HEADER:
         return "Git LFS pointer"
-    return "not an image" if isinstance(error, UnidentifiedImageError) else "unreadable"
+    if head == b"":
+        return "empty file"
+    return "not an image" if head and isinstance(error, UnidentifiedImageError) else "unreadable"
+
+
+def first_bytes(path: Path, count: int) -> bytes | None:
+    """What the file begins with; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return None
 
 
 def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
