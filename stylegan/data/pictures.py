@@ -4,8 +4,6 @@ Framing never stretches: one square per shape of picture around the foreground o
 common scale, black where the square leaves the picture, and one Lanczos resize without the halo that it rings around a head.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,6 +33,17 @@ class LeftOut(ValueError):  # noqa: N818 - not an error of the program
     def __init__(self, reason: str, sentence: str = "") -> None:
         super().__init__(reason)
         self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the framing of the whole set needs to know of one slice."""
+
+    shape: tuple[int, int]  # height, width
+    box: tuple[int, int, int, int]  # foreground: top, bottom, left, right; the ends exclusive
+    floor: float  # what is black: 0, or the darkest value where some are below 0
+    peak: float | None  # brightest value, None for 8-bit pictures
+    digest: str  # equal for identical pixels, whatever the file format
 
 
 def read_picture(path: Path, said: list[str]) -> np.ndarray:
@@ -187,17 +196,6 @@ def min_max(x: np.ndarray) -> np.ndarray:
 
 
 RULES = {"fixed": None, "percentiles": percentiles, "standardise": standardise_then_unit}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What the framing of the whole set needs to know of one slice."""
-
-    shape: tuple[int, int]  # height, width
-    box: tuple[int, int, int, int]  # foreground: top, bottom, left, right; the ends exclusive
-    floor: float  # what is black: 0, or the darkest value where some are below 0
-    peak: float | None  # brightest value, None for 8-bit pictures
-    digest: str  # equal for identical pixels, whatever the file format
 
 
 def measure(picture: np.ndarray) -> Measure:
