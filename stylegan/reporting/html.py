@@ -152,7 +152,7 @@ class _Exporter(HTMLExporter):
         self.section, self.figures = "", 0
         self.register_filter("title", _title)
         self.register_filter("picture", self._picture)
-        self.register_filter("printed", self._printed)
+        self.register_filter("printed", MarkdownWithMath(renderer=_Renderer(self, escape=True)).render)
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
@@ -169,9 +169,6 @@ class _Exporter(HTMLExporter):
             same = [less for less in map(image.convert, ("L", "RGB")) if less.convert("RGBA") == image.convert("RGBA")]
             src, (width, height) = data_uri((*same, image)[0]), image.size
         return {"number": self.figures, "src": src, "width": width, "height": height, "alt": alt, "wide": width > WIDE}
-
-    def _printed(self, source: str) -> str:
-        return MarkdownWithMath(renderer=_Renderer(self, escape=True)).render(source)
 
 
 class _Renderer(IPythonRenderer):
