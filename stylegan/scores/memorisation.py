@@ -226,9 +226,8 @@ def memory_of(evidence: Evidence, distances: dict) -> dict:
 def pairs_sheet(evidence: Evidence, distances: dict) -> tuple[np.ndarray, int]:
     """(slices, columns): the closest pairs, generated above training (as D saw it, mirrored or not), in two double rows."""
     train, pairs = evidence.train_images, closest_pairs(distances["fake"], distances["row"])
-    half, rows = -(-len(pairs) // 2), []
-    for part in (pairs[:half], pairs[half:]):
-        blank = [np.full_like(distances["drawn"].images[0], 255)] * (half - len(part))
-        rows += [*(distances["drawn"].images[fake] for fake, _, _ in part), *blank]
-        rows += [*(train[distances["mirrored"][fake]][row] for fake, row, _ in part), *blank]
-    return np.stack(rows), half
+    half, drawn = -(-len(pairs) // 2), distances["drawn"].images
+    sheet = np.full((2, 2, half, *drawn.shape[1:]), 255, np.uint8)  # double rows of generated above training
+    for i, (fake, row, _) in enumerate(pairs):
+        sheet[i // half, :, i % half] = drawn[fake], train[distances["mirrored"][fake]][row]
+    return sheet.reshape(-1, *drawn.shape[1:]), half
