@@ -1,6 +1,7 @@
 """Loading every layout: labels, splits by subject, the report; the data set itself, and the simulated population."""
 
 import csv
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -243,8 +244,7 @@ def test_the_simulated_default_is_cached(monkeypatch, tmp_path):
 
 
 def test_neighbouring_levels_are_more_alike_and_a_split_by_slices_leaks(simulated):
-    found = similarity(simulated)  # of 4 levels: nobody has slices 4 or 8 levels apart
-    near, far, _ = found.values()
+    near, far, _ = (found := similarity(simulated)).values()  # of 4 levels: nobody has slices 4 or 8 levels apart
     assert list(found) == ["same person, 1 level apart", "same person, 2 levels apart", "other person, same level"]
     assert 1 >= near > far > 0
     assert leaks_of_random_split(np.repeat(np.arange(20), 30)) == 20 and leaks_of_random_split(np.arange(20)) == 0
@@ -260,14 +260,11 @@ def test_the_simulated_population_has_shapes_and_names(simulated):
             atlas.simulate(*size)
 
 
-def test_pictures_depend_on_the_seed_alone_and_the_number_of_threads_is_left_as_found(simulated):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        again, other = (atlas.simulate(2, 4, 32, seed=seed).images for seed in (0, 1))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_pictures_depend_on_the_seed_alone_and_the_number_of_threads_is_left_as_found(simulated, request):
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    again, other = (atlas.simulate(2, 4, 32, seed=seed).images for seed in (0, 1))
+    assert torch.get_num_threads() == 2
     assert np.array_equal(again, simulated.images[:8])  # whatever the size of the population
     assert not np.array_equal(other, again)
 
@@ -305,7 +302,7 @@ def test_the_measured_area_follows_the_known_enlargement_and_groups_differ_and_o
 def test_heads_fill_the_picture_stay_inside_and_differ_visibly(simulated):
     images = simulated.images
     assert (images.max(0) > 12).any(1).sum() >= 29  # of 32 rows
-    assert images[:, :, [0, -1]].max() < 12 and images[:, [0, -1]].max() < 100  # at most a brushing forehead
-    assert np.median(images[:, 0, 0]) == 0
+    edges = images[:, :, [0, -1]].max(), images[:, [0, -1]].max(), np.median(images[:, 0, 0])
+    assert edges[0] < 12 and edges[1] < 100 and edges[2] == 0  # at most a brushing forehead
     correlation = np.corrcoef(images.reshape(12, -1).astype(float))[np.triu_indices(12, 1)]
     assert correlation.max() < 0.985 and correlation.min() > 0.6  # no two are alike

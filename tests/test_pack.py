@@ -245,12 +245,11 @@ def test_a_file_of_one_plane_is_one_slice(head, tmp_path, shape):
     assert np.array_equal(scan.pictures[0], (head[:, ::-1, 22] if axial else head[:, :, 22]).T)
 
 
-def test_a_line_of_voxels_is_no_slice(tmp_path):
-    for shape in ((1, 1, 50), (50, 1, 1), (50, 1)):
-        fixtures.save_volume(tmp_path / "line.nii", np.arange(50, dtype=np.int16).reshape(shape))
-        with pytest.raises(LeftOut, match="unusable volume") as reason:
-            volumes.read_scan(tmp_path / "line.nii", None, [])
-        assert "line.nii has shape" in reason.value.sentence
+@pytest.mark.parametrize("shape", [(1, 1, 50), (50, 1, 1), (50, 1)])
+def test_a_line_of_voxels_is_no_slice(tmp_path, shape):
+    fixtures.save_volume(tmp_path / "line.nii", np.arange(50, dtype=np.int16).reshape(shape))
+    with pytest.raises(LeftOut, match="unusable volume"):
+        volumes.read_scan(tmp_path / "line.nii", None, [])
 
 
 @pytest.mark.parametrize("background", [0.0, -4.0])
