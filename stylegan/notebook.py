@@ -227,7 +227,7 @@ def table(rows: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
     """Show rows, or the pairs of one mapping, as a table."""
     if isinstance(rows, Mapping):
         rows = [{"": f"**{name}**", " ": value} for name, value in rows.items()]
-    tell(markdown_table(rows))
+    tell(re.sub(r"(?<=[\d%]) (?=\()|(?<=[\d%]) (?=to )|(?<= to) |(?<=[◐✔✘]) ", "\N{NO-BREAK SPACE}", markdown_table(rows)))
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -130,7 +130,7 @@ def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
         parts.append(f'<label><span>Class</span><select name="kind">{options}</select></label>')
     if G.num_ws > 1:
         parts.append(slider("Second seed", "second", 0, SEEDS - 1, 1, 5))
-        parts.append(slider(f"First layers of {G.num_ws} with the first seed", "layer", 0, G.num_ws, 1, G.num_ws))
+        parts.append(slider(f"Layers of the first seed (of {G.num_ws}; the rest: second)", "layer", 0, G.num_ws, 1, G.num_ws))
     parts += [slider(name, "step", -3, 3, 0.25, 0) for name in directions]
     if any(layer["noise"] is not None for layer in _layers(G)):
         parts.append('<label class="tick"><span>Noise</span><input type="checkbox" name="noise" checked></label>')

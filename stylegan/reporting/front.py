@@ -28,7 +28,7 @@ from stylegan.scores.intervals import share
 QUIZ = Path(__file__).with_name("templates") / "report" / "quiz.js"
 EACH, LEAST = 10, 4  # real and generated slices of the quiz; people that it takes at least
 CHOICE = 10  # generated slices among which the quiz takes one of about the height of a real slice
-NOBODY = "The slices are simulated: nobody is shown."
+NOBODY = "Real means simulated here, of subjects that the generator never saw: nobody is shown."
 SOMEBODY = "The real slices show people, as other parts of this report do; <code>report --no-quiz</code> leaves the quiz out."
 Cells = list[NotebookNode]
 
@@ -93,7 +93,14 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
         relative = f"a relative distance (Woodland et al. 2024) of **{verdict.times_floor(split):.1f}**"
         text += f" On `{list(scores['splits'])[-1]}` people the Fréchet distance is {away:.0f} where real people are {floor:.0f} apart, "
         text += f"{relative}. {verdict.variety_sentence(scores)}"
-    return f"{text} {verdict.copies_sentence(scores['memorisation'])} Of the checks below, {counted(card)}."
+    if slices.layout == "simulated":
+        text += " Here *real* slices and *people* are held-out ones of the simulation: no scan of anybody was used."
+    questions = {question for question, *_ in verdict.MEMORY.values()}
+    doubt = "But *{score}* gives {generated (95 %)}; without memory: {real people}. "
+    doubts = [
+        doubt.format(**row) for row in card if row["question"] in questions and row["verdict"] != verdict.SIGNS[verdict.PASS]
+    ]
+    return f"{text} {verdict.copies_sentence(scores['memorisation'])} {''.join(doubts)}Of the checks below, {counted(card)}."
 
 
 def counted(card: Sequence[Mapping]) -> str:
@@ -119,14 +126,15 @@ def next_steps(run: Run, scores: Mapping) -> list[str]:
     steps = [simulated] if run.slices.layout == "simulated" else []
     if len(scored := [line for line in run.history if line.get("kid_val") is not None]) > 1:
         best, end = min(scored, key=lambda line: line["kid_val"]), scored[-1]["kimg"]
-        late = f"Longer training: the score on validation people had not begun to rise when it ended, at {end:g} kimg."
-        early = f"No more of the same training: the score on validation people was best at {best['kimg']:g} of {end:g} kimg."
-        steps.append(late if best in scored[-2:] else early)
+        late = f"Longer training: the score on validation people was still falling when it ended, at {end:g} kimg."
+        early = f"Not simply longer training: KID on validation people was best at {best['kimg']:g} kimg, {best['kid_val']:.0f}, and "
+        steps.append(late if best is scored[-1] else f"{early}{scored[-1]['kid_val']:.0f} at the end, {end:g} kimg.")
     if not split:
         return [*steps, "People to judge by: nobody is held out here, so that no score could be taken."]
     dimensions = split["dimensions"]
     off = [f"`{name}`" for name in ("pixel_deviation", "dither") if not getattr(run.config, name)]
-    tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else "wider networks"
+    tried = "the full `participation_weight` of 1 for a long run" if run.config.participation_weight < 1 else "wider networks"
+    tried = f"{' and '.join(off)}, which let D compare heads pixel by pixel" if off else tried
     times = verdict.times_floor(split)
     asked = {
         f"Longer training first: the Fréchet distance is {times:.0f} times its floor.": len(scored) < 2 and times > 4,

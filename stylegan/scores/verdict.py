@@ -276,7 +276,8 @@ def variety_sentence(scores: Mapping) -> str:
     elif mark(whole, whole["floor"], "higher") == FAIL:
         words = "**collapsed**" if ratio < COLLAPSED else "less various than people"
     if floor and mark(split["precision"], floor, "higher") == FAIL:
-        words += "; fewer of them lie where real slices do, so that some of this is noise"
+        words += "; fewer of them lie where real slices do"
+        words += ", so that some of this is noise" if fixed["value"] < 0.8 * whole["value"] else ""
     return (
         f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
         f"the noise fixed, which is what $W$ alone varies: {words}."

@@ -249,7 +249,8 @@ def _on_reading(name: str, found: Mapping) -> str:
     words = "as far as two halves of the real people" if near else "**further** than real people differ"
     text += f". On fakes the readings lie {far['value']:.2f} deviations apart, real halves {floor['value']:.2f} (up to {floor['high']:.2f}): {words}"
     mean, spread = fake["mean"]["value"] - real["mean"]["value"], fake["sd"]["value"] / max(real["sd"]["value"], 1e-12)
-    return f"{text}; their mean is {mean:+.3g}, their spread {spread:.2f} times the real."
+    way = "higher" if mean > 0 else "lower"
+    return f"{text}; their mean is {abs(mean):.3g} {way}, their spread {spread:.2f} times the real."
 
 
 def _on_transfer(found: Mapping) -> str:
