@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jinja2 import Template
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from stylegan.predict import NOTICE, generate, styles, to_uint8
 from stylegan.stylegan1 import spread_kernel
 
 SCRIPT = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
+PAGE = Path(__file__).with_name("templates") / "report" / "explorer.html.j2"
+TEMPLATE = Template(PAGE.read_text(encoding="utf-8"), keep_trailing_newline=True)
 STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
 SEEDS = 100  # whose w is in the page: torch's random numbers are not made anew there
 MOST = 500  # million multiplications of a slice: half a second on one core, where the 66 of the shipped 64 px take 55 to 70 ms
@@ -41,14 +44,7 @@ def csp(*scripts: str) -> str:
 
 def page(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
     """The explorer of a run folder or .safetensors file as a page of its own."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{csp(SCRIPT)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,">\n<title>A generator to explore</title>\n<style>{STYLE}</style>\n</head>\n'
-        f'<body class="alone">\n<main>\n<h1>A generator to explore</h1>\n{fragment(path, gauges)}\n</main>\n<script>{SCRIPT}</script>\n'
-        "</body>\n</html>\n"
-    )
+    return fragment(path, gauges, policy=csp(SCRIPT), style=STYLE, script=SCRIPT)
 
 
 def write(path: str | Path, out: str | Path) -> Path:
@@ -67,30 +63,19 @@ def show(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> None:
     display({"text/html": frame, "text/plain": "The generator, to explore in a browser"}, raw=True)
 
 
-def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES) -> str:
+def fragment(path: str | Path, gauges: Mapping[str, Gauge] = GAUGES, **alone: str) -> str:
     """The explorer of a run folder or .safetensors file as HTML inside a page, which adds `csp`, `STYLE` and, at its end,
-    `SCRIPT`. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them."""
+    `SCRIPT`; with these in ``alone`` it is a page. ``gauges`` name the directions: where the slices are at hand, `make_gauges` of them."""
     G, info = load_generator(path)
     R, why = G.synthesis.full, obstacle(G)
-    about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
     tiles = to_uint8(generate(G, range(12), truncation_psi=PSI))
     rows = tiles.reshape(2, 6, *tiles.shape[1:]).swapaxes(1, 2)  # [2, R, 6, R, ...]
     sheet = data_uri(Image.fromarray(rows.reshape(2 * R, 6 * R, *tiles.shape[3:])))
-    still = (
-        f'<figure class="sheet"><img src="{sheet}" alt="Sheet of 12 synthetic slices, seeds 0 to 11, ψ = {PSI:g}">'
-        f"<figcaption>Seeds 0 to 11 at ψ = {PSI:g}. {why and f'It does not draw in the page: {why}.'}</figcaption></figure>"
-    )
-    if why:
-        return f'<div class="explorer">{still}<p class="about">{escape(about)}</p></div>'
-    directions = named_directions(G, Path(path), info["model_hash"], gauges)
-    return (
-        f'<div class="explorer" data-state="asleep">{still}<form autocomplete="off">'
-        f'<canvas data-resolution="{R}" width="{R}" height="{R}" role="img" aria-label="Synthetic slice"></canvas>'
-        f'<div class="sliders">{controls(G, info.get("classes") or [], list(directions))}'
-        '<button type="reset">Start again</button><p aria-live="polite"></p></div></form>'
-        f'<p class="about">{escape(about)}</p>'
-        f'<script type="application/json">{json.dumps(pack(G, directions))}</script></div>'
-    )
+    directions = {} if why else named_directions(G, Path(path), info["model_hash"], gauges)
+    packed = None if why else pack(G, directions)
+    about = f"Model {info['model_hash']}, {info['cur_nimg'] / 1000:g} kimg. {NOTICE}"
+    shown = {"G": G, "R": R, "psi": PSI, "seeds": SEEDS, "classes": info.get("classes") or [], "directions": directions}
+    return TEMPLATE.render(**shown, sheet=sheet, why=why, packed=packed, data=json.dumps(packed), about=about, **alone)
 
 
 def obstacle(G: Generator) -> str:
@@ -115,26 +100,6 @@ def named_directions(G: Generator, path: Path, model_hash: str, gauges: Mapping[
         if result["model_hash"] == model_hash and "step" in result["direction"] and held_on_fresh_seeds(result["direction"]):
             steps["Ventricles"] = torch.tensor(result["direction"]["step"])
     return steps
-
-
-def controls(G: Generator, classes: list[str], directions: list[str]) -> str:
-    """The sliders, each inside its label."""
-
-    def slider(label: str, name: str, low: float, high: float, step: float, value: float) -> str:
-        bounds = f'min="{low}" max="{high}" step="{step}" value="{value}"'
-        return f'<label><span>{escape(label)}</span><input type="range" name="{name}" {bounds}><output>{value}</output></label>'
-
-    parts = [slider("Seed", "seed", 0, SEEDS - 1, 1, 1), slider("Truncation ψ", "psi", 0, 1.2, 0.05, PSI)]
-    if G.c_dim:
-        options = "".join(f'<option value="{i}">{escape(name)}</option>' for i, name in enumerate(classes))
-        parts.append(f'<label><span>Class</span><select name="kind">{options}</select></label>')
-    if G.num_ws > 1:
-        parts.append(slider("Second seed", "second", 0, SEEDS - 1, 1, 5))
-        parts.append(slider(f"Layers of the first seed (of {G.num_ws}; the rest: second)", "layer", 0, G.num_ws, 1, G.num_ws))
-    parts += [slider(name, "step", -3, 3, 0.25, 0) for name in directions]
-    if any(layer["noise"] is not None for layer in _layers(G)):
-        parts.append('<label class="tick"><span>Noise</span><input type="checkbox" name="noise" checked></label>')
-    return "".join(parts)
 
 
 # --- The generator as a list of layers -----------------------------------------------------------------------------------------
