@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Template
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
@@ -28,8 +29,6 @@ from stylegan.scores.intervals import share
 QUIZ = Path(__file__).with_name("templates") / "report" / "quiz.js"
 EACH, LEAST = 10, 4  # real and generated slices of the quiz; people that it takes at least
 CHOICE = 10  # generated slices among which the quiz takes one of about the height of a real slice
-NOBODY = "Real means simulated here, of subjects that the generator never saw: nobody is shown."
-SOMEBODY = "The real slices show people, as other parts of this report do; <code>report --no-quiz</code> leaves the quiz out."
 Cells = list[NotebookNode]
 
 
@@ -188,9 +187,8 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
         "slices": [{"src": data_uri(Image.fromarray(pictures[i])), "real": bool(i < count)} for i in order],
         "results": [result(right, 2 * count, classifier) for right in range(2 * count + 1)],
     }
-    page = QUIZ.with_suffix(".html").read_text(encoding="utf-8")
-    parts = {"COUNT": str(count), "SHOWN": NOBODY if run.slices.layout == "simulated" else SOMEBODY, "DATA": json.dumps(asked)}
-    return re.sub("COUNT|SHOWN|DATA", lambda name: parts[name[0]], page)
+    page = Template(QUIZ.with_suffix(".html.j2").read_text(encoding="utf-8"), keep_trailing_newline=True)
+    return page.render(count=count, simulated=run.slices.layout == "simulated", data=json.dumps(asked))
 
 
 def result(right: int, n: int, classifier: Mapping | None) -> str:
