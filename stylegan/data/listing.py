@@ -233,7 +233,7 @@ def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
     names = [name for name in names if name not in left_out["inversion of MP2RAGE"]]
     for name in [name for name in names if not re.search(r"(^|/)(derivatives|sourcedata)/", plain(name), re.I)] or names:
         scan = find_id(plain(name))[1] if name.lower().endswith((".hdr", ".img")) else ""
-        folder = str(Path(plain(name)).parent)
+        folder = re.sub(r"(/mri)/orig$", r"\1", Path(plain(name)).parent.as_posix())  # of recon-all: orig/001.mgz beside T1.mgz
         rest = re.sub(rf"[-_]*(?<![A-Za-z0-9])(?:{versions}|T1w?)(?![A-Za-z0-9])", "", stem(name), flags=re.I)
         key = scan if "_MR" in scan else folder if name.lower().endswith((".mgz", ".mgh")) else f"{folder}/{rest}"
         ranks = (i for i, words in enumerate(STAGES) if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", stem(name).lower()))

@@ -4,6 +4,7 @@ The second start is instant because nothing is opened but a short index: a folde
 gives the same pictures. The packed file itself is named by its content.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -137,6 +138,8 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
 
     mean = np.mean([framed(one, TEMPLATE_SIZE) for one in found[:: 1 + len(found) // 256]], 0)
     turns, sides = _front(mean, [one.marks for one in found], warnings)
+    pictured = sides[0] and not any(one.marks[0] for one in found)  # which way is up was seen, not read in headers
+    apart = _other_turns(found, functools.partial(framed, size=TEMPLATE_SIZE), turns, warnings) if pictured else {}
     span = min(side for _, _, side in squares.values())
     if span < resolution:
         warnings.append(f"The heads span only {span} pixels in the files; {resolution} px enlarges them.")
@@ -148,7 +151,7 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
         "labels": [item.label for item in items], "folders": [item.folder for item in items],
         "left_out": left_out, "warnings": warnings, "sides": list(sides),
         "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""),
-    }, (framed(one, resolution, turns) for one in found)  # fmt: skip
+    }, (framed(one, resolution, apart.get(one.item.subject, turns)) for one in found)  # fmt: skip
 
 
 def _read_all(catalogue: Catalogue) -> list[Found]:
@@ -226,6 +229,27 @@ def _front(mean: np.ndarray, marks: list[Marks], warnings: list[str]) -> tuple[i
         )
         return 0, NO_MARKS
     return turns, ("A", "P", "", "")
+
+
+def _other_turns(found: list[Found], framed: Callable, turns: int, warnings: list[str]) -> dict[str, int]:
+    """Quarter turns of the people whose heads lie otherwise than those of most, as in folders of two sources.
+
+    Told by what each head resembles most in the mean of all. Of OASIS-1's 160 people it turns nobody.
+    """
+    groups, others = defaultdict(list), {}
+    for one in found:
+        groups[one.item.subject].append(one)
+    own = {subject: np.mean([framed(one) for one in of[:: 1 + len(of) // 8]], 0) for subject, of in groups.items()}
+    own = {subject: pictures.stretched(picture) for subject, picture in own.items() if picture.std()}  # wherever the head lies
+    mean = np.mean([*own.values()], 0)
+    for least in (0, 0.02):  # a clearer mean first
+        alike = {who: [np.corrcoef(np.rot90(one, k).ravel(), mean.ravel())[0, 1] for k in range(4)] for who, one in own.items()}
+        others = {who: int(np.argmax(r)) for who, r in alike.items() if max(r) > max(0.8, r[0] + least)}
+        mean = np.mean([np.rot90(one, others.get(who, 0)) for who, one in own.items()], 0)
+    if others:
+        who = f"{len(others)} people ({', '.join(sorted(others)[:3])}{', ...' if len(others) > 3 else ''})"
+        warnings.append(f"The heads of {who} lie another way round in their files than those of the others; they were turned.")
+    return {subject: turns + more for subject, more in others.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------ archives

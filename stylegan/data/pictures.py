@@ -285,7 +285,7 @@ def find_turns(mean: np.ndarray) -> int | None:
     templates = _template_pictures(len(mean))
 
     def likeness(plane: str, picture: np.ndarray) -> float:
-        pairs = ([(picture, template), (_stretched(picture), _stretched(template))] for template in templates[plane])
+        pairs = ([(picture, template), (stretched(picture), stretched(template))] for template in templates[plane])
         return max(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pair]) for pair in pairs)
 
     turned = [np.rot90(mean, turns) for turns in range(4)]
@@ -313,7 +313,7 @@ def _template_pictures(size: int) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def _stretched(picture: np.ndarray) -> np.ndarray:
+def stretched(picture: np.ndarray) -> np.ndarray:
     """The foreground of a mean picture [r, r] stretched to fill it."""
     box = _box(picture > 0.15 * picture.max())
     if box is None:
