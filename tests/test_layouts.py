@@ -80,7 +80,7 @@ KNOWN = {
     "dates and visits": ("{d}_P{j:02d}_S{v}_{s}_{k}.png", "", "left,second,resized_gray"),
     "numbers and visits": ("{i:04d}_{v}/T1.nii.gz", "", ""),
     "GRAPPA": ("P{j:02d}/t1_mpr_ns_sag_pat2_iso_{v}.nii.gz", "", ""),
-    "longitudinal FreeSurfer": ("P{j:02d}_tp{v}.long.P{j:02d}_base/mri/T1.mgz", "", ""),
+    "longitudinal FreeSurfer": ("P{j:02d}_tp{v}.long.P{j:02d}_base/mri/{s}.mgz", "", "T1,orig/001"),
     "spaces, quotes, Unicode": ("{c}_{split}/größe q\"uo'te {j}_слой_slice_{k}.png", "AD,NC", ""),
     "a folder per level": ("{c}/slice_{k}/P{j:02d}.png", "AD,CN", ""),
     "a folder per level, by number": ("{k}/P{j:02d}.png", "", ""),
@@ -97,7 +97,7 @@ def test_people_and_classes_are_told(kind):
     assert kind == "a class of each slice" or all(item.label == files[item.file][1] for item in found.items)
     splits, _ = split_by_subject([item.subject for item in found.items], [0] * len(found.items))
     assert count_leaks([str(files[item.file][0]) for item in found.items], splits) == 0
-    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair|to_mni|unbiased_brain|bias|jac|t1map|mp2rage|coronal)[._]|/(mwp1|p0)sub"
+    other = r"[-_/](seg\d*|mask|brainmask_fs|aseg|t1ce|t1c|t2w?|flair|to_mni|unbiased_brain|bias|jac|t1map|mp2rage|coronal)[._]|orig/001|/(mwp1|p0)sub"
     assert not [item.file for item in found.items if re.search(other, item.file, re.I)]
 
 

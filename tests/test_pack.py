@@ -114,10 +114,8 @@ def turns_between(picture: np.ndarray, other: np.ndarray) -> int:
 def test_the_front_comes_up_however_the_files_lie(tmp_path, turns, simulated):
     upright = simulated.images[12:]  # of nine people, of whom the last two lie upside down
     files = {f"P{i // 4}_slice_{i % 4}": np.rot90(image, turns + 2 * (i >= 28)) for i, image in enumerate(upright)}
-    assert not any(map(turns_between, loaded(tmp_path, 32, **files), upright)) and load_slices(tmp_path, 32).sides[:2] == (
-        "A",
-        "P",
-    )
+    images, sides = loaded(tmp_path, 32, **files), load_slices(tmp_path, 32).sides
+    assert sides == ("A", "P", "", "") and not any(map(turns_between, images, upright))
 
 
 @pytest.mark.parametrize(("plane", "contrast", "turns"), [("coronal", "T1", 0), ("sagittal", "T1", 1), ("coronal", "T2", 1),

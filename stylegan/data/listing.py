@@ -222,12 +222,10 @@ def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
 
     Repeats of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken.
     """
-    versions = "|".join(
-        (
-            *STAGES,
-            r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced|(?:space|desc|res)-\w+?",
-        )
+    further = (
+        r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced|(?:space|desc|res)-\w+?"
     )
+    versions = "|".join((*STAGES, further))
     groups, uniform = defaultdict(list), {str(Path(name).parent) for name in names if re.search(r"UNIT1$", stem(name))}
     left_out["inversion of MP2RAGE"] += [n for n in names if re.search(r"inv-\d", stem(n)) and str(Path(n).parent) in uniform]
     names = [name for name in names if name not in left_out["inversion of MP2RAGE"]]
@@ -237,7 +235,8 @@ def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
         rest = re.sub(rf"[-_]*(?<![A-Za-z0-9])(?:{versions}|T1w?)(?![A-Za-z0-9])", "", stem(name), flags=re.I)
         key = scan if "_MR" in scan else folder if name.lower().endswith((".mgz", ".mgh")) else f"{folder}/{rest}"
         ranks = (i for i, words in enumerate(STAGES) if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", stem(name).lower()))
-        groups[key].append(((next(ranks, len(STAGES)), 0 if key in (scan, folder) else len(name)), name))
+        raw = folder != Path(plain(name)).parent.as_posix()
+        groups[key].append(((next(ranks, len(STAGES) + raw), 0 if key in (scan, folder) else len(name)), name))
     kept = {name for group in groups.values() for rank, name in group if rank == min(group)[0]}
     left_out[ANOTHER] += sorted(set(names) - kept)
     return [name for name in names if name in kept]
