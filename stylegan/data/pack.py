@@ -31,7 +31,7 @@ from stylegan.data.subjects import Item
 from stylegan.data.volumes import NO_MARKS, Marks
 from stylegan.files import read_json, replacing, write_json
 
-FORMAT = 7  # raise it whenever the same folder would be packed differently
+FORMAT = 8  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar
@@ -119,6 +119,7 @@ class Found(NamedTuple):
     picture: np.ndarray | LeftOut
     marks: Marks = NO_MARKS
     said: Sequence[str] = ()  # warnings
+    mm: float = 0  # width of a pixel, where known
 
 
 def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
@@ -134,7 +135,7 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
 
     def framed(one: Found, size: int, turns: int = 0) -> np.ndarray:
         picture = pictures.to_bytes(one.picture, *scale)
-        return pictures.frame(picture, squares[picture.shape], size, turns)
+        return pictures.frame(picture, squares[picture.shape, one.mm], size, turns)
 
     mean = np.mean([framed(one, TEMPLATE_SIZE) for one in found[:: 1 + len(found) // 256]], 0)
     turns, sides = _front(mean, [one.marks for one in found], warnings)
@@ -143,6 +144,7 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
     span = min(side for _, _, side in squares.values())
     if span < resolution:
         warnings.append(f"The heads span only {span} pixels in the files; {resolution} px enlarges them.")
+    widths = sorted({round(item.mm, 2) for item in measures})
     sizes = [f"{width} x {height}" for (height, width), _ in Counter(item.shape for item in measures).most_common()]
     return {
         "layout": catalogue.layout, "title": catalogue.title, "hidden": catalogue.hidden,
@@ -150,7 +152,8 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
         "scans": [item.scan or item.subject for item in items], "levels": [item.level for item in items],
         "labels": [item.label for item in items], "folders": [item.folder for item in items],
         "left_out": left_out, "warnings": warnings, "sides": list(sides),
-        "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""),
+        "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
+        + (f", pixels of {widths[0]:g} to {widths[-1]:g} mm" if len(widths) > 1 and widths[0] else ""),
     }, (framed(one, resolution, apart.get(one.item.subject, turns)) for one in found)  # fmt: skip
 
 
@@ -176,7 +179,7 @@ def _read(catalogue: Catalogue, item: Item) -> list[Found]:
         if scan.levels is None and catalogue.levels and not catalogue.levels[0] <= item.level <= catalogue.levels[1]:
             raise LeftOut("outside levels {}-{}".format(*catalogue.levels))
         items = [item] if scan.levels is None else [replace(item, level=level) for level in scan.levels.tolist()]
-        return [Found(one, picture, scan.marks, said) for one, picture in zip(items, scan.pictures, strict=True)]
+        return [Found(one, picture, scan.marks, said, scan.mm) for one, picture in zip(items, scan.pictures, strict=True)]
     except LeftOut as reason:
         return [Found(item, reason, said=said)]
 
@@ -190,7 +193,7 @@ def _fit(everything: list[Found], left_out: dict[str, list[str]], warnings: list
         try:
             if isinstance(one.picture, LeftOut):
                 raise one.picture
-            measured = pictures.measure(one.picture)
+            measured = pictures.measure(one.picture, one.mm)
             twin = first.setdefault(measured.digest, item)
             if twin is not item:
                 two_classes += [(twin, item)] if item.label != twin.label else []

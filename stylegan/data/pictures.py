@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"})
+HEAD_MM = 100, 300  # what an axial head or brain may span; headers by which one spans less or more are wrong, or not of people
 FOREGROUND = 16 / 255  # of white: above JPEG ringing, below the faintest cortex
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no other decoder is started: PostScript would run a program
 LARGEST_SIDE = 8192  # pixels; a larger "slice" is a mistake or a decompression bomb
@@ -44,6 +45,7 @@ class Measure:
     floor: float  # what is black: 0, or the darkest value where some are below 0
     peak: float | None  # brightest value, None for 8-bit pictures
     digest: str  # equal for identical pixels, whatever the file format
+    mm: float = 0  # width of a pixel, where the header of a volume tells it
 
 
 def read_picture(path: Path, said: list[str]) -> np.ndarray:
@@ -198,7 +200,7 @@ def min_max(x: np.ndarray) -> np.ndarray:
 RULES = {"fixed": None, "percentiles": percentiles, "standardise": standardise_then_unit}
 
 
-def measure(picture: np.ndarray) -> Measure:
+def measure(picture: np.ndarray, mm: float = 0) -> Measure:
     """Box, scale and digest of a grey picture [H, W]. Raises ``LeftOut`` for a blank picture or a label map."""
     deep = picture.dtype != np.uint8
     values = on_black(picture) if deep else picture
@@ -213,7 +215,7 @@ def measure(picture: np.ndarray) -> Measure:
         if greys <= 6 and not (greys == 2 and np.mean(picture[:, 1:] != picture[:, :-1]) > 0.15):
             raise LeftOut("label map")
     digest = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16, key=repr(picture.shape).encode()).hexdigest()
-    return Measure(picture.shape, box, floor, peak if deep else None, digest)
+    return Measure(picture.shape, box, floor, peak if deep else None, digest, mm)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -225,22 +227,36 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 Square = tuple[int, int, int]  # top, left, side in pixels; may leave the picture
 
 
-def common_squares(measures: list[Measure]) -> dict[tuple[int, int], Square]:
-    """For each picture size the square to cut, around the foreground box of all slices of that aspect ratio, with no margin.
+def common_squares(measures: list[Measure]) -> dict[tuple[tuple[int, int], float], Square]:
+    """For each picture size and width of a pixel the square to cut, around the foreground box of all such slices, with no margin.
 
-    Sizes of one aspect ratio are taken for the same field of view at different resolutions and share one box in relative units.
-    A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
+    Where headers tell how wide pixels are, and that can be true, all squares span the same millimetres: a head is as large as it was,
+    whatever the scanner. Else sizes of one aspect ratio are taken for the same field of view at different resolutions and share one
+    box in relative units. A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
     """
-    by_aspect: dict[float, list[Measure]] = defaultdict(list)
+    by_size, by_aspect = defaultdict(list), defaultdict(list)
     for item in measures:
+        by_size[item.shape, item.mm].append(item)
         by_aspect[round(item.shape[1] / item.shape[0], 2)].append(item)
+    boxes = {size: _common_box(group, size[0][0]) for size, group in by_size.items()}
+    spans = {size: size[1] * max(bottom - top, right - left) for size, (top, bottom, left, right) in boxes.items()}
+    if all(HEAD_MM[0] < span < HEAD_MM[1] for span in spans.values()):
+        span = _outermost(np.array([spans[item.shape, item.mm] for item in measures]))
+        return {size: _square_around(box, side=span / size[1]) for size, box in boxes.items()}
     squares = {}
     for group in by_aspect.values():
         height = max(item.shape for item in group)[0]
-        edges = np.array([item.box for item in group]).T * [height / item.shape[0] for item in group]
-        box = [sign * _outermost(sign * edge) for sign, edge in zip((-1, 1, -1, 1), edges, strict=True)]
-        squares |= {shape: _square_around(box, shape[0] / height) for shape in {item.shape for item in group}}
+        box = _common_box(group, height)
+        squares |= {
+            (shape, mm): _square_around(box, shape[0] / height) for shape, mm in {(item.shape, item.mm) for item in group}
+        }
     return squares
+
+
+def _common_box(group: list[Measure], height: int) -> list[float]:
+    """Top, bottom, left and right of the foreground of all slices, in pixels of a picture of this height."""
+    edges = np.array([item.box for item in group]).T * [height / item.shape[0] for item in group]
+    return [sign * _outermost(sign * edge) for sign, edge in zip((-1, 1, -1, 1), edges, strict=True)]
 
 
 def _outermost(edges: np.ndarray) -> float:
@@ -250,10 +266,10 @@ def _outermost(edges: np.ndarray) -> float:
     return float(edges[edges <= usual + few].max())
 
 
-def _square_around(box: Sequence[float], scale: float = 1) -> Square:
-    """The square about the middle of a box (top, bottom, left, right), as wide as its longer side, in pixels of another scale."""
+def _square_around(box: Sequence[float], scale: float = 1, side: float | None = None) -> Square:
+    """The square about the middle of a box (top, bottom, left, right), as wide as its longer side, or ``side``, in pixels of another scale."""
     top, bottom, left, right = box
-    side = max(1, round(max(bottom - top, right - left) * scale))
+    side = max(1, round((side or max(bottom - top, right - left)) * scale))
     top, left = (int(np.floor(both * scale / 2 - side / 2)) for both in (top + bottom, left + right))
     return top, left, side
 

@@ -35,6 +35,7 @@ class Scan(NamedTuple):
     pictures: np.ndarray  # uint8 [L, H, W]; of a file with a single plane float32 [1, H, W] in its own units
     levels: np.ndarray | None  # int [L]; None for a single plane
     marks: Marks
+    mm: float = 0  # width of a pixel; 0 for a single plane
 
 
 class Unusable(ValueError):  # noqa: N818 - as LeftOut
@@ -54,7 +55,8 @@ def read_scan(path: Path, levels: tuple[int, int] | None, said: list[str]) -> Sc
             return _single_plane(image)
         volume = upright(image, lambda sentence: said.append(f"{path}: {sentence}"))
         pictures = to_uint8(axial_slices(volume, levels))
-        return Scan(pictures, np.arange(len(pictures)) + (levels[0] if levels else 0), _marks(image))
+        levels = np.arange(len(pictures)) + (levels[0] if levels else 0)
+        return Scan(pictures, levels, _marks(image), float(_spacing(image)[:2].min()))
     except Unusable as error:
         raise LeftOut("unusable volume", f"{path} {error}") from None
     except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
@@ -70,15 +72,13 @@ def upright(image: nib.spatialimages.SpatialImage, tell: Callable[[str], None]) 
     if len(image.shape) < 3 or min(image.shape[:3]) < 8:
         raise Unusable(f"has shape {image.shape}; a head needs three dimensions of at least 8 voxels.")
     data = on_black(_values(image, tell))
-    orientation = _orientation(image)
-    spacing = np.array([zoom if np.isfinite(zoom) and zoom > 0 else 1.0 for zoom in image.header.get_zooms()[:3]])
-    spacing = spacing[np.argsort(orientation[:, 0])]
+    spacing = _spacing(image)
     factors = spacing / spacing[:2].min()  # to cubes of the finer in-plane spacing
     if factors.max() > 20 or np.prod(factors * image.shape[:3]) > MAX_VOXELS:
         raise Unusable(f"has voxels of {' x '.join(f'{s:g}' for s in spacing)} mm; its header seems damaged.")
     if factors[2] > 2.5:
         tell(f"slices {spacing[2]:g} mm thick are interpolated; neighbouring levels are alike.")
-    data = apply_orientation(data, orientation)
+    data = apply_orientation(data, _orientation(image))
     return np.ascontiguousarray(data if np.abs(factors - 1).max() < 0.01 else ndimage.zoom(data, factors, order=1), np.float32)
 
 
@@ -159,6 +159,12 @@ def _orientation(image: nib.spatialimages.SpatialImage) -> np.ndarray:
         return io_orientation(image.affine)
     byte = image.header["orient"].tobytes()[0]
     return axcodes2ornt("LAS" if image.shape[:3] == T88_SHAPE else MAYO_ORIENT.get(byte, "LAS"))
+
+
+def _spacing(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Distances [3] of voxels towards right, front and top, in mm; 1 where the header does not know."""
+    zooms = np.array([zoom if np.isfinite(zoom) and zoom > 0 else 1.0 for zoom in image.header.get_zooms()[:3]])
+    return zooms[np.argsort(_orientation(image)[:, 0])]
 
 
 def _foreground(values: np.ndarray) -> np.ndarray:
