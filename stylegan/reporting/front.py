@@ -36,8 +36,11 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
     """The front page of a finished run as cells; ``scores``: its ``evaluation.json``; ``quiz``: with held-out slices one by one."""
     cells = [cell for notebook in notebooks.values() for cell in notebook.cells]
 
-    def shown(name: str, kind: str) -> list[NotebookNode]:
-        return [output for cell in cells if cell.id == name for output in cell.outputs if kind in output.get("data", {})]
+    def shown(name: str, kind: str) -> Cells:
+        found = {
+            cell.source: [part for part in cell.outputs if kind in part.get("data", {})] for cell in cells if cell.id == name
+        }
+        return [_shown(outputs, source) for source, outputs in found.items() if outputs]
 
     card = verdict.verdict_rows(scores)
     named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
@@ -51,22 +54,23 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
         "Try the generator": [_text(explorer.fragment(run.folder, make_gauges(run.slices)), "text/html")],
         "Real or generated?": [_text(questions(run, scores), "text/html")] if quiz else [],
     }
-    return [cell for title, outputs in parts.items() if outputs for cell in _part(title, outputs)]
+    return [cell for title, inside in parts.items() if inside for cell in (new_markdown_cell(f"# {title}"), *inside)]
 
 
 def after(notebooks: Mapping[str, NotebookNode], run: Run | None = None, scores: Mapping | None = None) -> Cells:
     """Discussion, where there is a finished run, and the references of all notebooks as cells."""
     listed = "\n".join(f"- {reference}" for reference in references(notebooks))
-    cells = [] if run is None else _part("Discussion", [_text(discussion(run, scores))])
+    cells = [] if run is None else [new_markdown_cell("# Discussion"), _text(discussion(run, scores))]
     return [*cells, new_markdown_cell(f"# References\n\n{listed}")] if listed else cells
 
 
-def _part(title: str, outputs: list[NotebookNode]) -> Cells:
-    return [new_markdown_cell(f"# {title}"), new_code_cell("", outputs=outputs, metadata={"tags": ["front"]})]
+def _shown(outputs: list[NotebookNode], source: str = "") -> NotebookNode:
+    """Only the outputs of a cell; its first line is the caption of its figures."""
+    return new_code_cell(source, outputs=outputs, metadata={"tags": ["front"]})
 
 
 def _text(text: str, kind: str = "text/markdown") -> NotebookNode:
-    return new_output("display_data", {kind: text})
+    return _shown([new_output("display_data", {kind: text})])
 
 
 # --- Words --------------------------------------------------------------------------------------------------------------------
