@@ -122,7 +122,7 @@ def draw(found: dict):
             axes.plot(minutes.mean(0), values.mean(0), color=colour, marker=marker, label=label)
         axes.set(xlabel="minutes of training", ylabel=title, xlim=(0, None), ylim=(0, None))
     axes.axhline(found["real people"]["dimensions"], color="#555555", linestyle="--", label="real people")
-    axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
