@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
+from scipy import ndimage
 
 from stylegan.data import pack, pictures, volumes
 from stylegan.data.pictures import LeftOut
@@ -281,6 +282,7 @@ def test_default_levels_lie_around_the_ventricles():
         levels = volumes._ventricle_levels(volume)
         assert abs(levels[0] + bottom + template.shape[2] - volume.shape[2] - -2) <= 1 and set(np.diff(levels)) == {1}
     assert set(np.diff(volumes._ventricle_levels(np.repeat(template, 2, 2).repeat(2, 1)))) == {2}
+    assert np.abs(0.7 * volumes._ventricle_levels(ndimage.zoom(template, 1 / 0.7, order=1)) - levels).max() < 2  # the same mm
 
 
 def test_grey_scale_survives_hot_voxels_and_what_is_not_there_is_refused(head):

@@ -31,7 +31,7 @@ from stylegan.data.subjects import Item
 from stylegan.data.volumes import NO_MARKS, Marks
 from stylegan.files import read_json, replacing, write_json
 
-FORMAT = 8  # raise it whenever the same folder would be packed differently
+FORMAT = 9  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar

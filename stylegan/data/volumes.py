@@ -97,8 +97,8 @@ def _single_plane(image: nib.spatialimages.SpatialImage) -> Scan:
 def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None) -> np.ndarray:
     """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top.
 
-    By default `LEVELS` around the lateral ventricles: adjacent in a brain of 1 mm voxels, every second one at 0.5 mm. Raises
-    `Unusable` where the volume has no such levels.
+    By default `LEVELS` around the lateral ventricles: adjacent in a brain of voxels of 1 mm or more, every second one at 0.5 mm.
+    Raises `Unusable` where the volume has no such levels.
     """
     depth = volume.shape[2]
     if levels and not 0 <= levels[0] <= levels[1] < depth:
@@ -178,7 +178,7 @@ def _foreground(values: np.ndarray) -> np.ndarray:
 
 
 def _ventricle_levels(volume: np.ndarray) -> np.ndarray:
-    """Indices [`LEVELS`] of evenly spaced levels around the lateral ventricles."""
+    """Indices [`LEVELS`] of levels around the lateral ventricles, the same part of a brain whatever its voxels, of 1 mm or less."""
     depth = volume.shape[2]
     if depth < LEVELS:
         raise Unusable(f"has {depth} levels, {LEVELS} are wanted; ask for fewer.")
@@ -186,6 +186,7 @@ def _ventricle_levels(volume: np.ndarray) -> np.ndarray:
     counts = mask.sum((0, 2)), mask.sum((0, 1))
     rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in counts)  # specks do not count
     top, length = planes[-1], rows[-1] - rows[0] + 1
-    step = max(1, min(round(LEVEL_SPAN * length / LEVELS), depth // LEVELS))
+    step = max(1, min(LEVEL_SPAN * length / LEVELS, depth // LEVELS))
+    step = round(step) if abs(step / round(step) - 1) < 0.15 else step  # planes next to each other rather than most of them
     first = round(top - CENTRE_BELOW_TOP * length - step * (LEVELS - 1) / 2)
-    return min(max(first, 0), depth - 1 - step * (LEVELS - 1)) + step * np.arange(LEVELS)
+    return np.rint(min(max(first, 0), depth - 1 - step * (LEVELS - 1)) + step * np.arange(LEVELS)).astype(int)
