@@ -31,7 +31,7 @@ from stylegan.data.subjects import Item
 from stylegan.data.volumes import NO_MARKS, Marks
 from stylegan.files import read_json, replacing, write_json
 
-FORMAT = 9  # raise it whenever the same folder would be packed differently
+FORMAT = 10  # raise it whenever the same folder would be packed differently
 TEMPLATE_SIZE = 32
 SIMULATED_SUBJECTS, SIMULATED_LEVELS = 128, 32  # of the embedded default
 QUIET_BELOW = 2000  # files; smaller sets take a second or two and need no progress bar
@@ -153,7 +153,7 @@ def _pack(catalogue: Catalogue, resolution: int) -> tuple[Index, Slices]:
         "labels": [item.label for item in items], "folders": [item.folder for item in items],
         "left_out": left_out, "warnings": warnings, "sides": list(sides),
         "size": sizes[0] + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
-        + (f", pixels of {widths[0]:g} to {widths[-1]:g} mm" if len(widths) > 1 and widths[0] else ""),
+        + (f" of {widths[0]:g} to {widths[-1]:g} mm" if len(widths) > 1 and widths[0] else ""),
     }, (framed(one, resolution, apart.get(one.item.subject, turns)) for one in found)  # fmt: skip
 
 

@@ -54,9 +54,8 @@ def read_scan(path: Path, levels: tuple[int, int] | None, said: list[str]) -> Sc
         if len(image.shape) == 2 or 1 in image.shape[:3]:
             return _single_plane(image)
         volume = upright(image, lambda sentence: said.append(f"{path}: {sentence}"))
-        pictures = to_uint8(axial_slices(volume, levels))
-        levels = np.arange(len(pictures)) + (levels[0] if levels else 0)
-        return Scan(pictures, levels, _marks(image), float(_spacing(image)[:2].min()))
+        slices, numbers = axial_slices(volume, levels)
+        return Scan(to_uint8(slices), numbers, _marks(image), float(_spacing(image)[:2].min()))
     except Unusable as error:
         raise LeftOut("unusable volume", f"{path} {error}") from None
     except Exception as error:  # nibabel raises whatever a damaged file makes it stumble over
@@ -94,17 +93,18 @@ def _single_plane(image: nib.spatialimages.SpatialImage) -> Scan:
     return Scan(np.ascontiguousarray(data.squeeze().T)[None], None, NO_MARKS)
 
 
-def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None) -> np.ndarray:
-    """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top.
+def axial_slices(volume: np.ndarray, levels: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Axial slices float32 [L, H, W] of a volume [X, Y, Z], front of the head up, from the bottom to the top, and their levels [L].
 
-    By default `LEVELS` around the lateral ventricles: adjacent in a brain of voxels of 1 mm or more, every second one at 0.5 mm.
-    Raises `Unusable` where the volume has no such levels.
+    By default `LEVELS` around the lateral ventricles: adjacent in a brain of 1 mm voxels, every second one at 0.5 mm; at 2 mm
+    every second level has no plane and is left out. Raises `Unusable` where the volume has no such levels.
     """
     depth = volume.shape[2]
     if levels and not 0 <= levels[0] <= levels[1] < depth:
         raise Unusable(f"has levels 0 to {depth - 1}, not {levels[0]} to {levels[1]}; ask for others.")
-    chosen = np.arange(levels[0], levels[1] + 1) if levels else _ventricle_levels(volume)
-    return np.ascontiguousarray(volume[:, ::-1, chosen].transpose(2, 1, 0), np.float32)
+    planes = np.arange(levels[0], levels[1] + 1) if levels else _ventricle_levels(volume)
+    planes, first = np.unique(planes, return_index=True)
+    return np.ascontiguousarray(volume[:, ::-1, planes].transpose(2, 1, 0), np.float32), planes if levels else first
 
 
 def to_uint8(slices: np.ndarray) -> np.ndarray:
@@ -178,15 +178,20 @@ def _foreground(values: np.ndarray) -> np.ndarray:
 
 
 def _ventricle_levels(volume: np.ndarray) -> np.ndarray:
-    """Indices [`LEVELS`] of levels around the lateral ventricles, the same part of a brain whatever its voxels, of 1 mm or less."""
+    """The planes [`LEVELS`] nearest to levels around the lateral ventricles: the same part of a brain whatever its voxels."""
     depth = volume.shape[2]
-    if depth < LEVELS:
-        raise Unusable(f"has {depth} levels, {LEVELS} are wanted; ask for fewer.")
     mask = _foreground(volume)
     counts = mask.sum((0, 2)), mask.sum((0, 1))
     rows, planes = (np.flatnonzero(filled >= 0.1 * filled.max()) for filled in counts)  # specks do not count
     top, length = planes[-1], rows[-1] - rows[0] + 1
-    step = max(1, min(LEVEL_SPAN * length / LEVELS, depth // LEVELS))
-    step = round(step) if abs(step / round(step) - 1) < 0.15 else step  # planes next to each other rather than most of them
-    first = round(top - CENTRE_BELOW_TOP * length - step * (LEVELS - 1) / 2)
-    return np.rint(min(max(first, 0), depth - 1 - step * (LEVELS - 1)) + step * np.arange(LEVELS)).astype(int)
+    step = LEVEL_SPAN * length / LEVELS
+    whole = max(round(step), 1)
+    if (
+        abs(step / whole - 1) < 0.15 or step < 0.45
+    ):  # adjacent planes rather than all but one or two; beyond 2 mm there are too few
+        step = whole
+    span = step * (LEVELS - 1)
+    if depth <= span:
+        raise Unusable(f"has {depth} levels, {span + 1:.0f} are wanted; ask for others.")
+    first = round(top - CENTRE_BELOW_TOP * length - span / 2)
+    return np.rint(min(max(first, 0), depth - 1 - span) + step * np.arange(LEVELS)).astype(int)
