@@ -93,16 +93,13 @@ def neighbour_mixing(
         blocks = rng.permutation(size) % min(size, len(np.unique(other))) if own is None and other is not None else numbers
         apart.append(first + numbers)
         together.append(first + blocks)
-    near = neighbours(np.concatenate([real, fake]), np.concatenate(apart), k)
     some, block = np.unique(np.concatenate(together), return_index=True, return_inverse=True)[1:]
-
-    def mixed(is_fake: np.ndarray) -> float:
-        return float((is_fake[near] != is_fake[:, None]).mean())
 
     def deal(is_fake: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(is_fake[some])[block]
 
-    return p_value(mixed, np.arange(n + m) >= n, deal, draws=permutations, small=True)
+    both, is_fake = np.concatenate([real, fake]), np.arange(n + m) >= n
+    return neighbour_agreement(both, is_fake, deal, k, permutations=permutations, groups=np.concatenate(apart))
 
 
 def neighbour_agreement(
