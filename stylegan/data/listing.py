@@ -25,9 +25,7 @@ DERIVED = re.compile(r"(?:tot)?bias|mixeltype|(?:inverse|\d*)warp(?:field)?|inve
 MASK_END = re.compile(r"(?:mask|seg\d*)$", re.I)
 # The marks of SPM and CAT12 before the name of the scan that they worked on.
 SPM = re.compile(r"(^|/)(?:mri/)?(?:s?m?w?r?[cp][0-6](?:r|a)?|i?y_|w?mi?|m?w|r|s)(?=[^/]+$)")
-TISSUE = re.compile(
-    r"(^|/)(?:mri/)?s?m?w?r?[cp][0-6](?=[a-z][^/]+$)", re.I
-)  # c1sub-01: taken for SPM's where c2sub-01 is there too
+TISSUE = re.compile(r"(^|/)(?:mri/)?s?m?w?r?[cp][0-6](?=[a-z][^/]+$)", re.I)  # c1sub-01: SPM's where there is a c2sub-01 too
 PLANES = {"axial": r"ax(?:ial)?|tra(?:ns\w*)?", "coronal": r"cor(?:onal)?", "sagittal": r"sag(?:ittal)?"}
 NNUNET = re.compile(r"(^|/)images(?:tr|ts|va)/", re.I)  # pictures here end in the number of their contrast
 TEMPLATES = re.compile(r"(?:mni|icbm|avg)_?\d{3}|template|colin27|standard", re.I)
@@ -222,10 +220,8 @@ def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
 
     Repeats of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken.
     """
-    further = (
-        r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced|(?:space|desc|res)-\w+?"
-    )
-    versions = "|".join((*STAGES, further))
+    further = r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced"
+    versions = "|".join((*STAGES, further, r"(?:space|desc|res)-\w+?"))
     groups, uniform = defaultdict(list), {str(Path(name).parent) for name in names if re.search(r"UNIT1$", stem(name))}
     left_out["inversion of MP2RAGE"] += [n for n in names if re.search(r"inv-\d", stem(n)) and str(Path(n).parent) in uniform]
     names = [name for name in names if name not in left_out["inversion of MP2RAGE"]]

@@ -258,9 +258,8 @@ def split_by_subject(
     for label, members in sorted(by_class.items()):
         if len(members) < 3:
             name = classes[label] if 0 <= label < len(classes) else "What has no class" if len(by_class) > 1 else "The set"
-            warnings.append(
-                f"{name} has only {len(members)} subject{'s' * (len(members) > 1)}: all its slices are for training."
-            )
+            few = f"only {len(members)} subject{'s' * (len(members) > 1)}"
+            warnings.append(f"{name} has {few}: all its slices are for training.")
             continue
         members.sort(key=lambda who: hashlib.sha256(f"{seed}:{who}".encode("utf-8", "surrogateescape")).digest())
         start = 0

@@ -19,9 +19,8 @@ from stylegan.data.subjects import class_order, find_id, person, plain, stem
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_NAMES = re.compile(
-    r"(?:subjects|labels|(?:participants|adnimerge|oasis[-_](?:cross|longitudinal)).*)\.[ct]sv", re.I
-)  # and ADNIMERGE_15Oct2024
+# ADNIMERGE_15Oct2024 too
+TABLE_NAMES = re.compile(r"(?:subjects|labels|(?:participants|adnimerge|oasis[-_](?:cross|longitudinal)).*)\.[ct]sv", re.I)
 ID_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "image", "filename", "file", "mri id", "mr id", "session id", "subject",
               "subject id", "subjectid", "sub id", "participant id", "patient id", "patient", "ptid", "patno", "oasisid", "person", "rid", "id")  # fmt: skip
 PERSON_COLUMNS = ID_COLUMNS[ID_COLUMNS.index("subject") :]
@@ -174,14 +173,8 @@ def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: d
         folder = places.pop(0)
         with contextlib.suppress(OSError):  # one may pass through the folder around without being allowed to list it
             there = {file.name.lower(): file for file in sorted(folder.iterdir()) if file.is_file()}
-            path = next(
-                (
-                    there[name]
-                    for name in sorted(there, key=lambda name: (name != "subjects.csv", name))
-                    if TABLE_NAMES.fullmatch(name)
-                ),
-                None,
-            )
+            named = sorted(filter(TABLE_NAMES.fullmatch, there), key=lambda name: (name != "subjects.csv", name))
+            path = there[named[0]] if named else None
             others += [file.name for file in there.values() if file.suffix.lower() in SHEETS and folder in inside]
     if not path:
         unused = f"The table {', '.join(others[:3])} lies beside the slices and is not used; join one by --subjects TABLE.csv."
