@@ -236,11 +236,7 @@ def _place_numbers(last: int, tested: set[tuple[int, int]], first_level: int, pu
 
 
 def split_by_subject(
-    subjects: Sequence[str],
-    labels: Sequence[int],
-    seed: int = 0,
-    classes: Sequence[str] = (),
-    fractions: dict[str, float] = FRACTIONS,
+    subjects: Sequence[str], labels: Sequence[int], seed: int = 0, classes: Sequence[str] = (), fractions: dict = FRACTIONS
 ) -> tuple[np.ndarray, list[str]]:
     """'train' | 'val' | 'test' per slice, 70/15/15 by person and stratified by class, and what has to be said about it.
 
