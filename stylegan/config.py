@@ -3,8 +3,6 @@
 The command line offers each field below as an option (``--r1-gamma 0.1``); the run folder keeps them in ``config.json``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -144,7 +142,7 @@ class Config:
         return {name: value for name, value in self.to_dict().items() if name != "c_dim" and usual.get(name) != value}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Config:
+    def from_dict(cls, values: dict) -> "Config":
         """The config with these fields; an unknown name is an error that lists the known ones."""
         values = {name: value for name, value in values.items() if GONE.get(name) != value}
         if unknown := sorted(set(values) - set(FIELDS)):

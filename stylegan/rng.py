@@ -3,8 +3,6 @@
 All processes draw the numbers of the whole batch and keep their own rows: slice i does not depend on which process computes it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class Shard:
     group_size: int = 4
 
     @classmethod
-    def own(cls, batch_size: int, group_size: int) -> Shard:
+    def own(cls, batch_size: int, group_size: int) -> "Shard":
         """The share of this process. ValueError where the processes cannot share such a batch."""
         world, group = distributed.world(), min(group_size, batch_size)
         if batch_size % (group * world):

@@ -3,8 +3,6 @@
 config.json  metrics.jsonl  checkpoints/  samples/  generator.safetensors (best)  generator_last.safetensors  environment.txt
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -84,7 +82,7 @@ def train_run(
     return (read_metrics(run_dir) or [{}])[-1] if recorder else {}  # other processes may be here before the first line is
 
 
-def agree(state: TrainingState, recorder: Recorder | None) -> bool:
+def agree(state: TrainingState, recorder: "Recorder | None") -> bool:
     """After each step, in every process: record what is due, and return whether the run stops here."""
     length = state.config.tick_kimg * 1000
     tick = _is_over(state) or int(state.cur_nimg / length) > int((state.cur_nimg - state.last_batch) / length)

@@ -1,7 +1,5 @@
 """Who is who: what names tell of people, classes and splits, the subjects of the four-class upload, and splits that leave nobody on two sides."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math
@@ -176,7 +174,7 @@ def person(subject: str) -> str:
     return re.sub(r"_MR(?:\d+|_d\d+)$", "", subject, flags=re.I)
 
 
-def people_of(slices: SliceDataset) -> np.ndarray:
+def people_of(slices: "SliceDataset") -> np.ndarray:
     """The person of each slice, str [N]: several scans of one person count as one."""
     return np.array([person(str(subject)) for subject in slices.subjects])
 

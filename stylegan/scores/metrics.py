@@ -4,8 +4,6 @@ Pixels show what a network trained on photographs may not see: folds that are al
 is too large. `evaluate` gives each score its interval and its floor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -40,7 +38,7 @@ class Side:
     def __len__(self) -> int:
         return len(self.at)
 
-    def rows(self, where: Rows) -> Side:
+    def rows(self, where: Rows) -> "Side":
         values = (getattr(self, field.name) for field in fields(self))
         return Side(*(None if value is None else value[where] for value in values))
 

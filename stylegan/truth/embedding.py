@@ -4,8 +4,6 @@ A map is for looking, never for proof: distances, densities and gaps in it depen
 picture ("real and synthetic slices mix") is tested among the neighbours in feature space, and the map only shows where.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,7 +208,7 @@ class Control:
         return f"{found}: {words}, {'and is' if self.passed == self.differ else 'and is not'}."
 
 
-def controls(sample: Sample, early: str | Path | None = None, permutations: int = 199) -> list[Control]:
+def controls(sample: "Sample", early: str | Path | None = None, permutations: int = 199) -> list[Control]:
     """Shuffled names, shuffled classes, held-out against training people, and a generator known to be weak, by default an
     untrained one: only the last must be told apart. A test at 5 % fails one run in twenty where nothing is wrong."""
     e, rng, n, at, people = sample.evidence, np.random.default_rng(0), len(sample.real), sample.at_real, sample.people
