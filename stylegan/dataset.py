@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stylegan.config import Config
 from stylegan.data import subjects as who
 from stylegan.data import tables
 from stylegan.data.listing import parse_levels
@@ -25,8 +26,6 @@ from stylegan.files import cache_folder, checkout, printable, replacing
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from stylegan.config import Config
 
 
 @dataclass(frozen=True)
