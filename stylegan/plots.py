@@ -15,7 +15,6 @@ import matplotlib.figure
 import matplotlib.text
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.textpath import TextPath
@@ -40,7 +39,6 @@ class Figure(matplotlib.figure.Figure):
 
     def __init__(self, width: float = 9.0, height: float = 3.4, **kwargs):
         super().__init__(figsize=(width, height), dpi=DPI, facecolor="white", **kwargs)
-        FigureCanvasAgg(self)
 
     def draw(self, renderer) -> None:
         """Draw every text as it is: what stands between two dollars is no formula, and may be the name of any folder."""
