@@ -180,11 +180,9 @@ SLICES = [
     _opt("--levels", metavar="A-B", help="range of axial levels to take from each head"),
     _opt("--contrast", metavar="NAME", help="MRI contrast to read where a folder holds several, such as T2w; without it T1"),
 ]
-DATA = [_opt("--data", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"), *SLICES]
-DATA_OF_RUN = [
-    _opt("--data", type=_path, metavar="DIR|ZIP", help="slices to compare with; without it those of its training"),
-    *SLICES,
-]
+FROM = {"type": _path, "metavar": "DIR|ZIP"}
+DATA = [_opt("--data", **FROM, help="slices or volumes; without it the simulated slices"), *SLICES]
+DATA_OF_RUN = [_opt("--data", **FROM, help="slices to compare with; without it those of its training"), *SLICES]
 GENERATOR = _opt("path", type=_path, metavar="RUN|FILE", help="run folder or .safetensors file")
 PRESET = _opt("--preset", default="quick", choices=list(PRESETS), help="settings to start from; see the command presets")
 DEVICE = _opt("--device", default="auto", choices=CHOICES["device"], help="where to compute")
@@ -193,7 +191,7 @@ OUT = _opt("--out", type=_folder, required=True, metavar="DIR", help="folder to 
 
 COMMANDS = {  # name: (what runs it, with the options as arguments; what it does; its options)
     "data": (_data, "Say what a folder of slices holds: layout, people, classes, splits, what was left out.", [
-        _opt("data", nargs="?", type=_path, metavar="DIR|ZIP", help="slices or volumes; without it the simulated slices"),
+        _opt("data", nargs="?", **FROM, help="slices or volumes; without it the simulated slices"),
         _opt("--resolution", type=int, default=64, metavar="R", help="side of the slices in pixels, a power of two"),
         *SLICES, JSON,
         _opt("--csv", type=_path, metavar="FILE", help="also write one line per slice"),
@@ -216,7 +214,7 @@ COMMANDS = {  # name: (what runs it, with the options as arguments; what it does
     "evaluate": (_evaluate, "Score a generator on people it has never seen, with the floor that real slices set.", [
         GENERATOR, *DATA_OF_RUN,
         _opt("--split", default="all", choices=("train", "val", "test", "all"), help="people to score on; all: val, test and as many of its training people"),
-        _opt("--train-data", type=_path, metavar="DIR|ZIP", help="the slices it was trained on, where --data is another folder"),
+        _opt("--train-data", **FROM, help="the slices it was trained on, where --data is another folder"),
         _opt("--num", "-n", type=int, default=1000, help="slices of each kind at most"),  # torchrun keeps --num for its own
         _opt("--fakes", type=int, default=5000, metavar="N", help="generated slices among which copies are looked for"),
         _opt("--space", default="efficientnet-lite0", help="feature space: efficientnet-lite0 or inception"),
