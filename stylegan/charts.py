@@ -280,7 +280,6 @@ def _panels(count: int, columns: int = 3, width: float = 3.0, height: float = 2.
 
 
 def style_axes(ax: Axes, title: str, xlabel: str, *, legend: bool = False, grid: str = "both") -> None:
-    """One calm look for all charts."""
     ax.set_title(title, fontsize=9.5, loc="left", color=INK, pad=20)
     ax.set_xlabel(xlabel, fontsize=8.5, color=INK)
     ax.tick_params(labelsize=8, colors=INK, length=3)

@@ -126,7 +126,6 @@ class Config:
         return self.d_reg_interval > 1 and self.r1_gamma + self.r2_gamma + self.gp_weight > 0
 
     def channels(self, resolution: int) -> int:
-        """Feature maps at one resolution."""
         return min(self.channel_base // resolution, self.channel_max)
 
     def channels_below(self, resolution: int) -> int:

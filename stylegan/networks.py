@@ -54,7 +54,6 @@ class SynthesisNetwork(Growing):
 
     @property
     def active(self) -> nn.ModuleList:
-        """The blocks that the stage uses."""
         return self.blocks[: self.now.resolution.bit_length() - 2]
 
     def forward(self, ws: Tensor, noise_mode: str = "random", noise: Sequence[Tensor] | None = None) -> Tensor:
@@ -193,7 +192,6 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Trainable numbers in the network."""
     return sum(p.numel() for p in net.parameters())
 
 

@@ -169,7 +169,6 @@ def run(state: TrainingState, step: Callable[..., None], *inputs: Tensor | None)
 
 
 def set_rates(state: TrainingState) -> None:
-    """Learning rates of this step."""
     for group in state.opt_G.param_groups + state.opt_D.param_groups:
         rate = group["base_lr"] * lr_factor(state.config, state.cur_nimg)
         group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate

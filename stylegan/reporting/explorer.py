@@ -142,7 +142,6 @@ def _kind(G: Generator) -> str:
 
 
 def _layers(G: Generator) -> list[dict]:
-    """The layers of the synthesis in order."""
     found, w = [], 0
     for block in G.synthesis.blocks:
         found += {"stylegan2": _stylegan2, "stylegan1": _stylegan1, "dcgan": _dcgan}[_kind(G)](block, w)

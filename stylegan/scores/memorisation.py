@@ -172,7 +172,6 @@ def duplicates(slices: SliceDataset) -> dict:
 
 
 def duplicates_sentence(found: Mapping) -> str:
-    """What `duplicates` found, in words."""
     near = "levels are unknown or far apart, so that near ones could not be judged"
     if found["near"] is not None:
         near = f"{found['near']} are nearer to another person's slice than half of the neighbouring levels of one head are to each other"

@@ -296,7 +296,6 @@ def ssim_sentence(scores: Mapping) -> str:
 
 
 def copies_sentence(memory: Mapping) -> str:
-    """What `memorisation.memory` found, in words."""
     if memory["ratio"] is None:
         return "Copies cannot be looked for: that takes the training slices, and slices of at least two people held out."
     signs = ("no sign of copying", "nearer, but by too little or too few people to be sure", "**suspiciously near**")
