@@ -200,9 +200,7 @@ def render_report(report: dict) -> str:
 
 def similarity(slices: SliceDataset) -> dict[str, float]:
     """Mean correlation of pixels by kind of pair: 'same person, 1 level apart' (2, 4, 8 levels) and 'other person, same level'.
-
-    Up to 2000 slices have their partners looked up; a kind of pair that the set does not hold is left out.
-    """
+    Up to 2000 slices have their partners looked up; a kind of pair that the set does not hold is left out."""
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(slices))[:2000]
     ids = list(zip(slices.subjects.tolist(), slices.levels.tolist(), strict=True))

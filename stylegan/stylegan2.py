@@ -100,10 +100,8 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the generator: (up-convolution,) convolution, ToRGB added to the upsampled picture so far.
-
-    Uses ``num_conv`` styles for convolutions; ToRGB takes the next one, which the following block's first convolution shares.
-    """
+    """One resolution of the generator: (up-convolution,) convolution, ToRGB added to the upsampled picture so far. Uses
+    ``num_conv`` styles for convolutions; ToRGB takes the next one, which the following block's first convolution shares."""
 
     num_torgb = 1
 

@@ -250,10 +250,8 @@ def path_length_step(state: TrainingState, c: Tensor | None) -> None:
 
 
 def draw_fakes(state: TrainingState, n: int, c: Tensor | None, rng: BatchRNG) -> tuple[Tensor, Tensor]:
-    """(pictures [n, C, R, R], their ws [n, num_ws, w_dim]) of random z and noise.
-
-    A share style_mixing_prob takes a second z from a random layer on (StyleGAN1, section 3.1).
-    """
+    """(pictures [n, C, R, R], their ws [n, num_ws, w_dim]) of random z and noise. A share style_mixing_prob takes a second z
+    from a random layer on (StyleGAN1, section 3.1)."""
     G, num_ws = state.G, state.G.num_ws
     reached = max(ws_reached(state.config, state.now.resolution), 2)  # a mix must show at this stage of growing
     z = torch.cat([rng.normal(n, G.z_dim), rng.normal(n, G.z_dim)])

@@ -69,9 +69,7 @@ def recognise(
     root: str | Path, listing: Listing | None = None, levels: tuple[int, int] | None = None, contrast: str | None = None
 ) -> Catalogue:
     """The layout of a folder and one record per file. ``levels``: both ends included. ``contrast``: T1 unless another is named.
-
-    Raises FileNotFoundError where there is no such folder, ValueError where it holds no picture and no volume.
-    """
+    Raises FileNotFoundError where there is no such folder, ValueError where it holds no picture and no volume."""
     root = Path(root)
     files, no_files = listing or list_files(root)
     left_out = defaultdict(list, {reason: list(which) for reason, which in no_files.items()})

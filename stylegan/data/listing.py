@@ -47,9 +47,7 @@ LeftOutNames = defaultdict[str, list[str]]  # reason: files
 
 def list_files(root: Path) -> Listing:
     """All files below a folder as (relative name, bytes, modification time in ns), sorted, and what is no file, by reason.
-
-    Hidden folders are skipped; linked folders are followed, each real folder once. Raises FileNotFoundError.
-    """
+    Hidden folders are skipped; linked folders are followed, each real folder once. Raises FileNotFoundError."""
     if not root.is_dir():
         none = f"There is no folder {root}; give a folder or .zip of slices, or none for the simulated ones."
         a_file = f"{root} is a file; give the folder that holds the slices, or a .zip of it."
@@ -164,9 +162,7 @@ def _one_contrast(
     names: list[str], asked: str | None, channels: dict[str, str], left_out: LeftOutNames
 ) -> tuple[list[str], list[str]]:
     """The files of one contrast and warnings: the one asked for, else T1 under any of its names, else the commonest.
-
-    ``channels``: what nnU-Net's dataset.json calls ``_0000``, ``_0001``, ...
-    """
+    ``channels``: what nnU-Net's dataset.json calls ``_0000``, ``_0001``, ..."""
     numbers = {name: m[1] for name in names if (m := re.search(r"_(000\d)$", stem(name)))}
     nnunet = channels or all(name.lower().endswith(ENDINGS) or NNUNET.search(plain(name)) for name in names)
     numbered = nnunet and len(numbers) == len(names) and (len(set(numbers.values())) > 1 or bool(channels))
@@ -216,10 +212,8 @@ def _plane(name: str) -> str:
 
 
 def _one_version(names: list[str], left_out: LeftOutNames) -> list[str]:
-    """Of the raw, registered, stripped... versions of one scan the last; of OASIS-1's scans the brain in atlas space.
-
-    Repeats of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken.
-    """
+    """Of the raw, registered, stripped... versions of one scan the last; of OASIS-1's scans the brain in atlas space. Repeats
+    of a scan are no versions of it: they stay. Of versions that rank alike the shortest name is taken."""
     further = r"orig|raw|affine|mni|aligned|acpc|dc|to|warped|(?:non)?lin|fullfov|biascorr|unbiased|defaced"
     versions = "|".join((*STAGES, further, r"(?:space|desc|res)-\w+?"))
     groups, uniform = defaultdict(list), {str(Path(name).parent) for name in names if re.search(r"UNIT1$", stem(name))}

@@ -103,10 +103,8 @@ def stem(name: str) -> str:
 
 
 def find_id(path: str) -> tuple[str, str, int]:
-    """(person, scan, where the id ends) of the first collection's id in a path; ('', '', 0) where there is none.
-
-    The scan is the person with the visit, as OASIS writes it: ``OAS2_0001_MR2``, ``OAS30001_MR_d0129``; else the person.
-    """
+    """(person, scan, where the id ends) of the first collection's id in a path; ('', '', 0) where there is none. The scan is
+    the person with the visit, as OASIS writes it: ``OAS2_0001_MR2``, ``OAS30001_MR_d0129``; else the person."""
     for pattern, written in IDS.items():
         found = list(re.finditer(pattern, path, re.I))
         if not found:
@@ -279,10 +277,8 @@ def leaks_of_random_split(subjects: np.ndarray) -> int:
 def choose_split(
     subjects: Sequence[str], labels: Sequence[int], folders: Sequence[str], seed: int, classes: Sequence[str], known: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """The folder's own split where people are ``known`` and nobody is on two of its sides, else one by subject.
-
-    A missing val or test is carved out of train by subject, as large a part of the whole set as it would otherwise be.
-    """
+    """The folder's own split where people are ``known`` and nobody is on two of its sides, else one by subject. A missing val
+    or test is carved out of train by subject, as large a part of the whole set as it would otherwise be."""
     splits, leaks = np.array(folders, dtype="<U5"), count_leaks(subjects, folders)
     if not known or leaks or not all(folders) or "train" not in folders or len(set(folders)) < 2:
         drawn, said = split_by_subject(subjects, labels, seed, classes)

@@ -35,10 +35,8 @@ BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "unknown", "mis
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Text in every cell, '' where unknown, from a csv (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252).
-
-    Raises FileNotFoundError, or ValueError for no such table.
-    """
+    """Text in every cell, '' where unknown, from a csv (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252). Raises
+    FileNotFoundError, or ValueError for no such table."""
     import pandas as pd  # half a second to import: only who has a table pays
 
     path = Path(os.path.expanduser(path))
@@ -237,10 +235,8 @@ def _bare(value: str) -> str:
 
 
 def _column(cells: pd.Series, at: np.ndarray, warnings: list[str]) -> np.ndarray:
-    """Numbers where at least four fifths of the cells are, else text. Damaged numbers become NaN, and that is said.
-
-    Damaged are cells that are no finite number, and decimals that lost their point (nWBV "823" among 0.743 and 0.708).
-    """
+    """Numbers where at least four fifths of the cells are, else text. Damaged numbers become NaN, and that is said. Damaged are
+    cells that are no finite number, and decimals that lost their point (nWBV "823" among 0.743 and 0.708)."""
     import pandas as pd
 
     filled = cells != ""

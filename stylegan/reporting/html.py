@@ -113,10 +113,8 @@ def page(
     system: str = "StyleGAN2",
     author: str = "",
 ) -> str:
-    """Executed notebooks, by file name without ending, as one HTML page between the cells ``before`` and ``after``.
-
-    ``origin``: the table that it ends with. ``system``: what its title names. ``author``: whose name stands below that, beside the date.
-    """
+    """Executed notebooks, by file name without ending, as one HTML page between the cells ``before`` and ``after``. ``origin``:
+    the table that it ends with. ``system``: what its title names. ``author``: whose name stands below that, beside the date."""
     exporter = _Exporter()
     body = [cell for name, notebook in notebooks.items() for cell in _section(f"notebook-{name[:2]}", notebook.cells)]
     parts = {"before": _section("summary", before), "body": body, "after": _section("end", after)}

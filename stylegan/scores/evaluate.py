@@ -95,10 +95,8 @@ def scores_of(evidence: Evidence, *, fakes: int = 5000, controls: bool = True) -
 
 
 def everything_of(evidence: Evidence, *, fakes: int = 5000, projections: int = 24) -> dict:
-    """``{memory, duplicates, spectra, failures}``: what `evaluate` adds with ``all``; ``memory`` is {} where `copies_of` finds nothing.
-
-    ``projections``: people on either side, 0 for none.
-    """
+    """``{memory, duplicates, spectra, failures}``: what `evaluate` adds with ``all``; ``memory`` is {} where `copies_of` finds
+    nothing. ``projections``: people on either side, 0 for none."""
     distances = copies_of(evidence, fakes)[1]
     memory = memory_of(evidence, distances) if distances else {}
     if memory and projections:
