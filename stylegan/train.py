@@ -142,11 +142,12 @@ def training_step(state: TrainingState, data: SliceDataset) -> None:
     set_rates(state)
     real, c = draw_batch(data, config, state.cur_nimg, state.device, n)
     real = fade_reals(real, state.now, state.D.alpha) if config.grow_from else real
+    own = state.shard.take(real), state.shard.take(c)
     state.p.fill_(state.augment_p)
-    run(state, d_step, real, c)
-    run(state, g_step, real, c)
+    run(state, d_step, *own)
+    run(state, g_step, *own)
     if config.lazy_penalty and state.step % config.d_reg_interval == 0:
-        run(state, d_penalty_step, real, c)
+        run(state, d_penalty_step, *own)
     if config.pl_weight and state.step % config.g_reg_interval == 0:
         run(state, path_length_step, c)
     state.step += 1
@@ -174,13 +175,12 @@ def set_rates(state: TrainingState) -> None:
         group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
 
-# --- Steps: real [N, C, R, R] and one-hot c [N, c_dim] are those of the whole batch ----------------------------------------------------
+# --- Steps: real [N, C, R, R] and one-hot c [N, c_dim] are this process's rows of the batch ----------------------------------------------
 
 
 def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     """Teach D to tell real from fake; w_avg is updated here and nowhere else."""
     config, rng = state.config, state.rng("d_step")
-    real, c = rng.shard.take(real), rng.shard.take(c)
     with torch.set_grad_enabled(config.one_fake_batch), state.autocast():
         state.fake, ws = draw_fakes(state, len(real), c, rng)
     with state.autocast():
@@ -202,7 +202,6 @@ def d_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
 def g_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     """Teach G to be taken for real, on the fakes that D has just seen or on new ones; a paired loss needs the real slices too."""
     loss_of, rng, real_logits = LOSSES[state.config.loss], state.rng("g_step"), None
-    real, c = rng.shard.take(real), rng.shard.take(c)
     fake, state.fake = state.fake, None
     with state.autocast(), frozen(state.D):
         if not state.config.one_fake_batch:
@@ -223,7 +222,6 @@ def g_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
 def d_penalty_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None:
     """The penalties in a step of their own, every ``d_reg_interval`` steps and therefore times the interval."""
     config, rng, fake = state.config, state.rng("d_penalty_step"), None
-    real, c = rng.shard.take(real), rng.shard.take(c)
     if config.r2_gamma or config.gp_weight:
         with torch.no_grad(), state.autocast():
             fake = state.augmented(draw_fakes(state, len(real), c, rng)[0], rng)
@@ -231,7 +229,7 @@ def d_penalty_step(state: TrainingState, real: Tensor, c: Tensor | None) -> None
 
 
 def path_length_step(state: TrainingState, c: Tensor | None) -> None:
-    """Even out how far the picture moves per step in w, every ``g_reg_interval`` steps on a smaller batch."""
+    """Even out how far the picture moves per step in w, every ``g_reg_interval`` steps on a smaller batch; c of all processes."""
     config, world = state.config, distributed.world()
     n = max(state.batch_size // config.pl_batch_shrink // world, 1)
     rng = state.rng("path_length_step", Shard(distributed.rank(), world, group_size=1))  # G knows no groups: any rows will do
