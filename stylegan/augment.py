@@ -2,8 +2,7 @@
 
 Left out on purpose: 90 degree turns and inverted grey values, which no scanner makes. Each operation strikes a slice with
 probability p; as long as p stays below .8 the generator does not learn the operations themselves (section 2.1 there).
-Geometry is a bilinear gather, which can be differentiated twice on every torch and device (`grid_sample` cannot before 2.13, nor at all
-on Apple's).
+Geometry is a bilinear gather: `grid_sample` cannot be differentiated twice before torch 2.13, nor at all on Apple's devices.
 """
 
 import math

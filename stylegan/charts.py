@@ -202,8 +202,7 @@ class Panel:
 def maps(
     coords: Arrays, is_fake: Arrays, panels: Sequence[Panel], columns: int = 3, *, title: str = "", size: float = 1
 ) -> Figure:
-    """Panels [p] side by side, each on its own map [N, 2], its claim under it: circles are real, triangles generated. Panels of
-    a ``size`` below 1 have no legend."""
+    """Panels [p] side by side, each on its own map [N, 2], its claim under it; below a ``size`` of 1 without a legend."""
     axes = _panels(len(panels), columns, 3.07 * size, 3.35 * size)
     for ax, points, fake, shown in zip(axes, coords, is_fake, panels, strict=False):
         _map(ax, points, fake, shown, size)

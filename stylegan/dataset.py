@@ -119,8 +119,7 @@ def load_slices(
 
     ``resolution``: pixels per side, 8 to 1024. ``levels``: 'A-B' or (A, B), both included. ``contrast``: 'T2', 'FLAIR', ... where names
     tell contrasts apart; T1 by default. ``subjects_csv``: table joined by id; without it one is looked for in the folder and beside it.
-    ``seed`` draws the splits. The first start packs the slices into the cache, later ones map it. Raises FileNotFoundError or
-    ValueError with a sentence for the user.
+    ``seed`` draws the splits. Slices are packed into the cache at first, then mapped. FileNotFoundError or ValueError say what is wrong.
     """
     if not 8 <= resolution <= 1024:
         raise ValueError(f"resolution is {resolution}; take 8 to 1024 pixels.")
@@ -224,9 +223,8 @@ def slices_of(info: Mapping, data: SliceDataset | str | Path | None = None, **re
     """The slices for a generator, ``info`` being its config.json or what `load_generator` returns: at its resolution, under its grey rule.
 
     ``data``: a set, a folder or a .zip; None takes what it was trained on. ``reading``: ``subjects_csv``, ``levels`` and ``contrast`` as
-    in `load_slices`; those of its training are used again where none are given. A note on stderr says where the slices are not those of
-    its training. Raises ValueError or FileNotFoundError with one sentence, also where the people of the training set could be told by
-    its table alone and that is gone.
+    in `load_slices`, by default as in its training. A note on stderr says where the slices are not those of its training. ValueError or
+    FileNotFoundError with one sentence, also where the people of the training set could be told by its table alone and that is gone.
     """
     config, known = info["config"], info.get("data") or {}
     size, rule = config["img_resolution"], config.get("normalise", "fixed")

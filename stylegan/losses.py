@@ -60,8 +60,7 @@ def gradient_penalty(logits: Tensor, img: Tensor) -> Tensor:
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """E ||grad_x D(x)||^2: summed over pixels, averaged over slices; the loss is gamma / 2 times this.
 
-    Mescheder et al. 2018, arXiv:1801.04406, equation 9; at fakes in place of real slices it is R2 (equation 10 there).
-    ``real`` must require a gradient.
+    Mescheder et al. 2018, arXiv:1801.04406, equation 9; at fakes it is R2 (equation 10). ``real`` must require a gradient.
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)  # [N, C, H, W]
     return gradient.square().sum(dim=[1, 2, 3]).mean()

@@ -82,8 +82,7 @@ def choose_files(
 ) -> tuple[list[str], bool, list[str]]:
     """The files to look at, whether they are volumes, and warnings; the others are added to ``left_out``.
 
-    Volumes win where about as many people have them as have pictures: a stray template beside pictures does not, and the previews
-    beside volumes do not either.
+    Volumes win where about as many people have them as have pictures, but not a stray template beside pictures.
     """
     kinds, folded, tissues = defaultdict(list), {name.casefold() for name in names}, defaultdict(set)
     for name in filter(TISSUE.search, names):

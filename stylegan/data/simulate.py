@@ -115,9 +115,8 @@ def draw_subject(rng: np.random.Generator, label: int) -> Subject:
 def pull_back(subject: Subject, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> torch.Tensor:
     """Where in the template each point of the subject's head comes from: float32 [Z, Y, X, 3] mm for picture axes in mm.
 
-    An affine map; added to it, free-form deformations by cubic B-splines (Rueckert et al. 1999, IEEE TMI 18(8)); then the
-    ventricles' flow. No fold can occur where the controls stay below 0.4 of their spacing (Choi and Lee 2000), and the two grids
-    together use at most 0.82 of that.
+    An affine map; added to it, free-form deformations by cubic B-splines (Rueckert et al. 1999, IEEE TMI 18(8)); then the ventricles'
+    flow. Nothing folds where controls stay below 0.4 of their spacing (Choi and Lee 2000): the two grids use 0.82 of that at most.
     """
     points = torch.from_numpy(np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], -1).astype(np.float32))  # [Z, Y, X, 3]
     centre = torch.from_numpy(CENTRE_MM).float()

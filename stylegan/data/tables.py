@@ -161,8 +161,7 @@ def _days(rows: pd.DataFrame, scans: Sequence[str], dates: Sequence[str], warnin
 def join_index(data: Path, root: Path, subjects_csv: str | Path | None, index: dict) -> Joined:
     """The given table, else one of the usual names in the folder or beside it (beside the .zip for an archive), joined.
 
-    Empty without one, and with a warning where the one that was found cannot be used. Raises ValueError where the given one cannot
-    be: what the user asks for is not skipped.
+    Empty without one, and with a warning where the one that was found cannot be used; ValueError where the given one cannot be.
     """
     shared = Path(os.path.commonpath([plain(file) for file in index["files"]]))  # wrappers: a folder around the tree, or two
     inside = [root / place for place in (*reversed(shared.parents), shared)]

@@ -1,7 +1,6 @@
 """A generator that draws in the reader's page, offline: its weights in half precision, sliders, and `explorer.js`, which draws.
 
-StyleGAN2, StyleGAN1 at its full resolution and DCGAN draw. One with attention, one that still grows, and one that would take too long
-show a sheet and say why.
+StyleGAN2, StyleGAN1 and DCGAN draw; with attention, while growing, and where drawing takes too long, a sheet is shown that says why.
 """
 
 import base64

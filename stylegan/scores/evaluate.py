@@ -50,9 +50,8 @@ def evaluate(
 
     Returns ``{feature_space, noise_mode, n, seconds, model_hash, data, subjects_known, warnings, memorisation, splits, further, variety,
     style_participation, controls}``. A score is ``{value, low, high}`` with a 95 % interval by person; the outer n is the
-    smallest. ``memorisation``: `memorisation.memory`, all None where no training slices are at hand. ``splits{name: {...}}``
-    holds `SPLIT_SCORES`, ``further`` all other scores and floors, ``variety`` what `compare_variety` returns, ``controls`` what
-    `score_controls` does.
+    smallest. ``memorisation``: `memorisation.memory`, all None without training slices. ``splits{name: {...}}`` holds
+    `SPLIT_SCORES`, ``further`` all other scores and floors; ``variety``: `compare_variety`, ``controls``: `score_controls`.
     """
     begin = time.perf_counter()
     evidence = open_evidence(path, data, **options)
@@ -247,8 +246,7 @@ def validation_scorer(val: SliceDataset, config: Config, device: str | torch.dev
     Always ``{dimensions, spread}`` (`Variety.numbers`) of 256 fakes (or as many as there are validation slices) with noise
     drawn from their seeds, ``{dimensions, spread}_fixed_noise`` of the same w under the generator's fixed noise, ``{dimensions,
     spread}_real``, and ``style_participation``, a list with a number for each convolution. With ``full`` also ``kid`` (times
-    1000) of ``kid_samples`` fakes, and ``precision``, ``recall`` and ``coverage`` of equally many of either side. A second on
-    one core at 64 px, features aside.
+    1000) of ``kid_samples`` fakes, and ``precision``, ``recall`` and ``coverage`` of equally many of either side.
     """
     people, order = people_of(val), np.random.default_rng(0).permutation(len(val))
     few = np.sort(order[:PICTURES])

@@ -150,11 +150,10 @@ class Comparison:
         precision: share of fakes within the reach (k = 3) of some real slice; recall: the same with real and fake exchanged
         (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2). recall_symmetric: the smaller one of recall and of the share of
         real slices with a fake within their *own* reach, k = 3 (Khayatkhoei & AbdAlmageed 2023, arXiv:2306.09618): fakes that are
-        wide apart do not raise it. density: how many real slices, of 5, reach a fake on average;
-        coverage: share of real slices that reach a fake, both with k = 5 (Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4).
-        nn_accuracy: share of real (fake) slices whose nearest is real (fake), near 1/2 for one population (Lopez-Paz & Oquab 2017,
-        arXiv:1610.06545; Xu et al. 2018, arXiv:1806.07755: real high and fake high is a bad generator, both low a copying one).
-        A slice without k others reaches nothing.
+        wide apart do not raise it. density: how many real slices, of 5, reach a fake on average; coverage: share of real slices
+        that reach a fake, both with k = 5 (Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4). nn_accuracy: share of real (fake)
+        slices whose nearest is real (fake), near 1/2 for one population (Lopez-Paz & Oquab 2017, arXiv:1610.06545; Xu et al. 2018,
+        arXiv:1806.07755: both high is a bad generator, both low a copying one). A slice without k others reaches nothing.
         """
         rr, ff, rf = self.real.apart[real][:, real], self.fake.apart[fake][:, fake], self.across[real][:, fake]
         near_real, near_fake = (_kth_nearest(d, K_PRECISION) for d in (rr, ff))
@@ -312,9 +311,8 @@ def similarity_of_pairs(pictures: np.ndarray, people: np.ndarray | None = None) 
 def best_similarity(real: np.ndarray, fake: np.ndarray) -> Interval:
     """{value, low, high}: mean over ``fake`` [m, R, R] of the largest SSIM to any of ``real`` [n, R, R], uint8; of 200 drawn by chance.
 
-    Often reported as *the* SSIM of a generator, and no measure of quality: a copy of the test set would have 1, a blurred slice
-    has more than a sharp one, and one good picture drawn again and again more than a population. The largest is looked for among
-    the 48 nearest in pixels.
+    Often reported as *the* SSIM of a generator, and no measure of quality: a copy of the test set would have 1, a blurred slice has
+    more than a sharp one, one good picture drawn again and again more than a population. Looked for among the 48 nearest in pixels.
     """
     chosen = np.random.default_rng(0).permutation(len(fake))[:200]  # slices stand by class or person
     x, y = (torch.tensor(pictures, dtype=torch.float32) for pictures in (fake[chosen], real))

@@ -180,8 +180,7 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
     """The table: ``{question, score, generated, real, verdict}``, one row a check, on the last split of `evaluate`.
 
     Variety passes only among slices that lie where real ones do: where precision fails it is borderline at best. ``memory``:
-    what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, and of few people a large one is
-    unsure: borderline.
+    what `memory_of` found, by default that of ``scores``; without it only the ratio is judged, a large one of few people unsure.
     """
     split, space, rows, marks = last_split(scores), scores["feature_space"], [], {}
     for question, key, better in CHECKS:

@@ -39,9 +39,8 @@ def embed(
 
     ``method``: 'umap' (McInnes et al. 2018, arXiv:1802.03426), the same for the same seed (one thread), or 'pca'. ``mode``:
     'joint' fits the map to both; 'fit-real' fits it to the real slices and places the fakes in it, so that they cannot shape
-    it (but what is new in them has no place of its own). The map never sees which slice is real or of which class: a map fed
-    with labels separates anything. Raises ValueError for an unknown method or mode and for sets of unequal size: the larger
-    would look the denser and wider one.
+    it (but what is new in them has no place of its own). The map never sees which slice is real or of which class: fed with labels
+    it separates anything. ValueError for an unknown method or mode, and for unequal sizes: the larger set would look the denser one.
     """
     if method not in METHODS or mode not in MODES:
         raise ValueError(f"There is no map {method!r}, {mode!r}; take one of {', '.join(METHODS)} and of {', '.join(MODES)}.")

@@ -96,9 +96,8 @@ def recognise(train: Side, held: Side, fake: Side, classes: Sequence[str]) -> di
 
     {classes, left_out, chance, people, real{slices, by_person, confusion, p_value}, shuffled, predicted{real, fake}, fake{slices,
     confusion, p_value}}: balanced accuracies with intervals by person (fakes: by seed). ``by_person``: each person is guessed
-    once in each class that she has slices of, from the mean over these. ``shuffled`` is that of classifiers fitted to training
-    people whose classes were exchanged, on the same held-out people. 'fake' only where the generator is conditional: there
-    the truth is the class asked for.
+    once in each class that she has slices of, from the mean over these. ``shuffled``: of classifiers fitted to training people
+    whose classes were exchanged. 'fake' only where the generator is conditional: there the truth is the class asked for.
     """
     names = usable_classes(train, held)
     if len(names) < 2:

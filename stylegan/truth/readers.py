@@ -1,8 +1,7 @@
 """Reading class, level, ventricles and brain off a slice: what is measured in its pixels, and what is learnt from real people.
 
-Linear models on feature vectors (`features.py`), fitted to training people and tried on people they have not seen. Every
-choice (the strength of the penalty) is made between people, and every interval leaves whole people out: slices of one head
-are nearly one picture.
+Linear models on feature vectors (`features.py`), fitted to training people and tried on people they have not seen. Penalties
+are chosen between people, and intervals leave whole people out: slices of one head are nearly one picture.
 """
 
 from collections.abc import Callable
