@@ -1,7 +1,6 @@
 """Curves, bars and maps: numbers in, Figure out. Nothing here samples, trains or shows (`plots` holds the sheets of slices).
 
-Colours are those of Okabe and Ito, safe for colour-blind readers; lines and markers differ in form too, for a grey print. Where
-there are both, circles are real and triangles generated.
+Colours are Okabe and Ito's, for colour-blind readers; forms differ too, for a grey print: circles are real, triangles generated.
 """
 
 import textwrap
@@ -246,8 +245,7 @@ def _map(ax: Axes, coords: np.ndarray, is_fake: np.ndarray, shown: Panel, size: 
 
 
 def thumbnails(coords: np.ndarray, images: np.ndarray, is_fake: np.ndarray, cells: int = 24, title: str = "") -> Figure:
-    """A map of points [n, 2] as slices uint8 [n, R, R]: each cell of a cells x cells grid shows the slice nearest to its
-    centre, its left edge in the colour of its kind."""
+    """Points [n, 2] as slices uint8 [n, R, R]: each cell shows the nearest to its centre, its left edge coloured by its kind."""
     tiles = images[..., None].repeat(3, axis=3)
     tiles[:, :, : max(1, tiles.shape[2] // 16)] = 255 * to_rgba_array(COLOURS)[is_fake.astype(int), None, None, :3]
     low, span = coords.min(axis=0), np.ptp(coords, axis=0).clip(1e-9)

@@ -254,9 +254,8 @@ def residual(target: Images, images: Images) -> np.ndarray:
 def reach(G: Generator, chosen: SliceDataset, train: np.ndarray, *, space="w", num: int = 512) -> tuple[Projection, dict]:
     """Project the chosen slices and measure the result by simpler answers: (projection, name -> residuals [n]).
 
-    'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault and not the
-    generator's. 'nearest training slice' among ``train`` (uint8 [m, R, R]) is that of another person; an average of ten is
-    nearer than any, so that being nearer than one slice proves nothing.
+    'generated slice, found again': as many slices of G under the same search; what they keep is the search's fault. 'nearest
+    training slice' among ``train`` (uint8 [m, R, R]) is another person's; a mean of ten is nearer than any one slice.
     """
     n, mean = len(chosen), train.mean(axis=0).round().astype(np.uint8)[None]
     both = project(G, torch.cat([chosen.tensor(), generate(G, range(10_000, 10_000 + n))]), space=space)

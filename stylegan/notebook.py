@@ -143,8 +143,7 @@ class Run:
 
 
 def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str | Path | None = None) -> Run:
-    """The run in its folder, its best generator, and its slices. FileNotFoundError says what to run first; ValueError, that a
-    file is damaged or that the slices are not those of the run."""
+    """A run, its best generator, its slices. FileNotFoundError says what to run first, ValueError what is damaged or another's."""
     folder = run_folder(run_dir, preset, data)
     if not (folder / "generator.safetensors").is_file():
         raise FileNotFoundError(f"There is no generator in {folder}; run notebook 02_train first, with the same parameters.")

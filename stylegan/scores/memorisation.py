@@ -59,10 +59,9 @@ def nearest_people(fake: np.ndarray, at: np.ndarray, people: np.ndarray, member:
     """Is the person nearest to a fake more often one it was trained on? ``{share, expected, p_value}``.
 
     Fakes [m, D], slices [n, D] of ``people`` [n], of which ``member`` [n] were trained on. For each fake the nearest slice of
-    all names a person; ``share`` is how many of these are training people, ``expected`` what it would be if 'training' and
-    'held-out' meant nothing, and p how often chance gives as large a share (`intervals.p_value`). Blur, which shifts the ratio
-    of `memory`, does so here for both sides (in the spirit of the three-sample test of Meehan et al. 2020, arXiv:2004.05675). A
-    copy too blurred for the feature space escapes all the same.
+    all names a person; ``share`` is how many of these are training people, ``expected`` how many by chance, p how often chance
+    gives as large a share. Blur, which shifts the ratio of `memory`, does so here for both sides (after the three-sample test
+    of Meehan et al. 2020, arXiv:2004.05675). A copy too blurred for the feature space escapes all the same.
     """
     names, index = np.unique(people, return_inverse=True)
     weight = np.bincount(index[nearest(fake, at)[1]], minlength=len(names)) / len(fake)  # of each person, among the nearest

@@ -175,8 +175,7 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
 
     {arms{name: {value, low, high}}, synthetic_minus_real, chance, n}; {} without a conditional generator or two classes. Each
     arm learns from n slices (both: 2n); what counts is the difference to real ones (Esteban et al. 2017, arXiv:1706.02633,
-    section 4.2). 'synthetic, shuffled': of five shuffles, which teach nothing; one would not do, as a weight that chance gave
-    to the widest direction tells classes apart, or just the wrong way round.
+    section 4.2). 'synthetic, shuffled': of five shuffles, which teach nothing; one may tell classes apart by chance.
     """
     names, rng = usable_classes(train, held), np.random.default_rng(0)
     if len(names) < 2 or not np.isin(fake.labels, names).any():

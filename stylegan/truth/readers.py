@@ -293,8 +293,7 @@ def grow(e: Evidence, w: Tensor, fake: Side, reader: Reader, level: Reader | Non
 
 
 def notes_on(e: Evidence, pictures: np.ndarray) -> list[str]:
-    """What is read off each of the pictures uint8 [n, R, R]: its ventricles, and the class that a classifier of training people
-    sees, where these are of two classes with two people or more in each."""
+    """What is read off each picture uint8 [n, R, R]: its ventricles and, where two classes have two training people each, its class."""
     notes, train = [f"{share:.1f}%" for share in ventricle_share(pictures)], e.train and e.train.select(e.train.labels >= 0)
     people = [set(people_of(train)[train.labels == name]) for name in set(train.labels)] if train else []
     if len(people) < 2 or min(map(len, people)) < 2:
