@@ -65,10 +65,9 @@ def process_group() -> Iterator[None]:
             if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
                 raise
             why = str(error).strip().splitlines()[-1][:120]
-            raise LostProcessError(
-                f"Process {rank()} of {world()} lost touch with the others ({why}). What was saved last is whole: run the same "
-                "command again to go on, with any number of processes that divides the batch."
-            ) from error
+            way = "run the same command again to go on, with any number of processes that divides the batch"
+            lost = f"Process {rank()} of {world()} lost touch with the others ({why})"
+            raise LostProcessError(f"{lost}. What was saved last is whole: {way}.") from error
 
 
 def wait() -> None:

@@ -177,10 +177,8 @@ def hold_run_dir(folder: Path) -> Iterator[Holder]:
         with contextlib.suppress(FileNotFoundError):
             silent, found = time.time() - holder.record.stat().st_mtime, read_json(holder.record) or {}
             if silent < SILENT and (not locked or found.get("host", platform.node()) != platform.node()):
-                raise ValueError(
-                    f"{_who(found)} was training in {folder} {max(silent, 0):.0f} s ago; stop it or take another --run-dir. If it "
-                    f"is gone, wait {SILENT / 60:.0f} minutes or remove {holder.record}."
-                )
+                way = f"stop it or take another --run-dir. If it is gone, wait {SILENT / 60:.0f} minutes or remove {holder.record}."
+                raise ValueError(f"{_who(found)} was training in {folder} {max(silent, 0):.0f} s ago; {way}")
         holder.write()
         try:
             yield holder

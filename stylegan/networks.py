@@ -214,10 +214,9 @@ def enough_memory(config: Config) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a plain one
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise ValueError(
-            f"There is not enough memory for batches of {config.batch_size} at {config.img_resolution} px with up to "
-            f"{config.channel_max} channels; take a smaller --batch-size or preset in a new --run-dir, or a larger machine."
-        ) from error
+        asked = f"batches of {config.batch_size} at {config.img_resolution} px with up to {config.channel_max} channels"
+        way = "take a smaller --batch-size or preset in a new --run-dir, or a larger machine"
+        raise ValueError(f"There is not enough memory for {asked}; {way}.") from error
 
 
 # --- Tables of presets and of their parts -----------------------------------------------------------------------------------------

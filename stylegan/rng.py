@@ -26,10 +26,8 @@ class Shard:
         """The share of this process. ValueError where the processes cannot share such a batch."""
         world, group = distributed.world(), min(group_size, batch_size)
         if batch_size % (group * world):
-            raise ValueError(
-                f"{world} processes cannot share a batch of {batch_size} in whole groups of {group}; "
-                f"take a --batch-size that is a multiple of {group * world}."
-            )
+            way = f"take a --batch-size that is a multiple of {group * world}"
+            raise ValueError(f"{world} processes cannot share a batch of {batch_size} in whole groups of {group}; {way}.")
         return cls(distributed.rank(), world, group)
 
     def take(self, whole: Tensor | None) -> Tensor | None:

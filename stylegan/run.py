@@ -109,10 +109,9 @@ def with_classes(config: Config, data: SliceDataset) -> Config:
     seen, used = printable(", ".join(data.classes)) or "none", config.conditional == "class"
     unlabelled = int((data.labels < 0).sum())
     if used and (len(data.classes) < 2 or unlabelled):
-        raise ValueError(
-            f"--conditional class needs at least two classes and a label for every slice; {data.title} has the classes {seen} "
-            f"and {unlabelled} slices without a label. Train without --conditional or name a table with --subjects."
-        )
+        there = f"{data.title} has the classes {seen} and {unlabelled} slices without a label"
+        way = "Train without --conditional or name a table with --subjects."
+        raise ValueError(f"--conditional class needs at least two classes and a label for every slice; {there}. {way}")
     trained = set(data.labels[data.splits == "train"])
     if used and (absent := ", ".join(name for index, name in enumerate(data.classes) if index not in trained)):
         raise ValueError(f"--conditional class takes training slices of each class; {data.title} has none of {absent}.")
@@ -272,10 +271,9 @@ class Recorder(contextlib.ExitStack):
         means = self.state.log.means()
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(
-                f"Training broke down before {self.state.cur_nimg / 1000:g} kimg: {', '.join(bad)} not finite. The last good checkpoint "
-                f"is kept in {self.run_dir}; try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir."
-            )
+            what = f"Training broke down before {self.state.cur_nimg / 1000:g} kimg: {', '.join(bad)} not finite"
+            way = "try a lower --lr, a higher --r1-gamma or --precision fp32 in a new --run-dir"
+            raise FloatingPointError(f"{what}. The last good checkpoint is kept in {self.run_dir}; {way}.")
         return means
 
     def _logits(self) -> dict[str, float | None]:

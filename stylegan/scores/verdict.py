@@ -231,12 +231,9 @@ def times_floor(split: Mapping) -> float:
 
 def distance_sentence(split: Mapping) -> str:
     """The distances of one split of `evaluate` in words, measured by their floor."""
-    times = times_floor(split)
-    words = next(text for limit, text in TIMES if times <= limit)
-    return (
-        f"FD is {split['fd']['value']:.0f} where real people are {split['fd_floor']['value']:.0f} apart, **{times:.1f} times the "
-        f"floor**; KID is {split['kid']['value']:.0f} (floor {split['kid_floor']['value']:.0f}). {words}"
-    )
+    times, numbers = times_floor(split), (split[name]["value"] for name in ("fd", "fd_floor", "kid", "kid_floor"))
+    text = "FD is {:.0f} where real people are {:.0f} apart, **{times:.1f} times the floor**; KID is {:.0f} (floor {:.0f}). {words}"
+    return text.format(*numbers, times=times, words=next(words for limit, words in TIMES if times <= limit))
 
 
 def splits_sentence(scores: Mapping) -> str:
@@ -277,21 +274,18 @@ def variety_sentence(scores: Mapping) -> str:
     if floor and mark(split["precision"], floor, "higher") == FAIL:
         words += "; fewer of them lie where real slices do"
         words += ", so that some of this is noise" if fixed["value"] < 0.8 * whole["value"] else ""
-    return (
-        f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}, and in {fixed['value']:.0f} with "
-        f"the noise fixed, which is what $W$ alone varies: {words}."
-    )
+    text = f"The pictures vary in **{whole['value']:.0f} dimensions** where people vary in {whole['real']:.0f}"
+    return f"{text}, and in {fixed['value']:.0f} with the noise fixed, which is what $W$ alone varies: {words}."
 
 
 def ssim_sentence(scores: Mapping) -> str:
     """The mean of the largest SSIM to any slice of the last split, and why it is no measure of quality."""
     split, blurred = last_split(scores), scores["controls"]["blurred"]["best_ssim"]
     ours, theirs = split["best_ssim"]["value"], split["best_ssim_real"]["value"]
-    return (
-        f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}. The number "
-        f"{'rewards blur, and ' if blurred > theirs else ''}asks for one similar slice each: copies of the test slices would have 1, "
-        "and one good slice drawn a thousand times does as well as a population. The best it should be is what real slices reach."
-    )
+    text = f"Generated slices reach **{ours:.3f}**, real slices of other people {theirs:.3f}, and these *blurred* {blurred:.3f}"
+    blur = "rewards blur, and " if blurred > theirs else ""
+    why = "copies of the test slices would have 1, and one good slice drawn a thousand times does as well as a population"
+    return f"{text}. The number {blur}asks for one similar slice each: {why}. The best it should be is what real slices reach."
 
 
 def copies_sentence(memory: Mapping) -> str:

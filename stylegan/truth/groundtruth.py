@@ -209,11 +209,9 @@ def conclusions(result: Mapping) -> list[str]:
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
     found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
     level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
-    told.append(
-        f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} "
-        f"of fresh seeds they grow from -2 to +2 steps; a random step of that length changes them by {found['random']['value']:.2f}: "
-        f"{'there is such a direction' if held_on_fresh_seeds(found) else 'no direction was found'}."
-    )
+    text = f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} of"
+    text += f" fresh seeds they grow from -2 to +2 steps; a random step of that length changes them by {found['random']['value']:.2f}"
+    told.append(f"{text}: {'there is such a direction' if held_on_fresh_seeds(found) else 'no direction was found'}.")
     return told + [_on_transfer(found) for found in result["transfer"].values() if found]
 
 
