@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -140,51 +140,45 @@ def read_json(path: Path) -> dict | None:
 # --- One writer per run folder ---------------------------------------------------------------------------------------------------
 
 
-class Holder:
-    """The one writer of a folder, which calls ``sign_of_life`` now and then."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.record = folder, folder / ".writer.json"
-        self.token, self.beat = secrets.token_hex(8), 0.0
-
-    def write(self) -> None:
-        write_json(self.record, {"pid": os.getpid(), "host": platform.node(), "token": self.token})
-        self.beat = time.monotonic()
-
-    def sign_of_life(self) -> None:
-        """Renew the record. ValueError where another process took over, as after this machine slept: it must not be disturbed."""
-        if time.monotonic() - self.beat < BEAT:
-            return
-        found = read_json(self.record)
-        if found is not None and found.get("token") != self.token:
-            raise ValueError(f"{self.folder} was taken over by {_who(found)}; this process stops and writes nothing more.")
-        with contextlib.suppress(ValueError):  # a full disk is told where something that counts is written
-            self.write()
-
-
 @contextlib.contextmanager
-def hold_run_dir(folder: Path) -> Iterator[Holder]:
-    """Be the one writer of a folder. ValueError names the other one while it lives; OSError where the folder cannot be written.
+def hold_run_dir(folder: Path) -> Iterator[Callable[[], None]]:
+    """Be the one writer of a folder, who calls what is yielded now and then as a sign of life. ValueError names the other writer
+    while it lives; OSError where the folder cannot be written.
 
     A kernel lock is free as soon as its process dies. But the kernel knows only its own machine, and some file systems, such as
     a mounted Drive, have no locks: so the writer renews a record too. One of another machine counts for ten minutes.
     """
-    holder, path = Holder(folder), folder / ".lock"
+    record, path, beat = folder / ".writer.json", folder / ".lock", 0.0
+    own = {"pid": os.getpid(), "host": platform.node(), "token": secrets.token_hex(8)}
+
+    def sign_of_life() -> None:
+        """Renew the record. ValueError where another process took over, as after this machine slept: it must not be disturbed."""
+        nonlocal beat
+        if time.monotonic() - beat < BEAT:
+            return
+        found = read_json(record)
+        if found is not None and found.get("token") != own["token"]:
+            raise ValueError(f"{folder} was taken over by {_who(found)}; this process stops and writes nothing more.")
+        with contextlib.suppress(ValueError):  # a full disk is told where something that counts is written
+            write_json(record, own)
+            beat = time.monotonic()
+
     if path.is_symlink():  # ours never is one
         path.unlink()
     with open(path, "a+") as file:
-        locked = _lock(file, holder.record)
+        locked = _lock(file, record)
         with contextlib.suppress(FileNotFoundError):
-            silent, found = time.time() - holder.record.stat().st_mtime, read_json(holder.record) or {}
+            silent, found = time.time() - record.stat().st_mtime, read_json(record) or {}
             if silent < SILENT and (not locked or found.get("host", platform.node()) != platform.node()):
-                way = f"stop it or take another --run-dir. If it is gone, wait {SILENT / 60:.0f} minutes or remove {holder.record}."
+                way = f"stop it or take another --run-dir. If it is gone, wait {SILENT / 60:.0f} minutes or remove {record}."
                 raise ValueError(f"{_who(found)} was training in {folder} {max(silent, 0):.0f} s ago; {way}")
-        holder.write()
+        write_json(record, own)
+        beat = time.monotonic()
         try:
-            yield holder
+            yield sign_of_life
         finally:
-            if (read_json(holder.record) or {}).get("token") == holder.token:
-                holder.record.unlink(missing_ok=True)
+            if (read_json(record) or {}).get("token") == own["token"]:
+                record.unlink(missing_ok=True)
 
 
 def _lock(file: IO, record: Path) -> bool:

@@ -131,11 +131,11 @@ def _writing(run_dir: Path) -> Iterator[Callable[[], None]]:
         foreign = any(not path.name.startswith(".") for path in run_dir.iterdir())
         if foreign and read_settings(run_dir) is None:  # nothing is written: it may hold the slices
             raise ValueError(f"{run_dir} is not a run folder (no config.json to go by); choose an empty or new --run-dir.")
-        with hold_run_dir(run_dir) as holder:
+        with hold_run_dir(run_dir) as sign_of_life:
             for name in (".", "checkpoints", "samples", "snapshots"):
                 for path in (run_dir / name).glob(".*.tmp"):  # what a killed writer was about to write
                     path.unlink(missing_ok=True)
-            yield holder.sign_of_life
+            yield sign_of_life
     except FileNotFoundError:
         raise
     except OSError as error:

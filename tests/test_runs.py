@@ -337,20 +337,20 @@ def test_a_folder_has_one_writer_and_another_machine_counts_for_ten_minutes(lock
 
 
 def test_signs_of_life_renew_the_record_and_find_out_who_took_over(tmp_path, monkeypatch):
-    now = [1000.0]
+    now, record = [1000.0], tmp_path / ".writer.json"
     monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
-    with files.hold_run_dir(tmp_path) as holder:
-        os.utime(holder.record, (0, 0))
-        holder.sign_of_life()
-        assert holder.record.stat().st_mtime == 0  # not at every step
+    with files.hold_run_dir(tmp_path) as sign_of_life:
+        os.utime(record, (0, 0))
+        sign_of_life()
+        assert record.stat().st_mtime == 0  # not at every step
         now[0] += files.BEAT
-        holder.sign_of_life()
-        assert holder.record.stat().st_mtime > 0
+        sign_of_life()
+        assert record.stat().st_mtime > 0
         left_behind(tmp_path, "elsewhere", 0)
         now[0] += files.BEAT
         with pytest.raises(ValueError, match="taken over by Process 1 on elsewhere"):
-            holder.sign_of_life()
-    assert files.read_json(tmp_path / ".writer.json")["token"] == "theirs"
+            sign_of_life()
+    assert files.read_json(record)["token"] == "theirs"
 
 
 def test_outside_a_checkout_caches_lie_with_the_user_s(tmp_path, monkeypatch):
