@@ -258,7 +258,7 @@ def test_all_pass_where_all_is_as_real_and_each_check_fails_by_itself():
     assert len(rows) == len(verdict.CHECKS) + 1 and {row["verdict"] for row in rows} == {SIGNS[PASS]}
     assert verdict.summary(rows).startswith(f"**{len(rows)} of {len(rows)} pass**")
     for _, key, better in verdict.CHECKS:
-        bad = entry({"lower": 50, "higher": 1, "as": 50}[better])
+        bad = entry(1 if better == "higher" else 50)
         assert sum(row["verdict"] == SIGNS[FAIL] for row in verdict_rows(as_real(**{key: bad}))) == 1, key
     official = verdict_rows(as_real() | {"feature_space": "inception"})
     assert [found[1]["score"] for found in (rows, official)] == ["FD", "FID"]  # said of the official Inception alone

@@ -33,11 +33,8 @@ TITLES = {
     "symmetry": ("symmetry, apart", "{:.3f}", "lower", "Are they as symmetric as real heads?"),
     "best_ssim": ("largest SSIM to a real slice", "{:.2f}", "as real slices", ""),
 }
-# The question, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or 'as' real.
-CHECKS = [
-    (question, score, better if better in ("lower", "higher") else "as")
-    for score, (_, _, better, question) in TITLES.items() if question
-]  # fmt: skip
+# The question, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or as real.
+CHECKS = [(question, score, better) for score, (_, _, better, question) in TITLES.items() if question]
 # A measure of memory: the question, its title, how what was found and what chance gives are written, whether it is sure, whether large.
 MEMORY = {
     "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
@@ -163,7 +160,7 @@ def mark(entry: Mapping[str, float], floor: Mapping[str, float], better: str) ->
     """pass, borderline or fail of one score {value, low, high} beside its floor.
 
     'lower': pass up to the floor's mean, borderline while the interval reaches the floor's range; 'higher' is its mirror image, and
-    measures nothing where people reach nothing either; 'as': pass inside the floor's range, borderline where interval and range meet.
+    measures nothing where people reach nothing either; else: pass inside the floor's range, borderline where interval and range meet.
     """
     value, down, up = entry["value"], entry["low"] <= floor["high"], entry["high"] >= floor["low"]
     if better == "higher" and floor["value"] <= 0:
