@@ -146,6 +146,8 @@ def test_every_panel_has_a_tested_claim(sample):
     unknown = replace(sample, real=replace(sample.real, levels=np.full(len(sample.real), -1)))
     for some, words in ((told, "levels held equal."), (maps.claims(unknown, permutations=19), "levels not held equal.")):
         assert some["ventricles"]["claim"].endswith(words)
+    hidden = maps.claims(replace(sample, real=replace(sample.real, subjects_known=False)), permutations=19)
+    assert {name for name, test in hidden.items() if test["shown"] is None} == set(hidden) - {"real and generated", "level"}
     names = np.array([f"site {i % 12:02}" for i in range(len(sample.real))])  # more than there are colours
     many = replace(sample, truths=(replace(sample.truths[0], values=names, order=tuple(names[:12])),))
     assert "not named here" in maps.truth_maps(many, maps.claims(many, permutations=19), coords).get_suptitle()

@@ -84,11 +84,11 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
     who, apart = ("people", "nobody is in two of these splits") if slices.subjects_known else hidden
     chosen = f"The best generator was chosen on {counts['val']} others and is judged"
     chosen = "The last generator is judged" if last.get("best_kid") is None else chosen
+    judged = f"{chosen} on {counts['test']} more; {apart}" if counts["test"] else "Nobody is held out for judging it"
     text = (
         "What has a network understood of brains when it draws slices of people who do not exist? A "
         f"{ARCHITECTURES[run.config.architecture]} of {run.config.img_resolution} px was trained on "
-        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. {chosen} "
-        f"on {counts['test']} more; {apart}. Training took "
+        f"{(slices.splits == 'train').sum():,} slices of {counts['train']} {who}: {slices.title}. {judged}. Training took "
         f"{last['seconds'] / 60:,.1f} minutes and showed {1000 * last['kimg']:,.0f} slices."
     )
     if split := verdict.last_split(scores):
@@ -100,9 +100,8 @@ def abstract(run: Run, scores: Mapping, card: Sequence[Mapping]) -> str:
         text += " Here *real* slices and *people* are held-out ones of the simulation: no scan of anybody was used."
     questions = {question for question, *_ in verdict.MEMORY.values()}
     doubt = "But *{score}* gives {generated (95 %)}; without memory: {real people}. "
-    doubts = [
-        doubt.format(**row) for row in card if row["question"] in questions and row["verdict"] != verdict.SIGNS[verdict.PASS]
-    ]
+    bad = [verdict.SIGNS[sign] for sign in (verdict.BORDERLINE, verdict.FAIL)]
+    doubts = [doubt.format(**row) for row in card if row["question"] in questions and row["verdict"] in bad]
     return f"{text} {verdict.copies_sentence(scores['memorisation'])} {''.join(doubts)}Of the checks below, {counted(card)}."
 
 
@@ -192,7 +191,8 @@ def questions(run: Run, scores: Mapping, seed: int = 0) -> str:
         "results": [result(right, 2 * count, classifier) for right in range(2 * count + 1)],
     }
     page = Template(QUIZ.with_suffix(".html.j2").read_text(encoding="utf-8"), keep_trailing_newline=True)
-    return page.render(count=count, simulated=run.slices.layout == "simulated", data=json.dumps(asked))
+    known = {"simulated": run.slices.layout == "simulated", "known": run.slices.subjects_known, "height": gauge is not None}
+    return page.render(count=count, data=json.dumps(asked), **known)
 
 
 def result(right: int, n: int, classifier: Mapping | None) -> str:

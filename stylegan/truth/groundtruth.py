@@ -62,7 +62,8 @@ def ground_truth(
     growth, strip = readers.grow(e, w, fake, models["ventricles"], models.get("level"))
     result = {
         "feature_space": e.space, "n": num, "model_hash": e.info.get("model_hash", ""),
-        "kimg": e.info.get("cur_nimg", 0) / 1000, "data": e.about, "warnings": e.warnings, "people": dict(zip(("train", "held_out"), count, strict=True)),
+        "kimg": e.info.get("cur_nimg", 0) / 1000, "data": e.about, "warnings": e.warnings,
+        "subjects_known": e.slices.subjects_known, "people": dict(zip(("train", "held_out"), count, strict=True)),
         "measures": measures(e.slices), "classes": recognise(train, held, fake, e.slices.classes), "readings": readings,
         "direction": growth, "transfer": {"group": learn_groups(train, held, fake)},
     }  # fmt: skip
@@ -207,6 +208,7 @@ def conclusions(result: Mapping) -> list[str]:
     """What was found, one sentence or two for each question, null results among them."""
     told = [*result["warnings"], _on_classes(result["classes"])]
     told += [_on_reading(name, found) for name, found in result["readings"].items()]
+    told = told if result.get("subjects_known", True) else [text.replace("held-out people", "held-out slices") for text in told]
     found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
     level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
     text = f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} of"

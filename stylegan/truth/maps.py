@@ -85,7 +85,8 @@ def take_sample(e: Evidence, most: int = 400) -> Sample:
 
 def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
     """The test of each panel by its title, {value, expected, p_value, shown, people, claim}: `neighbour_mixing` of real and
-    generated, `neighbour_agreement` of real slices in each truth; ``shown`` at 5 % shared among all (Bonferroni)."""
+    generated, `neighbour_agreement` of real slices in each truth; ``shown`` at 5 % shared among all (Bonferroni), None where who is
+    who is hidden: neighbours may then be slices of one head, which agree in all that is true of a person."""
     people, draws, found = sample.people, {"permutations": permutations}, {}
     tests = {"real and generated": neighbour_mixing(sample.at_real, sample.made.at, sample.k, real_groups=people, **draws)}
     for truth in sample.truths:
@@ -94,13 +95,14 @@ def claims(sample: Sample, permutations: int = 199) -> dict[str, dict]:
         given = sample.at_real[known], truth.values[known], truth.deal(truth.units[known]), k
         tests[truth.name] = neighbour_agreement(*given, groups=groups, **draws)
     for (name, test), truth in zip(tests.items(), (None, *sample.truths), strict=True):
-        shown = bool(test.p_value < SURE / len(tests))
+        hidden = truth is not None and truth.name != "level" and not sample.real.subjects_known
+        shown = None if hidden else bool(test.p_value < SURE / len(tests))
         claim = _claim(sample, truth, test, shown)
         found[name] = test._asdict() | {"shown": shown, "people": len(set(people)), "claim": claim}
     return found
 
 
-def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> str:
+def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool | None) -> str:
     value, chance, p, people = test.value, test.expected, f"p = {test.p_value:.3f}", len(set(sample.people))
     if truth is None:
         words = "told apart" if shown else "not told apart" if people >= POWER else f"no test of {people} people can tell"
@@ -109,6 +111,8 @@ def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> st
     if not (sample.real.levels.max() >= 0 if truth.name in ("level", "person") else sample.same_levels):
         within = ", levels not held equal"
     words = f"({p}): {'shown' if shown else 'not shown'}{within}."
+    if shown is None:
+        words = "if slices were people; who is who is hidden: no test."
     if truth.is_name:
         return f"{value:.0%} of neighbours are of another {truth.name}, {chance:.0%} by chance {words}"
     return f"neighbours differ by {value:.3g} {truth.unit}, {chance:.3g} by chance {words}"
@@ -117,13 +121,18 @@ def _claim(sample: Sample, truth: Truth | None, test: Chance, shown: bool) -> st
 def summary(told: dict[str, dict]) -> str:
     """What passed its test, in a few sentences."""
     apart, truths = told["real and generated"], {name: test for name, test in told.items() if name != "real and generated"}
-    shown, silent = ([name for name, test in truths.items() if test["shown"] == wanted] for wanted in (True, False))
-    text = f"These features know of {', '.join(shown) or 'nothing that was asked'}"
-    if shown:
-        strongest = min(shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9))
-        text += f", of **{strongest}** the most: it is the axis along which slices are ordered"
+    shown, silent, hidden = (
+        [name for name, test in truths.items() if test["shown"] is wanted] for wanted in (True, False, None)
+    )
+    most = min(
+        shown, key=lambda name: truths[name]["value"] / max(truths[name]["expected"], 1e-9), default="nothing that was asked"
+    )
+    text = f"These features know of {', '.join([f'**{most}**', *(name for name in shown if name != most)])}"
+    text += f", of {most} the most" if len(shown) > 1 else ""
     if silent:
-        text += f". They do not show {', '.join(silent)}: colours that seem to cluster there are chance"
+        text += f". They do not show {', '.join(silent)}: colours that seem to cluster there may be chance"
+    if hidden:
+        text += f". Of {', '.join(hidden)} nothing can be said, as who is who is hidden"
     if not apart["shown"] and apart["people"] < POWER:
         return f"{text}. Whether generated and real slices are told apart cannot be tested with {apart['people']} people."
     if not apart["shown"]:
@@ -204,6 +213,8 @@ def study(
     begin = time.perf_counter()
     e = open_evidence(path, data, **options)
     sample = take_sample(e, num)
+    if min(neighbours) < 2:
+        raise ValueError(f"A map takes 2 neighbours or more, not {min(neighbours)}.")
     possible = dict.fromkeys(_fitting(k, len(sample.real)) for k in neighbours)  # of few slices fewer settings are left
     settings = [("umap", mode, k, seed) for mode in ("joint", "fit-real") for k in possible for seed in seeds]
     maps = [draw(sample, *one) for one in [*settings, ("pca", "joint", USUAL, 0), ("pca", "fit-real", USUAL, 0)]]

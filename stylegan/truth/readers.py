@@ -221,7 +221,8 @@ def truths_of(e: Evidence, real: SliceDataset, at_real: np.ndarray, made: Side, 
     def testable(truth: Truth) -> bool:
         """Whether values differ between several people's slices and, where the person is asked for, some have several."""
         slices = np.unique(people[truth.known], return_counts=True)[1]
-        return len(np.unique(truth.values[truth.known])) > 1 and len(slices) > 1 and (truth.apart or slices.max() > 1)
+        several = truth.apart or (slices.max(initial=0) > 1 and real.subjects_known)
+        return len(np.unique(truth.values[truth.known])) > 1 and len(slices) > 1 and several
 
     return tuple(filter(testable, found))
 
