@@ -270,6 +270,10 @@ def test_memory_is_judged_by_the_test_and_its_size():
         return [row["verdict"] for row in verdict_rows(found, memory)[len(verdict.CHECKS) :]]
 
     assert of(0.3, 1e-6) == [SIGNS[FAIL]] and of(0.9, 1e-6) == [SIGNS[BORDERLINE]] and of(0.9, 0.4) == [SIGNS[PASS]]
+    assert (
+        verdict_rows(as_real() | {"memorisation": {**entry(2, 2), "ratio": 2, "p_value": 1}})[-1]["verdict"]
+        == SIGNS[BORDERLINE]
+    )
     assert of(0.0, 0.0625) + of(1.0, 0.5, attack=entry(0.9, 0.5)) == [SIGNS[mark] for mark in (BORDERLINE, PASS, BORDERLINE)]
     assert verdict_rows(as_real() | {"people": {**entry(1, 0.84), "n": 2}})[-2]["verdict"] == SIGNS[BORDERLINE]  # 2 of 2 right
     bright = {"people": {"share": 1, "expected": 0.7, "p_value": 1e-4}, "attack": entry(0.9, 0.1), "logits": entry(0.55, 0.04)}
@@ -278,7 +282,7 @@ def test_memory_is_judged_by_the_test_and_its_size():
     dark = {"people": {"share": 0.7, "expected": 0.7, "p_value": 0.4}, "attack": entry(0.5, 0.05), "logits": None}
     assert of(1.0, 0.5, **dark) == [SIGNS[PASS]] * 3
     unknown = verdict_rows(as_real() | {"memorisation": dict.fromkeys(("ratio", "low", "high", "p_value"))})
-    assert unknown[-1]["verdict"] == SIGNS[UNKNOWN]
+    assert unknown[-1]["verdict"] == SIGNS[UNKNOWN] and verdict.summary(unknown) != verdict.summary(unknown[:-1])
 
 
 def test_everything_is_written_from_json_alone_names_what_was_found_and_older_results_are_read():
@@ -309,7 +313,7 @@ AT = {"kid": entry(10), "fd_floor": FLOOR, "kid_floor": FLOOR}
     (verdict.splits_sentence, [GOOD, SEEN, {**GOOD, "splits": {"test": GOOD["splits"]["test"]}}]),
     (verdict.variety_sentence, [GOOD, *(as_real(dimensions={**entry(10 * x), "ratio": entry(x)}) for x in (0.2, 0.5, 2)), {"splits": {}}]),
     (verdict.distance_sentence, [AT | {"fd": entry(fd)} for fd in (10, 30, 70, 900)]),
-    (verdict.copies_sentence, [{**entry(x), "ratio": x, "p_value": p} for x, p in ((0.3, 1e-6), (0.9, 0.01), (1, 0.5), (2, 1))]),
+    (verdict.copies_sentence, [{**entry(x, h), "ratio": x, "p_value": p} for x, h, p in ((0.3, 1, 0), (0.9, 0, 0.01), (1, 0, 0.5), (2, 0, 1), (2, 2, 1))]),
     (memorisation.duplicates_sentence, [TWICE, TWICE | {"near": None}]),
 ])  # fmt: skip
 def test_sentences_follow_the_numbers(sentence, states):

@@ -53,7 +53,7 @@ TIMES = (  # up to how many times the floor: what that means for the eye
     (1.1, "By this score the set is as far from people as other people are."),
     (2.0, "The set is near the real ones and still told apart from them."),
     (4.0, "The slices are clearly not from the same population."),
-    (10.0, "The slices may be recognised as heads, and are far from the same population."),
+    (10.0, "The slices are far from the same population, and need not look like heads."),
     (float("inf"), "The generator is at its beginning: the scores show that everything runs, not that it draws well."),
 )
 
@@ -196,7 +196,7 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         rows.append((*MEMORY["ratio"][:2], "", "", UNKNOWN))
     for key, (question, title, form, chance, sure, large) in MEMORY.items():
         if found := measured.get(key):
-            verdict = (PASS, BORDERLINE, FAIL)[sure(found) + large(found)]
+            verdict = (PASS, BORDERLINE, FAIL)[max(sure(found) + large(found), key == "ratio" and found["low"] < 0.8)]
             rows.append((question, title, form.format(**found), chance.format(**found), verdict))
     names = "question", "score", "generated (95 %)", "real people"
     return [{**dict(zip(names, row[:4], strict=True)), "verdict": SIGNS[row[4]]} for row in rows]
@@ -218,6 +218,7 @@ def summary(rows: Sequence[Mapping]) -> str:
     counts = {name: sum(row["verdict"] == sign for row in rows) for name, sign in SIGNS.items()}
     failed = [row["score"] for row in rows if row["verdict"] == SIGNS[FAIL]]
     text = f"**{counts[PASS]} of {len(rows)} pass**, {counts[BORDERLINE]} borderline, {counts[FAIL]} fail"
+    text += f", {counts[UNKNOWN]} could not be measured" if counts[UNKNOWN] else ""
     return text + (f": {'; '.join(failed)}." if failed else ".")
 
 
@@ -290,6 +291,8 @@ def copies_sentence(memory: Mapping) -> str:
         return "Copies cannot be looked for: that takes the training slices, and slices of at least two people held out."
     signs = ("no sign of copying", "nearer, but by too little or too few people to be sure", "**suspiciously near**")
     far, found = "no copies, but not like real slices either", signs[(memory["p_value"] < 0.05) + (memory["ratio"] < 0.8)]
+    if memory["low"] < 0.8 <= memory["ratio"] and memory["p_value"] >= 0.05:
+        far = found = "too few people to tell copies from new slices"
     return (
         f"The median distance to the nearest training slice is {memory['ratio']:.2f} ({memory['low']:.2f} to {memory['high']:.2f}) times "
         f"that of held-out people (one-sided test that they lie nearer: p = {memory['p_value']:.2g}): {found if memory['ratio'] < 1.5 else far}."
