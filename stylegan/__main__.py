@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from stylegan.config import CHOICES, FIELDS, PRESETS, make_config
+from stylegan.config import CHOICES, FIELDS, PRESETS, ending, make_config
 from stylegan.files import printable
 
 
@@ -71,11 +71,13 @@ def _data(data: Path | None, resolution: int, as_json: bool, csv: Path | None, *
 
 
 def _train(data: Path | None, run_dir: Path, preset: str, **options: object) -> None:
-    from stylegan.run import train_run
+    from stylegan.run import read_settings, train_run
     from stylegan.scores.evaluate import validation_scorer
 
-    fields = {name: options.pop(name) for name in FIELDS if name in options}
-    config = make_config(preset, **{name: value for name, value in fields.items() if value is not None})
+    fields = {name: value for name in FIELDS if (value := options.pop(name, None)) is not None}
+    if known := read_settings(run_dir):  # a run keeps the end that its rates have
+        fields = {"lr_end_kimg": known["config"].get("lr_end_kimg", 0.0)} | fields
+    config = make_config(preset, **ending(preset, fields))
     train_run(config, data, run_dir, scorer=validation_scorer, **options)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,17 @@ def save_generator(path: Path, G: Generator, info: dict, *, half: bool = False) 
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tuple[Generator, dict]:
-    """(G in eval mode, info) from a run folder, which gives its best generator, or a .safetensors file. info: as in `INFO`."""
-    path = Path(path)
+    """(G in eval mode, info) from a run folder, which gives its best generator, or a .safetensors file. info: as in `INFO`; where
+    the slices of a run lie is as its config.json says, as they may have been moved since."""
+    path, known = Path(path), {}
     if path.is_dir():
-        path = path / "generator.safetensors"
+        path, known = path / "generator.safetensors", read_settings(path) or {}
         if not path.is_file():
             raise FileNotFoundError(f"{path.parent} holds no generator.safetensors yet; train there or name a file.")
     tensors, info = load_tensors(path)
+    info |= {name: known[name] for name in ("data",) if name in known}
+    if any(name.startswith("G_ema.") for name in tensors):
+        raise ValueError(f"{path} is a checkpoint to resume from; name its run folder.")
     if "config" not in info:
         raise ValueError(f"{path} holds no generator; name the run folder or its generator.safetensors.")
     return _load_network(Generator, tensors, info, path, device), info
@@ -246,13 +251,23 @@ def resume(state: TrainingState, run_dir: Path) -> None:
         return
     for path in unreadable:  # they must not count as the newest once the run has gone on
         path.rename(path.with_suffix(".unreadable"))
-    if (run_dir / BEST_OF_TICKS).is_file():
-        os.replace(run_dir / BEST_OF_TICKS, run_dir / "generator.safetensors")
+    _take_back_best(state, run_dir)
     if metrics.exists() or metrics.is_symlink():  # drop the ticks that will be run and written again, and the line of a stop
         lines = read_metrics(run_dir) if metrics.is_file() else []
         kept = [json.dumps(line) + "\n" for line in lines if line["cur_nimg"] <= state.cur_nimg and not line.get("stopped")]
         with replacing(metrics) as temporary:  # a new file, also where a link led elsewhere
             temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _take_back_best(state: TrainingState, run_dir: Path) -> None:
+    """The best generator is that of the ticks, and where somebody removed it the last one, as if none had been scored."""
+    best, last = run_dir / "generator.safetensors", run_dir / "generator_last.safetensors"
+    if (run_dir / BEST_OF_TICKS).is_file():
+        os.replace(run_dir / BEST_OF_TICKS, best)
+    if not best.exists() and last.is_file():
+        state.best_kid = None
+        with replacing(best) as temporary:
+            shutil.copyfile(last, temporary)
 
 
 def _refuse_other_run(state: TrainingState, header: dict, path: Path) -> None:

@@ -5,6 +5,7 @@ The command line offers each field below as an option (``--r1-gamma 0.1``); the 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 ARCHITECTURES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN1", "dcgan": "DCGAN"}  # as a config and as a text names them
@@ -195,7 +196,7 @@ def _checks(config: Config) -> list[tuple[object, str]]:
         (config.participation_weight and batch < 3,  # two centred slices are always opposite
          f"batch_size is {batch}; participation_weight compares pairs of slices in a batch: take 3 or more."),
         (0 < config.lr_end_kimg < config.total_kimg,
-         f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both."),
+         f"total_kimg is {config.total_kimg:g}; at lr_end_kimg, {config.lr_end_kimg:g}, the learning rate is 0: end there, or raise both in a new run."),
         (batch % min(group, batch), f"batch_size {batch} is not a multiple of mbstd_group_size {group}; take one that is."),
         (config.img_channels not in (1, 3), f"img_channels is {config.img_channels}; take 1, grey, or 3, colour."),
         (config.seed >= 2**63, f"seed is {config.seed}; it must be below 2 to the power of 63."),
@@ -285,6 +286,12 @@ NOTES = {
         "dither and pixel_deviation."),
 }
 # fmt: on
+
+
+def ending(preset: str, changes: Mapping) -> dict:
+    """The changes of a new run of the preset. Where its rates fall to 0 at its end, they fall to 0 at another ``total_kimg`` too."""
+    falls = "total_kimg" in changes and PRESETS.get(preset, {}).get("lr_end_kimg")
+    return ({"lr_end_kimg": changes["total_kimg"]} if falls else {}) | dict(changes)
 
 
 def make_config(preset: str, **overrides: object) -> Config:

@@ -237,7 +237,7 @@ def slices_of(info: Mapping, data: SliceDataset | str | Path | None = None, **re
     asked = dict.fromkeys(("subjects_csv", "levels", "contrast")) | reading
     usual = known | {"subjects_csv": found_again(known.get("subjects_csv"))}
     options = {name: usual.get(name) if value is None else value for name, value in asked.items()}
-    source = found_again(known.get("path")) if data is None else Path(data)
+    source = _place(known) if data is None else Path(data)
     try:
         slices = load_slices(source, size, **options)
     except (ValueError, FileNotFoundError):
@@ -256,6 +256,15 @@ def slices_of(info: Mapping, data: SliceDataset | str | Path | None = None, **re
     for note in notes if os.environ.get("RANK", "0") == "0" else ():  # of several processes one speaks
         print(f"Note: {printable(note)}", file=sys.stderr)
     return normalised(slices, rule)
+
+
+def _place(known: Mapping) -> Path | None:
+    """Where the slices of a training lie, None for simulated ones. FileNotFoundError where they cannot be found."""
+    source = found_again(known.get("path"))
+    if known.get("layout", "simulated") == "simulated" or (source and source.exists()):
+        return source
+    lay = f"lay in {source}, which is not there" if source else "are not named in its file"
+    raise FileNotFoundError(f"The slices of its training ({known.get('title')}) {lay}; give their place with --data.")
 
 
 def found_again(path: str | None) -> Path | None:

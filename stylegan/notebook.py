@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stylegan.checkpoint import load_generator
-from stylegan.config import Config, make_config
+from stylegan.config import Config, differences, ending, make_config
 from stylegan.dataset import SliceDataset, found_again, load_slices, normalised, slices_of
 from stylegan.files import checkout, read_json
 from stylegan.networks import Generator, pick_device
@@ -81,15 +81,13 @@ def plan(
     changes = {name: value for name, value in changes.items() if value is not None}
     if known := read_settings(folder):
         return replace(Config.from_dict(known["config"]), **changes)
-    if "total_kimg" in changes and make_config(preset).lr_end_kimg:  # rates fall to 0 where the run ends
-        changes = {"lr_end_kimg": changes["total_kimg"]} | changes
-    config = make_config(preset, **changes)
+    config = make_config(preset, **ending(preset, changes))
     if config.conditional == "none":
         return config
     slices = load_slices(home_slices(data), config.img_resolution, **(options or {}))
     if len(set(slices.split("train").labels)) == len(slices.classes) > 1 and (slices.labels >= 0).all():
         return replace(config, c_dim=len(slices.classes))
-    tell(f"`{preset}` tells both networks the class of each slice. Training has no two classes here, so it is trained without.")
+    tell("Training has no two classes here that all its slices tell, so neither network is told any.")
     return replace(config, conditional="none")
 
 
@@ -104,6 +102,8 @@ def train_or_load(config: Config, data: str | Path | None, folder: str | Path, o
         history = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
         if history and history[-1]["kimg"] >= config.total_kimg and (folder / "generator.safetensors").is_file():
             run_slices(folder, known, data)
+            if changed := differences(known["config"], config):
+                raise ValueError(f"{folder} was made with another config: {', '.join(changed)}; name another run_dir.")
             print(f"This run is finished ({history[-1]['kimg']:g} kimg): nothing to train.")
             return history
         recorded = known["data"]
@@ -127,7 +127,7 @@ def first_slices(run_dir: str | Path | None, preset: str, data: str | Path | Non
     known = read_settings(run_folder(run_dir, preset, data))
     if known is None:
         return load_slices(home_slices(data), make_config(preset).img_resolution, **options)
-    return slices_of({**known, "config": known["config"] | {"normalise": "fixed"}}, data, **options)
+    return slices_of({**known, "config": known["config"] | {"normalise": "fixed", "img_channels": 1}}, data, **options)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def open_run(run_dir: str | Path | None = None, preset: str = "quick", data: str
         G, info = load_generator(folder, pick_device())
     except ValueError as error:
         raise ValueError(f"{error} Copy the run folder again, or run notebook 02_train with a new run_dir.") from error
-    slices = run_slices(folder, {**info, "data": (read_settings(folder) or info)["data"]}, data)
+    slices = run_slices(folder, info, data)
     if not (history := read_metrics(folder)):
         raise ValueError(f"{folder / 'metrics.jsonl'} holds no whole line; copy the run folder again, or run 02_train.")
     return Run(folder, Config.from_dict(info["config"]), history, G, info, slices)

@@ -69,10 +69,16 @@ def train_run(
             sign_of_life = stack.enter_context(_writing(run_dir))
             write_or_check_config(run_dir, config, slices, {"path": data, **chosen})
         distributed.wait()
+        history = read_metrics(run_dir) if (run_dir / "metrics.jsonl").is_file() else []
+        if history and history[-1]["kimg"] > config.total_kimg:  # nothing is taken back
+            print(f"This run has {history[-1]['kimg']:g} kimg already, more than {config.total_kimg:g}: nothing to train.")
+            return history[-1]
         slices, state = normalised(slices, config.normalise), new_state(config)
         resume(state, run_dir)
         if distributed.is_main():
-            print(f"Training on {state.device}, in {state.precision}.")
+            print(
+                "It is finished: nothing to train." if _is_over(state) else f"Training on {state.device}, in {state.precision}."
+            )
             recorder = stack.enter_context(Recorder(state, slices, run_dir, scorer, sign_of_life))
         train(state, slices.split("train"), lambda state: agree(state, recorder))
     if not _is_over(state):
@@ -152,7 +158,8 @@ def write_or_check_config(run_dir: Path, config: Config, data: SliceDataset, sou
         changed.append(f"data ({known['data'].get('title')} there, {about['title']} asked, or its files changed)")
     if changed:
         what = ", ".join(changed)
-        raise ValueError(f"{run_dir} was made with another config: {what}; take a new --run-dir or the old settings.")
+        old = f"the old settings, which begin with --preset {known['config'].get('preset', 'quick')}"
+        raise ValueError(f"{run_dir} was made with another config: {what}; take a new --run-dir or {old}.")
     write_json(run_dir / "config.json", {"config": config.to_dict(), "data": about, "classes": list(data.classes)})
     with replacing(run_dir / "environment.txt") as temporary:
         temporary.write_text(environment())
@@ -175,6 +182,8 @@ class Recorder(contextlib.ExitStack):
         self.stop_signal, self.asked = None, 0.0  # which signal, and when
         if self.val_slices is None:
             print("There are no validation subjects: no held-out logits and no KID; the last generator is kept.")
+        elif state.config.img_channels != 1:
+            print("Slices of 3 channels are not scored: no KID; the last generator is kept.")
         self.started = self.saved = time.monotonic()
         if state.cur_nimg == 0:
             self._draw()

@@ -16,6 +16,7 @@ from conftest import save_untrained
 from stylegan import notebook
 from stylegan.checkpoint import load_generator
 from stylegan.config import make_config
+from stylegan.dataset import slices_of
 
 
 @pytest.fixture
@@ -54,6 +55,10 @@ def test_a_run_is_opened_with_its_own_slices_wherever_they_lie(trained, run, tmp
     best, last = (replace(opened, history=[{"best_kid": kid}]) for kid in (3.0, None))
     assert "the best of the run" in notebook.provenance(best.slices, best)["Generator"]
     assert "was not scored" in notebook.provenance(last.slices, last)["Generator"]  # then nothing chose it
+    known = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**known, "data": known["data"] | {"path": "elsewhere"}}))  # as if moved since
+    with pytest.raises(FileNotFoundError, match="lay in elsewhere, which is not there; give their place"):
+        slices_of(load_generator(run)[1])
 
 
 def test_training_again_does_no_harm(trained, run, tmp_path):
@@ -64,6 +69,9 @@ def test_training_again_does_no_harm(trained, run, tmp_path):
 
     before, config = content(run), notebook.plan(run, "quick")  # what lies there decides
     assert notebook.train_or_load(config, None, run)[-1]["kimg"] >= config.total_kimg and content(run) == before
+    with pytest.raises(ValueError, match=r"conditional .none there, class asked"):
+        notebook.train_or_load(notebook.plan(run, "quick", conditional="class"), None, run)
+    assert notebook.plan(tmp_path / "new", "oasis64", total_kimg=9.0).lr_end_kimg == 9  # as the command line does it
     shutil.copytree(trained.slices, tmp_path / "others")
     next((tmp_path / "others").rglob("*.png")).unlink()
     for kimg in (config.total_kimg, 2 * config.total_kimg):

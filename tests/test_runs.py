@@ -142,7 +142,13 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_asked_for_more(tmp_pat
         with pytest.raises(ValueError, match=says):
             train(config(**fields), tmp_path)
     assert train(config(total_kimg=0.08), tmp_path)["cur_nimg"] == 80
+    whole = outcome(tmp_path)
+    assert train(config(total_kimg=0.03), tmp_path)["cur_nimg"] == 80 and outcome(tmp_path) == whole  # nothing is taken back
     assert [line["cur_nimg"] for line in runs.read_metrics(tmp_path)] == [16, 32, 48, 64, 80]
+    (tmp_path / "generator.safetensors").unlink()
+    assert train(config(total_kimg=0.08), tmp_path) and load_generator(tmp_path)[1]["cur_nimg"] == 80
+    with pytest.raises(ValueError, match="is a checkpoint to resume from; name its run folder"):
+        load_generator(checkpoints(tmp_path)[-1])
 
 
 def test_a_full_disk_is_one_sentence_and_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
