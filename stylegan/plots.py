@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from stylegan.files import replacing
 from stylegan.predict import Images, to_uint8
 
 ACCENT = "#E69F00"  # of the marks on slices; Okabe and Ito's orange
@@ -61,17 +62,18 @@ def set_alt_text(figure: matplotlib.figure.Figure, text: str) -> matplotlib.figu
 
 def save(path: Path, picture: np.ndarray | Sequence[np.ndarray] | Figure, text: Mapping[str, str]) -> Path:
     """Write a figure, a slice (uint8 [R, R] or [R, R, 3]) or the slices of a .gif, one pixel for one, with entries that say what it is."""
-    if isinstance(picture, matplotlib.figure.Figure):
-        picture.savefig(path, metadata=dict(text))
-    elif path.suffix == ".gif":
-        first, *others = map(Image.fromarray, picture)
-        comment = "; ".join(f"{key}: {value}" for key, value in text.items() if value)
-        first.save(path, save_all=True, append_images=others, duration=60, loop=0, comment=comment.encode())
-    else:
-        png = PngInfo()
-        for key, value in text.items():
-            png.add_text(key, value)
-        Image.fromarray(picture).save(path, pnginfo=png)
+    with replacing(path) as temporary:
+        if isinstance(picture, matplotlib.figure.Figure):
+            picture.savefig(temporary, format="png", metadata=dict(text))
+        elif path.suffix == ".gif":
+            first, *others = map(Image.fromarray, picture)
+            comment = "; ".join(f"{key}: {value}" for key, value in text.items() if value)
+            first.save(temporary, "GIF", save_all=True, append_images=others, duration=60, loop=0, comment=comment.encode())
+        else:
+            png = PngInfo()
+            for key, value in text.items():
+                png.add_text(key, value)
+            Image.fromarray(picture).save(temporary, "PNG", pnginfo=png)
     return path
 
 

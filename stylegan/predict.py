@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stylegan import __version__, distributed
 from stylegan.checkpoint import load_generator
-from stylegan.files import write_json
+from stylegan.files import read_json, write_json
 from stylegan.modules import NoiseInjection
 from stylegan.networks import Generator, pick_device
 
@@ -228,6 +228,8 @@ def sample(
         raise ValueError(f"psi {truncation_psi}, cutoff {truncation_cutoff}: take a finite psi, a cutoff of 0 layers or more.")
     G, info, kind = _load(path, device, extras, class_name)
     settings = dict(truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode, class_index=kind)
+    if (there := read_json(out / "manifest.json") or {}).get("model_hash", info["model_hash"]) != info["model_hash"]:
+        print(f"Note: {out} also holds pictures of another generator, {there['model_hash']}; what is not drawn anew stays.")
     texts = {f"seed{seed:04d}.png": png_text(info, settings, seed=seed) for seed in seeds}
     for start in range(0, len(seeds), BLOCK)[distributed.rank() :: distributed.world()]:
         block = seeds[start : start + BLOCK]

@@ -258,7 +258,6 @@ def test_z_scored_volumes_keep_their_brain(head, background, tmp_path):
 
 
 def test_pixels_are_square_and_a_head_is_as_large_as_it_was_whatever_the_scanner(tmp_path):
-    """Three heads of 120 x 150 mm in other voxels, fields of view and orders of axes, and one of four fifths."""
     scans = [((2, 2, 2), (90, 90, 80), "RAS"), ((1.6, 1.6, 3.2), (128, 128, 50), "SRA"), ((2, 1, 2), (110, 256, 80), "LPS"),
              ((1.6, 1.6, 1.6), (100, 128, 100), "ASL")]  # fmt: skip
     for i, (spacing, shape, codes) in enumerate(scans):
@@ -267,7 +266,7 @@ def test_pixels_are_square_and_a_head_is_as_large_as_it_was_whatever_the_scanner
         scan = (inside * np.random.default_rng(i).integers(60, 90, shape)).astype(np.int16)
         _save_as(scan, codes, tmp_path / f"sub-{i}_T1w.nii", spacing)
     data = load_slices(tmp_path, 64)
-    heads = [data.images[data.subjects == f"sub-{i}"].max(0) > 90 for i in range(4)]
+    heads = (data.images[data.subjects == f"sub-{i}"].max(0) > 90 for i in range(4))
     sizes = [[np.ptp(np.flatnonzero(head.any(axis))) for axis in (1, 0)] for head in heads]
     assert np.allclose(sizes, [[63, 50]] * 3 + [[50, 40]], atol=1.5), sizes
 
@@ -298,19 +297,3 @@ def test_grey_scale_survives_hot_voxels_and_what_is_not_there_is_refused(head):
         volumes.axial_slices(head, levels=(20, 44))
     with pytest.raises(volumes.Unusable, match="20 levels, 32 are wanted"):
         volumes.axial_slices(head[:, :, :20])
-
-
-OASIS = Path(__file__).parents[2] / "shared/oasis1/slices"
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not OASIS.is_dir(), reason="the OASIS-1 slices are not on this machine (../shared/oasis1/slices)")
-def test_oasis_slices():
-    data = load_slices(OASIS, 64)
-    assert data.layout == "class-folders" and len(data) == 5120 and np.unique(data.subjects).size == 160
-    assert data.classes == ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented")
-    assert data.sides == ("A", "P", "", "") and not data.left_out
-    assert np.isnan(data.columns["age"]).sum() == 26 * 32  # the subjects that could not be matched
-    with Image.open(OASIS / data.paths[0]) as image:
-        square = image.crop((0, 16, 176, 192)).rotate(180).resize((64, 64), Image.Resampling.LANCZOS)
-    np.testing.assert_allclose(data.images[0].astype(float), np.asarray(square, float), atol=2)

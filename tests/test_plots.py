@@ -188,9 +188,6 @@ def test_scores_arms_of_a_transfer_and_thumbnails_stand_where_they_belong():
     canvas = charts.thumbnails(corners, images, np.array([0, 0, 0, 1], bool), cells=3).axes[0].images[0].get_array()
     assert canvas.shape == (12, 12, 3) and canvas[[-1, -1, 0, 0], [3, -1, 3, -1], 0].tolist() == [10, 20, 30, 40]
     assert (canvas[4:8, 4:8] == 255).all() and (canvas[0, 0] == canvas[-1, 0]).all() and (canvas[0, 0] != canvas[0, 8]).any()
-
-
-def test_the_architecture_has_a_box_for_each_part_that_a_picture_passes():
-    for preset, boxes in (("quick", (6, 6)), ("seed003-progressive", (7, 7)), ("dcgan", (5, 5))):
-        rows = part_rows(make_config(preset, c_dim=2 * (preset == "seed003-progressive")))
-        assert tuple(len(ax.patches) for ax in charts.architecture(rows).axes) == boxes
+    for preset, boxes in (("quick", [6, 6]), ("seed003-progressive", [7, 7])):  # one for each part that a picture passes
+        rows = part_rows(make_config(preset, c_dim=2 * (preset != "quick")))
+        assert [len(ax.patches) for ax in charts.architecture(rows).axes] == boxes
