@@ -130,7 +130,7 @@ def summary(told: dict[str, dict]) -> str:
     text = f"These features know of {', '.join([f'**{most}**', *(name for name in shown if name != most)])}"
     text += f", of {most} the most" if len(shown) > 1 else ""
     if silent:
-        text += f". They do not show {', '.join(silent)}: colours that seem to cluster there may be chance"
+        text += f". They do not show {', '.join(silent)} (p of {SURE / len(told):.2g} or more): colours that seem to cluster there may be chance"
     if hidden:
         text += f". Of {', '.join(hidden)} nothing can be said, as who is who is hidden"
     if not apart["shown"] and apart["people"] < POWER:
