@@ -100,7 +100,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tupl
         if not path.is_file():
             raise FileNotFoundError(f"{path.parent} holds no generator.safetensors yet; train there or name a file.")
     tensors, info = load_tensors(path)
-    info |= {name: known[name] for name in ("data",) if name in known}
+    info |= {"data": known["data"]} if known else {}
     if any(name.startswith("G_ema.") for name in tensors):
         raise ValueError(f"{path} is a checkpoint to resume from; name its run folder.")
     if "config" not in info:

@@ -76,9 +76,8 @@ def train_run(
         slices, state = normalised(slices, config.normalise), new_state(config)
         resume(state, run_dir)
         if distributed.is_main():
-            print(
-                "It is finished: nothing to train." if _is_over(state) else f"Training on {state.device}, in {state.precision}."
-            )
+            where = f"Training on {state.device}, in {state.precision}."
+            print("It is finished: nothing to train." if _is_over(state) else where)
             recorder = stack.enter_context(Recorder(state, slices, run_dir, scorer, sign_of_life))
         train(state, slices.split("train"), lambda state: agree(state, recorder))
     if not _is_over(state):

@@ -230,8 +230,8 @@ Square = tuple[int, int, int]  # top, left, side in pixels; may leave the pictur
 def common_squares(measures: list[Measure]) -> dict[tuple[tuple[int, int], float], Square]:
     """For each picture size and width of a pixel the square to cut, around the foreground box of all such slices, with no margin.
 
-    Where headers tell how wide pixels are, and that can be true, all squares span the same millimetres: a head is as large as it was,
-    whatever the scanner. Else sizes of one aspect ratio are taken for the same field of view at different resolutions and share one
+    Where headers tell how wide pixels are, and that can be true, the squares span the same millimetres: a head is as large as it was,
+    whatever the scanner. If none does, sizes of one aspect ratio are taken for the same field of view at different resolutions and share one
     box in relative units. A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
     """
     by_size, by_aspect = defaultdict(list), defaultdict(list)
@@ -240,16 +240,14 @@ def common_squares(measures: list[Measure]) -> dict[tuple[tuple[int, int], float
         by_aspect[round(item.shape[1] / item.shape[0], 2)].append(item)
     boxes = {size: _common_box(group, size[0][0]) for size, group in by_size.items()}
     spans = {size: size[1] * max(bottom - top, right - left) for size, (top, bottom, left, right) in boxes.items()}
-    if all(HEAD_MM[0] < span < HEAD_MM[1] for span in spans.values()):
-        span = _outermost(np.array([spans[item.shape, item.mm] for item in measures]))
-        return {size: _square_around(box, side=span / size[1]) for size, box in boxes.items()}
+    if true := {size for size, span in spans.items() if HEAD_MM[0] < span < HEAD_MM[1]}:
+        span = _outermost(np.array([spans[item.shape, item.mm] for item in measures if (item.shape, item.mm) in true]))
+        return {size: _square_around(box, side=span / size[1] if size in true else None) for size, box in boxes.items()}
     squares = {}
     for group in by_aspect.values():
         height = max(item.shape for item in group)[0]
         box = _common_box(group, height)
-        squares |= {
-            (shape, mm): _square_around(box, shape[0] / height) for shape, mm in {(item.shape, item.mm) for item in group}
-        }
+        squares |= {(item.shape, item.mm): _square_around(box, item.shape[0] / height) for item in group}
     return squares
 
 

@@ -186,9 +186,7 @@ def _ventricle_levels(volume: np.ndarray) -> np.ndarray:
     top, length = planes[-1], rows[-1] - rows[0] + 1
     step = LEVEL_SPAN * length / LEVELS
     whole = max(round(step), 1)
-    if (
-        abs(step / whole - 1) < 0.15 or step < 0.45
-    ):  # adjacent planes rather than all but one or two; beyond 2 mm there are too few
+    if abs(step / whole - 1) < 0.15 or step < 0.45:  # all planes rather than most; beyond 2 mm there are too few
         step = whole
     span = step * (LEVELS - 1)
     if depth <= span:

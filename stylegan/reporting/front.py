@@ -37,10 +37,9 @@ def before(run: Run, scores: Mapping, notebooks: Mapping[str, NotebookNode], qui
     cells = [cell for notebook in notebooks.values() for cell in notebook.cells]
 
     def shown(name: str, kind: str) -> Cells:
-        found = {
-            cell.source: [part for part in cell.outputs if kind in part.get("data", {})] for cell in cells if cell.id == name
-        }
-        return [_shown(outputs, source) for source, outputs in found.items() if outputs]
+        own = [cell for cell in cells if cell.id == name]
+        found = [(cell.source, [part for part in cell.outputs if kind in part.get("data", {})]) for cell in own]
+        return [_shown(outputs, source) for source, outputs in found if outputs]
 
     card = verdict.verdict_rows(scores)
     named = {sign: [row["score"] for row in card if row["verdict"] == sign] for sign in verdict.SIGNS.values()}
