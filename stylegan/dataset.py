@@ -263,7 +263,7 @@ def _place(known: Mapping) -> Path | None:
     source = found_again(known.get("path"))
     if known.get("layout", "simulated") == "simulated" or (source and source.exists()):
         return source
-    lay = f"lay in {source}, which is not there" if source else "are not named in its file"
+    lay = f"lay in {source}, which is not there" if source else "lie where its file does not say"
     raise FileNotFoundError(f"The slices of its training ({known.get('title')}) {lay}; give their place with --data.")
 
 
