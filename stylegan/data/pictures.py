@@ -230,9 +230,9 @@ Square = tuple[int, int, int]  # top, left, side in pixels; may leave the pictur
 def common_squares(measures: list[Measure]) -> dict[tuple[tuple[int, int], float], Square]:
     """For each picture size and width of a pixel the square to cut, around the foreground box of all such slices, with no margin.
 
-    Where headers tell how wide pixels are, and that can be true, the squares span the same millimetres: a head is as large as it was,
-    whatever the scanner. If none does, sizes of one aspect ratio are taken for the same field of view at different resolutions and share one
-    box in relative units. A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
+    Where headers tell how wide pixels are, and that can be true, squares span the same millimetres: a head is as large as it was,
+    whatever the scanner. If none does, sizes of one aspect ratio are taken for one field of view at several resolutions and share
+    a box in relative units. A quarter of a per cent of stray slices cannot enlarge the box by more than a few pixels.
     """
     by_size, by_aspect = defaultdict(list), defaultdict(list)
     for item in measures:

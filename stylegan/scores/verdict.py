@@ -35,10 +35,10 @@ TITLES = {
 }
 # The question, the score that answers it, which way is better: 'lower' and 'higher' than the floor, or as real.
 CHECKS = [(question, score, better) for score, (_, _, better, question) in TITLES.items() if question]
-# A measure of memory: the question, its title, how what was found and what chance gives are written, whether it is sure, whether large.
+# A measure of memory: question, title, forms of what was found and of chance, whether it is sure or people are too few, whether large.
 MEMORY = {
     "ratio": ("Does it copy training slices?", "distance to training slices, ratio", "{ratio:.2f} ({low:.2f} to {high:.2f}), p = {p_value:.2g}",
-              "1", lambda x: x["p_value"] < 0.05, lambda x: x["ratio"] < 0.8),
+              "1", lambda x: x["p_value"] < 0.05 or x["low"] < 0.8 <= x["ratio"], lambda x: x["ratio"] < 0.8),
     "people": ("Do its slices lie by people it saw?", "nearest person is a training person", "{share:.0%}, p = {p_value:.2g}",
                "{expected:.0%}", lambda x: x["p_value"] < 0.05, lambda x: x["p_value"] < 0.001),
     "attack": ("Can one tell who was trained on?", "AUC of the distance to the nearest of its slices", "{value:.2f} ({low:.2f} to {high:.2f})",
@@ -196,7 +196,7 @@ def verdict_rows(scores: Mapping, memory: Mapping | None = None) -> list[dict]:
         rows.append((*MEMORY["ratio"][:2], "", "", UNKNOWN))
     for key, (question, title, form, chance, sure, large) in MEMORY.items():
         if found := measured.get(key):
-            verdict = (PASS, BORDERLINE, FAIL)[max(sure(found) + large(found), key == "ratio" and found["low"] < 0.8)]
+            verdict = (PASS, BORDERLINE, FAIL)[sure(found) + large(found)]
             rows.append((question, title, form.format(**found), chance.format(**found), verdict))
     names = "question", "score", "generated (95 %)", "real people"
     return [{**dict(zip(names, row[:4], strict=True)), "verdict": SIGNS[row[4]]} for row in rows]

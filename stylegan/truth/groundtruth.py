@@ -206,9 +206,9 @@ def learn_groups(train: Side, held: Side, fake: Side) -> dict:
 
 def conclusions(result: Mapping) -> list[str]:
     """What was found, one sentence or two for each question, null results among them."""
-    told = [*result["warnings"], _on_classes(result["classes"])]
-    told += [_on_reading(name, found) for name, found in result["readings"].items()]
-    told = told if result.get("subjects_known", True) else [text.replace("held-out people", "held-out slices") for text in told]
+    who = "held-out people" if result.get("subjects_known", True) else "held-out slices"
+    told = [*result["warnings"], _on_classes(result["classes"], who)]
+    told += [_on_reading(name, found, who) for name, found in result["readings"].items()]
     found, unit = result["direction"], result["readings"]["ventricles"]["unit"]
     level = "" if found["level_per_step"] is None else f", the level by {found['level_per_step']:+.2f}"
     text = f"A step along the direction changes the ventricles by {found['per_step']:+.2f} {unit}{level}; on {found['agreed']:.0%} of"
@@ -217,11 +217,11 @@ def conclusions(result: Mapping) -> list[str]:
     return told + [_on_transfer(found) for found in result["transfer"].values() if found]
 
 
-def _on_classes(found: Mapping) -> str:
+def _on_classes(found: Mapping, who: str) -> str:
     if not found:
         return "Groups: there are no two classes with people on both sides of the split, so none can be checked."
     real, fake, share = found["real"], found.get("fake"), "{value:.0%} ({low:.0%} to {high:.0%})"
-    text = f"Groups ({', '.join(found['classes'])}): on {found['people']} held-out people the classifier is right in {share.format(**real['slices'])}"
+    text = f"Groups ({', '.join(found['classes'])}): on {found['people']} {who} the classifier is right in {share.format(**real['slices'])}"
     text += f" of slices, chance is {found['chance']:.0%}, with shuffled people {found['shuffled']['value']:.0%}"
     if real["p_value"] > 0.05:
         return f"{text}: it has learnt nothing (p = {real['p_value']:.3f}), so it can say nothing of fakes."
@@ -237,9 +237,9 @@ def _on_classes(found: Mapping) -> str:
     return f"{text}, as often as on people."
 
 
-def _on_reading(name: str, found: Mapping) -> str:
+def _on_reading(name: str, found: Mapping, who: str) -> str:
     held, far, floor, real, fake = (found[part] for part in ("held_out", "distance", "floor", "real", "fake"))
-    text = f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on held-out people"
+    text = f"{name} ({found['origin']}): read with an error of {held['error']['value']:.3g} {found['unit']} on {who}"
     text += f", guessing the mean costs {held['guess_the_mean']:.3g} (r = {held['r']['value']:.2f})"
     if held["r"]["low"] < 0.2:
         return f"{text}: too little to say anything of fakes."
